@@ -1,0 +1,1 @@
+//! Models from a hub (or its cache): `lctl pull`, and hub ids as arguments.

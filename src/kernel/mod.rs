@@ -1,0 +1,5 @@
+//! CPU compute, dispatched on the machine's features at run time, with the same bits everywhere.
+
+mod isa;
+
+pub use isa::Isa;

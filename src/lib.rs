@@ -1,0 +1,14 @@
+//! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
+//!
+//! Dependencies point one way:
+//! `cli -> quantize -> model, text -> kernel, tensor -> error` (docs/architecture.md).
+
+pub mod cli;
+pub mod error;
+pub mod hub;
+pub mod kernel;
+pub mod model;
+pub mod provenance;
+pub mod quantize;
+pub mod tensor;
+pub mod text;

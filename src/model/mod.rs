@@ -1,0 +1,63 @@
+//! Architectures as declarative tables, and what a checkpoint becomes as GGUF.
+
+pub mod arch;
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::kernel::Isa;
+use crate::tensor::gguf::Metadata;
+use crate::tensor::{Dtype, TensorSource};
+
+/// A Hugging Face checkpoint: tensors (headers only) and its config.json.
+pub struct Checkpoint {
+    pub dir: PathBuf,
+    pub config: serde_json::Value,
+    pub source: Box<dyn TensorSource>,
+}
+
+/// What a checkpoint, or an existing GGUF, becomes: metadata without the tokenizer, and tensors
+/// in the order the reference converter writes them (file order for a GGUF).
+pub struct Mapped {
+    /// GGUF architecture name, e.g. `llama`.
+    pub arch: String,
+    pub metadata: Metadata,
+    pub tensors: Vec<TargetTensor>,
+}
+
+/// One tensor of the GGUF to be written, and how its rows come out of the source.
+pub struct TargetTensor {
+    /// GGUF name, e.g. `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Type of the stored source weights (for display, and to copy blocks unchanged).
+    pub source_dtype: Dtype,
+    /// The type the tensor has when no quantizer touches it, if it does not follow the output's
+    /// float type: F32 for norms, biases and routers.
+    pub fixed_dtype: Option<Dtype>,
+    pub rows: Box<dyn Rows>,
+}
+
+/// Rows of an output tensor, made on demand from one or many source tensors.
+pub trait Rows: Send + Sync {
+    /// Fills `out` (`rows.len() * row_len` values) with rows `rows` of the output tensor as f32,
+    /// transforms applied. `scratch` is a reusable buffer. Thread-safe; reads by pread.
+    fn read(
+        &self,
+        source: &dyn TensorSource,
+        isa: Isa,
+        rows: Range<usize>,
+        scratch: &mut Vec<u8>,
+        out: &mut [f32],
+    ) -> Result<(), crate::tensor::Error>;
+
+    /// Fills `out` with the stored bytes of `rows`, if they need no change of value (the
+    /// rows may be permuted or stacked); returns false and leaves `out` alone otherwise.
+    fn read_stored(
+        &self,
+        source: &dyn TensorSource,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, crate::tensor::Error>;
+}

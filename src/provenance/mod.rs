@@ -1,0 +1,1 @@
+//! Digests of what was read and written.

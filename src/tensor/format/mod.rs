@@ -1,0 +1,73 @@
+//! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
+
+use crate::kernel::Isa;
+
+/// One way to store weights: `block_len` weights in `block_bytes` bytes, blocks never crossing rows.
+///
+/// Layouts: the GGUF specification and ggml's block structs; values are little-endian.
+pub trait BlockFormat: Send + Sync {
+    /// Returns the canonical name, e.g. `Q4_K`, `F16`, `F8_E4M3`.
+    fn name(&self) -> &'static str;
+
+    /// Returns the type id in a GGUF tensor header, if GGUF has the type.
+    fn ggml_id(&self) -> Option<u32> {
+        None
+    }
+
+    /// Returns the dtype name in a safetensors header, if safetensors has the type.
+    fn safetensors_name(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Returns weights per block; 1 for plain types.
+    fn block_len(&self) -> usize;
+
+    /// Returns bytes per block.
+    fn block_bytes(&self) -> usize;
+
+    /// Returns true if [`BlockFormat::decode`] is implemented. Types we can only name and measure
+    /// (so that `inspect` can list them) return false.
+    fn can_decode(&self) -> bool {
+        true
+    }
+
+    /// Returns true if [`BlockFormat::encode`] is implemented.
+    fn can_encode(&self) -> bool;
+
+    /// Decodes whole blocks: `bytes.len() / block_bytes() * block_len() == out.len()`.
+    ///
+    /// The same bits on every `isa`.
+    ///
+    /// # Panics
+    /// If the lengths disagree, or `can_decode()` is false (both are caller bugs).
+    fn decode(&self, isa: Isa, bytes: &[u8], out: &mut [f32]);
+
+    /// Encodes whole rows; `rows.len() % row_len == 0 && row_len % block_len() == 0`, and
+    /// `out.len() == rows.len() / block_len() * block_bytes()`.
+    ///
+    /// `importance`, when given, has `row_len` weights, used for every row (its values are finite and >= 0).
+    /// All values of `rows` are finite: the caller checks. The same bytes on every `isa`, and
+    /// the reference's bytes (llama.cpp's `quantize_*`; no fused multiply-add).
+    ///
+    /// # Panics
+    /// If the lengths disagree, or `can_encode()` is false (both are caller bugs).
+    fn encode(&self, isa: Isa, rows: &[f32], row_len: usize, importance: Option<&[f32]>, out: &mut [u8]);
+}
+
+/// Every known format. Adding one is one file and one line here.
+pub static REGISTRY: &[&dyn BlockFormat] = &[];
+
+/// Returns the format of that canonical name, case ignored.
+pub fn by_name(name: &str) -> Option<super::Dtype> {
+    REGISTRY.iter().find(|f| f.name().eq_ignore_ascii_case(name)).map(|f| super::Dtype(*f))
+}
+
+/// Returns the format of a GGUF type id.
+pub fn by_ggml_id(id: u32) -> Option<super::Dtype> {
+    REGISTRY.iter().find(|f| f.ggml_id() == Some(id)).map(|f| super::Dtype(*f))
+}
+
+/// Returns the format of a safetensors dtype name (exact case).
+pub fn by_safetensors_name(name: &str) -> Option<super::Dtype> {
+    REGISTRY.iter().find(|f| f.safetensors_name() == Some(name)).map(|f| super::Dtype(*f))
+}

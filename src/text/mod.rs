@@ -1,0 +1,1 @@
+//! Tokenizers: reading a checkpoint's vocabulary and writing it as GGUF keys.
