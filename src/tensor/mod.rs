@@ -1,15 +1,22 @@
 //! The shared tensor layer: every file of tensors, whatever its format, is a [`TensorSource`].
 
+mod error;
 pub mod format;
 pub mod gguf;
+mod open;
 pub mod safetensors;
+mod shards;
 mod sink;
+mod stream;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use error::Error;
 pub use format::BlockFormat;
-pub use sink::AtomicFile;
+pub use open::{Opened, open};
+pub use sink::{AtomicFile, WrittenFile, cleanup_partial_files, is_same_file};
+pub use stream::TensorDecl;
 
 /// The element type of a tensor: a block format of the registry, compared by name.
 #[derive(Clone, Copy)]
@@ -110,17 +117,3 @@ pub trait TensorSource: Send + Sync {
     /// Returns the tensor's bytes, mapped. Pages count toward this process's resident set.
     fn bytes(&self, tensor: &TensorInfo) -> Result<&[u8], Error>;
 }
-
-/// What can be wrong with a file of tensors.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{path}: cannot {action}")]
-    Io {
-        path: PathBuf,
-        action: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl crate::error::Diagnostic for Error {}

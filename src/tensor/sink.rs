@@ -1,4 +1,303 @@
 //! Output files that appear whole or not at all.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
+
+use super::Error;
+
+/// A file that has its name and is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenFile {
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// Absent if hashing was switched off.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl WrittenFile {
+    /// Returns the digest in lower-case hexadecimal.
+    pub fn sha256_hex(&self) -> Option<String> {
+        self.sha256.map(|digest| digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
 /// A file written under a temporary name in its final directory, then fsynced and renamed.
-pub struct AtomicFile {}
+///
+/// Dropped without [`AtomicFile::commit`], or interrupted, it leaves nothing behind.
+pub struct AtomicFile {
+    /// `None` only after `commit` has taken it.
+    temp: Option<NamedTempFile>,
+    id: u64,
+    path: PathBuf,
+    bytes: u64,
+    hasher: Option<Sha256>,
+    registry: &'static Registry,
+}
+
+impl AtomicFile {
+    /// Creates the temporary file beside `path`, with permissions 0644 less the umask.
+    ///
+    /// `expected` is the final size if it is known: a disk without that much room is an error at once.
+    /// `sha256` asks for a digest, computed while writing.
+    pub fn create(path: &Path, expected: Option<u64>, sha256: bool) -> Result<AtomicFile, Error> {
+        AtomicFile::create_in(&PARTIAL_FILES, path, expected, sha256)
+    }
+
+    fn create_in(
+        registry: &'static Registry,
+        path: &Path,
+        expected: Option<u64>,
+        sha256: bool,
+    ) -> Result<AtomicFile, Error> {
+        let path = destination(path)?;
+        let dir = directory_of(&path);
+        if let Some(needed) = expected {
+            check_space(&path, needed)?;
+        }
+        let (temp, id) = registry.create(&path, dir)?;
+        let hasher = sha256.then(Sha256::new);
+        Ok(AtomicFile { temp: Some(temp), id, path, bytes: 0, hasher, registry })
+    }
+
+    /// Returns the path the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the bytes written so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Appends `bytes`, straight to the file.
+    pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let file = self.temp.as_mut().expect("present until commit, which consumes self").as_file_mut();
+        file.write_all(bytes).map_err(|source| write_error(&self.path, bytes.len() as u64, source))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Appends `count` zero bytes.
+    pub fn write_zeros(&mut self, count: u64) -> Result<(), Error> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut left = count;
+        while left > 0 {
+            let n = left.min(ZEROS.len() as u64);
+            self.write_all(&ZEROS[..n as usize])?;
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// Writes the file's pages to the disk; `commit` then has little left to wait for.
+    pub fn sync(&self) -> Result<(), Error> {
+        let temp = self.temp.as_ref().expect("present until commit, which consumes self");
+        temp.as_file().sync_all().map_err(|source| write_error(&self.path, 0, source))
+    }
+
+    /// Makes the file durable, gives it its name (replacing any old file), and makes the name durable.
+    pub fn commit(mut self) -> Result<WrittenFile, Error> {
+        self.sync()?;
+        let temp = self.temp.take().expect("present until commit, which consumes self");
+        self.registry.persist(self.id, temp.into_temp_path(), &self.path)?;
+        sync_directory(&self.path)?;
+        let sha256 = self.hasher.take().map(|hasher| hasher.finalize().into());
+        Ok(WrittenFile { path: self.path.clone(), bytes: self.bytes, sha256 })
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        drop(self.temp.take());
+        self.registry.forget(self.id);
+    }
+}
+
+/// Removes every unfinished output of this process and forbids new ones; returns how many there were.
+///
+/// For a Ctrl-C handler that runs in its own thread: whatever other threads do meanwhile, no output
+/// is half there afterwards. Later writes and commits fail with [`Error::Interrupted`].
+pub fn cleanup_partial_files() -> usize {
+    PARTIAL_FILES.shut()
+}
+
+/// Returns true if both paths lead to one existing file, by whatever names or links.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    if let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) {
+        use std::os::unix::fs::MetadataExt;
+        return a.dev() == b.dev() && a.ino() == b.ino();
+    }
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+static PARTIAL_FILES: Registry = Registry::new();
+
+/// The temporary files alive in this process. Creating, renaming and removing happen under its lock, so
+/// that an interrupt sees each file either listed or not yet (no longer) there.
+struct Registry {
+    state: Mutex<State>,
+}
+
+struct State {
+    shut: bool,
+    next_id: u64,
+    live: Vec<(u64, PathBuf)>,
+}
+
+impl Registry {
+    const fn new() -> Registry {
+        Registry { state: Mutex::new(State { shut: false, next_id: 0, live: Vec::new() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn create(&self, path: &Path, dir: &Path) -> Result<(NamedTempFile, u64), Error> {
+        let mut state = self.lock();
+        if state.shut {
+            return Err(Error::Interrupted { path: path.to_owned() });
+        }
+        let temp = create_temp(path, dir)?;
+        let id = state.next_id;
+        state.next_id += 1;
+        state.live.push((id, temp.path().to_owned()));
+        Ok((temp, id))
+    }
+
+    fn persist(&self, id: u64, temp: TempPath, path: &Path) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.shut {
+            return Err(Error::Interrupted { path: path.to_owned() });
+        }
+        state.live.retain(|(live, _)| *live != id);
+        temp.persist(path).map_err(|error| Error::Io {
+            path: path.to_owned(),
+            action: "give the finished file its name",
+            source: error.error,
+        })
+    }
+
+    fn forget(&self, id: u64) {
+        self.lock().live.retain(|(live, _)| *live != id);
+    }
+
+    fn shut(&self) -> usize {
+        let mut state = self.lock();
+        state.shut = true;
+        let live = std::mem::take(&mut state.live);
+        live.iter().filter(|(_, path)| std::fs::remove_file(path).is_ok()).count()
+    }
+}
+
+fn create_temp(path: &Path, dir: &Path) -> Result<NamedTempFile, Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o644));
+    }
+    builder.tempfile_in(dir).map_err(|source| {
+        if source.kind() == std::io::ErrorKind::StorageFull {
+            return write_error(path, 0, source);
+        }
+        Error::Unwritable { path: path.to_owned(), dir: dir.to_owned(), source }
+    })
+}
+
+/// Resolves symbolic links and refuses what a finished file cannot replace.
+fn destination(path: &Path) -> Result<PathBuf, Error> {
+    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Ok(meta) = std::fs::metadata(&resolved) {
+        if meta.is_dir() {
+            return Err(Error::OutputIsDirectory { path: path.to_owned() });
+        }
+        if !meta.is_file() {
+            return Err(Error::OutputIsSpecial { path: path.to_owned() });
+        }
+        // The user's spelling is kept for messages unless it is a link.
+        let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        return Ok(if is_link { resolved } else { path.to_owned() });
+    }
+    if path.file_name().is_none() || path.as_os_str().to_string_lossy().ends_with(['/', '\\']) {
+        return Err(Error::OutputIsDirectory { path: path.to_owned() });
+    }
+    let dir = directory_of(path);
+    if !dir.is_dir() {
+        return Err(Error::NoOutputDirectory { path: path.to_owned(), dir: dir.to_owned() });
+    }
+    Ok(path.to_owned())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Errors if the file system of `path` has less than `needed` bytes left for this user.
+pub(super) fn check_space(path: &Path, needed: u64) -> Result<(), Error> {
+    match available_bytes(directory_of(path)) {
+        Some(available) if available < needed => {
+            Err(Error::DiskFull { path: path.to_owned(), needed, available })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn available_bytes(dir: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `dir` is NUL-terminated and `stat` is writable; it is read only after success.
+    let stat = unsafe {
+        if libc::statvfs(dir.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    #[allow(clippy::unnecessary_cast, reason = "the fields' types differ between platforms")]
+    (stat.f_bavail as u64).checked_mul(stat.f_frsize as u64)
+}
+
+#[cfg(not(unix))]
+fn available_bytes(_dir: &Path) -> Option<u64> {
+    None
+}
+
+/// Turns "no space left" into [`Error::DiskFull`]; `needed` is what was about to be written.
+fn write_error(path: &Path, needed: u64, source: std::io::Error) -> Error {
+    if source.kind() == std::io::ErrorKind::StorageFull {
+        let available = available_bytes(directory_of(path)).unwrap_or(0);
+        return Error::DiskFull { path: path.to_owned(), needed, available };
+    }
+    Error::Io { path: path.to_owned(), action: "write", source }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    let dir = directory_of(path);
+    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(Error::io(dir, "make the new name durable"))
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> Result<(), Error> {
+    Ok(())
+}

@@ -71,3 +71,46 @@ impl Value {
         }
     }
 }
+
+macro_rules! types {
+    ($($variant:ident $id:literal $name:literal),*) => {
+        impl Value {
+            /// Returns the type's id in a GGUF file.
+            pub fn type_id(&self) -> u32 {
+                match self { $(Value::$variant(_) => $id),* }
+            }
+
+            /// Returns the type's name, e.g. `u32`.
+            pub fn type_name(&self) -> &'static str {
+                match self { $(Value::$variant(_) => $name),* }
+            }
+        }
+
+        impl Array {
+            /// Returns the id of the elements' type in a GGUF file.
+            pub fn type_id(&self) -> u32 {
+                match self { $(Array::$variant(_) => $id),* }
+            }
+
+            /// Returns the name of the elements' type, e.g. `string`.
+            pub fn type_name(&self) -> &'static str {
+                match self { $(Array::$variant(_) => $name),* }
+            }
+
+            /// Returns the number of elements.
+            pub fn len(&self) -> usize {
+                match self { $(Array::$variant(elements) => elements.len()),* }
+            }
+
+            /// Returns true if there are no elements.
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+        }
+    };
+}
+
+types! {
+    U8 0 "u8", I8 1 "i8", U16 2 "u16", I16 3 "i16", U32 4 "u32", I32 5 "i32", F32 6 "f32", Bool 7 "bool",
+    String 8 "string", Array 9 "array", U64 10 "u64", I64 11 "i64", F64 12 "f64"
+}

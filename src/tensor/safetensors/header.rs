@@ -1,0 +1,258 @@
+//! The JSON header: every offset, size and name checked before anything trusts it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::error::Diagnostic;
+use crate::tensor::TensorInfo;
+use crate::tensor::format;
+
+/// Longest header accepted; the `safetensors` crate has the same limit.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// What a header says, checked: `offset`s are absolute, `shard` is 0, order is the data's.
+#[derive(Debug)]
+pub struct Header {
+    pub metadata: IndexMap<String, String>,
+    pub tensors: Vec<TensorInfo>,
+}
+
+/// What can be wrong with a safetensors header.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("{len} bytes long, too short for a safetensors header (8)")]
+    TooShort { len: u64 },
+    #[error("the header claims {claimed} bytes, more than the {MAX_HEADER_BYTES} allowed")]
+    TooLong { claimed: u64 },
+    #[error("truncated: the header claims {claimed} bytes, but {left} follow")]
+    Truncated { claimed: u64, left: u64 },
+    #[error("the header is not valid UTF-8 at byte {at}")]
+    NotUtf8 { at: usize },
+    #[error("the header is not valid: {why}")]
+    NotJson { why: String },
+    #[error("`{name}` occurs twice in the header")]
+    Duplicate { name: String },
+    #[error("`{tensor}`: unknown dtype `{dtype}`")]
+    UnknownDtype { tensor: String, dtype: String, known: Vec<&'static str> },
+    #[error("`{tensor}`: data_offsets [{begin}, {end}] run backwards")]
+    Backwards { tensor: String, begin: u64, end: u64 },
+    #[error("`{tensor}`: data ends at byte {end} of the data area, which has {area}")]
+    OutsideFile { tensor: String, end: u64, area: u64 },
+    #[error("`{tensor}`: shape {shape:?} overflows")]
+    Overflow { tensor: String, shape: Vec<u64> },
+    #[error("`{tensor}`: row length {row_len} is not a multiple of {block_len} (block of `{dtype}`)")]
+    RowLength { tensor: String, dtype: &'static str, row_len: u64, block_len: usize },
+    #[error("`{tensor}`: data_offsets hold {found} bytes, but shape {shape:?} of {dtype} needs {needed}")]
+    ByteCount { tensor: String, dtype: &'static str, shape: Vec<u64>, found: u64, needed: u64 },
+    #[error("`{tensor}` begins at byte {begin}, inside `{previous}`, which ends at {end}")]
+    Overlap { tensor: String, begin: u64, previous: String, end: u64 },
+    #[error("bytes {begin}..{end} of the data area belong to no tensor")]
+    Hole { begin: u64, end: u64 },
+}
+
+impl Diagnostic for HeaderError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            HeaderError::TooShort { .. }
+            | HeaderError::Truncated { .. }
+            | HeaderError::OutsideFile { .. } => {
+                Some("the download is incomplete: fetch the file again".to_owned())
+            }
+            HeaderError::UnknownDtype { known, .. } => Some(format!("known dtypes: {}", known.join(", "))),
+            _ => None,
+        }
+    }
+}
+
+/// Parses the header of a whole file held in memory.
+pub fn parse_header(file: &[u8]) -> Result<Header, HeaderError> {
+    let len = file.len() as u64;
+    let (prefix, rest) = file.split_first_chunk::<8>().ok_or(HeaderError::TooShort { len })?;
+    let n_bytes = checked_len(u64::from_le_bytes(*prefix), len)?;
+    parse_json(&rest[..n_bytes], len)
+}
+
+/// Returns the header's length, if a file of `file_len` bytes can hold it.
+pub(super) fn checked_len(claimed: u64, file_len: u64) -> Result<usize, HeaderError> {
+    if claimed > MAX_HEADER_BYTES {
+        return Err(HeaderError::TooLong { claimed });
+    }
+    let left = file_len - 8;
+    if claimed > left {
+        return Err(HeaderError::Truncated { claimed, left });
+    }
+    Ok(claimed as usize)
+}
+
+/// Parses and checks the JSON; `file_len` is the whole file's.
+pub(super) fn parse_json(json: &[u8], file_len: u64) -> Result<Header, HeaderError> {
+    let text = std::str::from_utf8(json).map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to() })?;
+    if !text.starts_with('{') {
+        return Err(HeaderError::NotJson { why: "it does not begin with `{`".to_owned() });
+    }
+    let raw: Raw =
+        serde_json::from_str(text).map_err(|error| HeaderError::NotJson { why: error.to_string() })?;
+    let data_start = 8 + json.len() as u64;
+    let area = file_len - data_start;
+    let mut seen = HashSet::with_capacity(raw.entries.len());
+    let mut tensors = Vec::with_capacity(raw.entries.len());
+    for (name, entry) in &raw.entries {
+        if !seen.insert(name.as_str()) {
+            return Err(HeaderError::Duplicate { name: name.clone() });
+        }
+        tensors.push(check_entry(name, entry, data_start, area)?);
+    }
+    tensors.sort_by_key(|tensor| (tensor.offset, tensor.n_bytes));
+    check_cover(&tensors, data_start, area)?;
+    Ok(Header { metadata: unique(raw.metadata)?, tensors })
+}
+
+/// Checks one tensor alone: offsets inside the data area, bytes == elements * size.
+fn check_entry(name: &str, entry: &Entry, data_start: u64, area: u64) -> Result<TensorInfo, HeaderError> {
+    let tensor = || name.to_owned();
+    let dtype = format::by_safetensors_name(&entry.dtype).ok_or_else(|| HeaderError::UnknownDtype {
+        tensor: tensor(),
+        dtype: entry.dtype.clone(),
+        known: format::REGISTRY.iter().filter_map(|f| f.safetensors_name()).collect(),
+    })?;
+    let [begin, end] = entry.data_offsets;
+    if begin > end {
+        return Err(HeaderError::Backwards { tensor: tensor(), begin, end });
+    }
+    if end > area {
+        return Err(HeaderError::OutsideFile { tensor: tensor(), end, area });
+    }
+    let overflow = || HeaderError::Overflow { tensor: tensor(), shape: entry.shape.clone() };
+    let elements =
+        entry.shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim)).ok_or_else(overflow)?;
+    let row_len = entry.shape.last().copied().unwrap_or(1);
+    let block_len = dtype.block_len() as u64;
+    if row_len % block_len != 0 {
+        return Err(HeaderError::RowLength {
+            tensor: tensor(),
+            dtype: dtype.0.name(),
+            row_len,
+            block_len: dtype.block_len(),
+        });
+    }
+    let needed = (elements / block_len).checked_mul(dtype.block_bytes() as u64).ok_or_else(overflow)?;
+    if needed != end - begin {
+        return Err(HeaderError::ByteCount {
+            tensor: tensor(),
+            dtype: dtype.0.name(),
+            shape: entry.shape.clone(),
+            found: end - begin,
+            needed,
+        });
+    }
+    let shape: Result<Vec<usize>, _> = entry.shape.iter().map(|dim| usize::try_from(*dim)).collect();
+    Ok(TensorInfo {
+        name: tensor(),
+        dtype,
+        shape: shape.map_err(|_| overflow())?,
+        n_bytes: needed,
+        shard: 0,
+        offset: data_start + begin,
+    })
+}
+
+/// Checks that the tensors, sorted by offset, cover the data area without overlap or hole.
+fn check_cover(tensors: &[TensorInfo], data_start: u64, area: u64) -> Result<(), HeaderError> {
+    let mut covered = 0;
+    for (i, tensor) in tensors.iter().enumerate() {
+        let begin = tensor.offset - data_start;
+        if begin < covered {
+            let previous = tensors[i - 1].name.clone();
+            return Err(HeaderError::Overlap { tensor: tensor.name.clone(), begin, previous, end: covered });
+        }
+        if begin > covered {
+            return Err(HeaderError::Hole { begin: covered, end: begin });
+        }
+        covered = begin + tensor.n_bytes;
+    }
+    if covered < area {
+        return Err(HeaderError::Hole { begin: covered, end: area });
+    }
+    Ok(())
+}
+
+fn unique(pairs: Vec<(String, String)>) -> Result<IndexMap<String, String>, HeaderError> {
+    let mut map = IndexMap::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        if map.contains_key(&key) {
+            return Err(HeaderError::Duplicate { name: key });
+        }
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+/// The JSON object as pairs, so that a name given twice can be seen.
+#[derive(Default)]
+struct Raw {
+    metadata: Vec<(String, String)>,
+    entries: Vec<(String, Entry)>,
+}
+
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        struct RawVisitor;
+        impl<'de> Visitor<'de> for RawVisitor {
+            type Value = Raw;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+                let mut raw = Raw::default();
+                let mut metadata = None;
+                while let Some(name) = map.next_key::<String>()? {
+                    if name != "__metadata__" {
+                        raw.entries.push((name, map.next_value()?));
+                    } else if metadata.replace(map.next_value::<Strings>()?).is_some() {
+                        return Err(serde::de::Error::custom("`__metadata__` occurs twice"));
+                    }
+                }
+                raw.metadata = metadata.unwrap_or_default().0;
+                Ok(raw)
+            }
+        }
+        deserializer.deserialize_map(RawVisitor)
+    }
+}
+
+#[derive(Default)]
+struct Strings(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strings, D::Error> {
+        struct StringsVisitor;
+        impl<'de> Visitor<'de> for StringsVisitor {
+            type Value = Strings;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Strings(pairs))
+            }
+        }
+        deserializer.deserialize_map(StringsVisitor)
+    }
+}
