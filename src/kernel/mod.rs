@@ -1,5 +1,6 @@
 //! CPU compute, dispatched on the machine's features at run time, with the same bits everywhere.
 
+pub mod convert;
 mod isa;
 
 pub use isa::Isa;

@@ -1,5 +1,10 @@
 //! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
 
+mod opaque;
+mod plain;
+
+pub use plain::{BF16, F16, F32};
+
 use crate::kernel::Isa;
 
 /// One way to store weights: `block_len` weights in `block_bytes` bytes, blocks never crossing rows.
@@ -55,7 +60,37 @@ pub trait BlockFormat: Send + Sync {
 }
 
 /// Every known format. Adding one is one file and one line here.
-pub static REGISTRY: &[&dyn BlockFormat] = &[];
+pub static REGISTRY: &[&dyn BlockFormat] = &[
+    &plain::F32,
+    &plain::F16,
+    &plain::BF16,
+    &plain::F64,
+    &plain::F8_E4M3,
+    &plain::F8_E5M2,
+    &plain::I8,
+    &plain::I16,
+    &plain::I32,
+    &plain::I64,
+    &plain::U8,
+    &plain::U16,
+    &plain::U32,
+    &plain::U64,
+    &plain::BOOL,
+    &opaque::Q8_1,
+    &opaque::Q8_K,
+    &opaque::IQ1_S,
+    &opaque::IQ1_M,
+    &opaque::IQ2_XXS,
+    &opaque::IQ2_XS,
+    &opaque::IQ2_S,
+    &opaque::IQ3_XXS,
+    &opaque::IQ3_S,
+    &opaque::TQ1_0,
+    &opaque::TQ2_0,
+    &opaque::NVFP4,
+    &opaque::Q1_0,
+    &opaque::Q2_0,
+];
 
 /// Returns the format of that canonical name, case ignored.
 pub fn by_name(name: &str) -> Option<super::Dtype> {
@@ -70,4 +105,31 @@ pub fn by_ggml_id(id: u32) -> Option<super::Dtype> {
 /// Returns the format of a safetensors dtype name (exact case).
 pub fn by_safetensors_name(name: &str) -> Option<super::Dtype> {
     REGISTRY.iter().find(|f| f.safetensors_name() == Some(name)).map(|f| super::Dtype(*f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_and_ids_are_unique() {
+        let names: HashSet<_> = REGISTRY.iter().map(|f| f.name().to_ascii_uppercase()).collect();
+        assert_eq!(names.len(), REGISTRY.len());
+        let ids: Vec<_> = REGISTRY.iter().filter_map(|f| f.ggml_id()).collect();
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+        assert!(REGISTRY.iter().all(|f| f.can_decode() || !f.can_encode()));
+    }
+
+    #[test]
+    fn lookups_agree_with_the_registry() {
+        for format in REGISTRY {
+            assert_eq!(by_name(&format.name().to_ascii_lowercase()).unwrap().name(), format.name());
+            if let Some(id) = format.ggml_id() {
+                assert_eq!(by_ggml_id(id).unwrap().name(), format.name());
+            }
+        }
+        assert!(by_name("Q4_2").is_none());
+        assert!(by_ggml_id(4).is_none());
+    }
 }
