@@ -2,5 +2,6 @@
 
 pub mod convert;
 mod isa;
+pub mod simd;
 
 pub use isa::Isa;
