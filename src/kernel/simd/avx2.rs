@@ -159,6 +159,15 @@ impl Simd for Avx2 {
             let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index.0));
             F32(_mm256_blendv_ps(low, high, upper))
         }
+        fn lookup32(table: &[f32; 32], index: I32) -> F32 {
+            let quarter = |i: usize| _mm256_permutevar8x32_ps(_mm256_loadu_ps(table[i..].as_ptr()), index.0);
+            // bits 3 and 4 of the index become the sign bits that the blends look at
+            let bit3 = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index.0));
+            let bit4 = _mm256_castsi256_ps(_mm256_slli_epi32::<27>(index.0));
+            let low = _mm256_blendv_ps(quarter(0), quarter(8), bit3);
+            let high = _mm256_blendv_ps(quarter(16), quarter(24), bit3);
+            F32(_mm256_blendv_ps(low, high, bit4))
+        }
     }
 
     #[inline(always)]

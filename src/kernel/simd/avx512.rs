@@ -167,6 +167,10 @@ impl Simd for Avx512 {
         fn lookup16(table: &[f32; 16], index: I32) -> F32 {
             F32(_mm512_permutexvar_ps(index.0, _mm512_loadu_ps(table.as_ptr())))
         }
+        fn lookup32(table: &[f32; 32], index: I32) -> F32 {
+            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table[16..].as_ptr()));
+            F32(_mm512_permutex2var_ps(low, index.0, high))
+        }
     }
 
     #[inline(always)]

@@ -168,6 +168,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Returns `table[index]` in every lane; only the low 4 bits of an index count.
     fn lookup16(self, table: &[f32; 16], index: Self::I32) -> Self::F32;
 
+    /// Returns `table[index]` in every lane; only the low 5 bits of an index count.
+    fn lookup32(self, table: &[f32; 32], index: Self::I32) -> Self::F32;
+
     /// Reads lanes from rows: lane j of `dst[i]` is `src[j * stride + i]`.
     ///
     /// # Panics

@@ -262,6 +262,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn lookup32(self, table: &[f32; 32], index: I32) -> F32 {
+        F32(index.0.map(|i| table[(i & 31) as usize]))
+    }
+
+    #[inline(always)]
     fn transpose(self, src: &[f32], stride: usize, dst: &mut [F32]) {
         assert!(dst.len() % LANES == 0 && dst.len() <= stride);
         for j in 0..LANES {

@@ -348,6 +348,15 @@ impl Kernel for Shuffles {
             }
         }
 
+        let table: [f32; 32] = std::array::from_fn(|i| 100.0 + (i * i) as f32);
+        let index: [i32; 32] = std::array::from_fn(|i| (i * 7 % 32) as i32 | 0x4b40_0040);
+        for start in (0..32).step_by(S::LANES) {
+            s.store(s.lookup32(&table, s.load_i32(&index[start..])), &mut lanes);
+            for (j, lane) in lanes[..S::LANES].iter().enumerate() {
+                assert_eq!(*lane, table[(start + j) * 7 % 32]);
+            }
+        }
+
         let mask = s.lt(s.load(&src), s.splat(3.0));
         assert_eq!((s.mask_bits(mask), s.any(mask), s.all(mask)), (7, true, false));
         let none = s.lt(s.load(&src), s.splat(0.0));

@@ -1,7 +1,18 @@
 //! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
 
+mod blocks;
+#[cfg(test)]
+mod conformance;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod opaque;
+#[cfg(test)]
+mod oracle_symmetric;
 mod plain;
+mod q3_k;
+mod q6_k;
+mod symmetric;
 
 pub use plain::{BF16, F16, F32};
 
@@ -76,6 +87,10 @@ pub static REGISTRY: &[&dyn BlockFormat] = &[
     &plain::U32,
     &plain::U64,
     &plain::BOOL,
+    &q3_k::Q3K,
+    &q6_k::Q6K,
+    &iq4_nl::Iq4Nl,
+    &iq4_xs::Iq4Xs,
     &opaque::Q8_1,
     &opaque::Q8_K,
     &opaque::IQ1_S,

@@ -1,0 +1,258 @@
+//! Scale searches for formats without an offset, one sub-block per SIMD lane.
+//!
+//! Vectors hold one element of every sub-block, so each lane sums its own sub-block in order and no bit
+//! depends on the width. [`super::oracle_symmetric`] has the same searches one sub-block at a time.
+
+use crate::kernel::simd::{ROUND_MAGIC, Simd};
+
+/// Weights per sub-block of Q3_K and Q6_K.
+pub(super) const SUB_LEN: usize = 16;
+/// Sub-blocks below this magnitude are stored as zeros.
+pub(super) const EPS: f32 = 1e-15;
+
+/// A fit in every lane: x ~ scale * level with level = round(inverse * x), clamped.
+#[derive(Clone, Copy)]
+pub(super) struct Fit<S: Simd> {
+    pub scale: S::F32,
+    /// NaN marks a sub-block that does not reach [`EPS`]: its stored levels are 0, not `nmax`.
+    pub inverse: S::F32,
+}
+
+/// Returns each lane's value of largest magnitude, the first of them on ties; NaN never counts.
+#[inline(always)]
+pub(super) fn signed_max<S: Simd>(s: S, x: &[S::F32]) -> S::F32 {
+    let (mut max, mut magnitude) = (s.splat(0.0), s.splat(0.0));
+    for &v in x {
+        let a = s.abs(v);
+        max = s.select(s.gt(a, magnitude), v, max);
+        magnitude = s.max(a, magnitude);
+    }
+    max
+}
+
+/// Returns the value of largest magnitude, the first of them on ties; NaN never counts.
+#[inline(always)]
+pub(super) fn signed_max_of(x: &[f32]) -> f32 {
+    let mut max = 0.0f32;
+    for &v in x {
+        max = if v.abs() > max.abs() { v } else { max };
+    }
+    max
+}
+
+/// Returns [`Simd::nearest_int`] clamped to -nmax ..= nmax - 1, as f32.
+#[inline(always)]
+pub(super) fn level<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
+    const MANTISSA: i32 = 0x007f_ffff;
+    const ZERO: i32 = 0x0040_0000;
+    const TWO_POW_23: i32 = 0x4b00_0000;
+    let biased = s.to_bits(v + s.splat(ROUND_MAGIC)) & s.splat_i32(MANTISSA);
+    let high = s.min_i32(biased, s.splat_i32(ZERO + nmax - 1));
+    let clamped = s.max_i32(high, s.splat_i32(ZERO - nmax));
+    s.from_bits(clamped | s.splat_i32(TWO_POW_23)) - s.splat(ROUND_MAGIC)
+}
+
+/// Returns [`level`] for |v| <= 4194303, faster.
+#[inline(always)]
+fn level_of_small<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
+    let rounded = s.round_small(v);
+    s.max(s.min(rounded, s.splat((nmax - 1) as f32)), s.splat(-nmax as f32))
+}
+
+/// The inputs of a scale search.
+struct Problem<'a, S: Simd> {
+    x: &'a [S::F32; SUB_LEN],
+    w: &'a [S::F32; SUB_LEN],
+    /// w * x
+    wx: [S::F32; SUB_LEN],
+    nmax: i32,
+}
+
+impl<S: Simd> Problem<'_, S> {
+    /// Returns the sums of w x l and of w l l, for the levels l that `inverse` gives.
+    #[inline(always)]
+    fn sums<const FINITE: bool>(&self, s: S, inverse: S::F32) -> (S::F32, S::F32) {
+        let (mut xl, mut ll) = (s.splat(0.0), s.splat(0.0));
+        for i in 0..SUB_LEN {
+            let v = inverse * self.x[i];
+            let l = if FINITE { level_of_small(s, v, self.nmax) } else { level(s, v, self.nmax) };
+            xl = xl + self.wx[i] * l;
+            ll = ll + self.w[i] * l * l;
+        }
+        (xl, ll)
+    }
+}
+
+/// Returns a * b, element by element.
+#[inline(always)]
+pub(super) fn products<S: Simd>(s: S, a: &[S::F32; SUB_LEN], b: &[S::F32; SUB_LEN]) -> [S::F32; SUB_LEN] {
+    let mut out = [s.splat(0.0); SUB_LEN];
+    for i in 0..SUB_LEN {
+        out[i] = a[i] * b[i];
+    }
+    out
+}
+
+/// Fits every lane under weights `w` by trying 19 scales around -nmax / max.
+///
+/// `FINITE` says that all of `x` is finite, which saves some work.
+#[inline(always)]
+pub(super) fn search_scale<S: Simd, const FINITE: bool>(
+    s: S,
+    x: &[S::F32; SUB_LEN],
+    w: &[S::F32; SUB_LEN],
+    nmax: i32,
+) -> Fit<S> {
+    let max = signed_max(s, x);
+    let negligible = s.lt(s.abs(max), s.splat(EPS));
+    let max = s.select(negligible, s.splat(1.0), max); // every level becomes 0
+    let problem = Problem { x, w, wx: products(s, w, x), nmax };
+    let mut inverse = s.splat(-nmax as f32) / max;
+    let (xl, ll) = problem.sums::<FINITE>(s, inverse);
+    let mut scale = s.select(s.eq(ll, s.splat(0.0)), s.splat(0.0), xl / ll);
+    let mut best = scale * xl;
+    for step in -9..=9i32 {
+        if step == 0 {
+            continue;
+        }
+        let tried = s.splat(-(nmax as f32 + 0.1 * step as f32)) / max;
+        let (xl, ll) = problem.sums::<FINITE>(s, tried);
+        let better = s.gt(ll, s.splat(0.0)) & s.gt(xl * xl, best * ll);
+        scale = s.select(better, xl / ll, scale);
+        best = s.select(better, scale * xl, best);
+        inverse = s.select(better, tried, inverse);
+    }
+    Fit {
+        scale: s.select(negligible, s.splat(0.0), scale), // not what overflowing weights make of it
+        inverse: s.select(negligible, s.splat(f32::NAN), inverse),
+    }
+}
+
+/// Writes the stored levels (level + nmax) of one sub-block, whose values lie in a row, for its final scale `d`.
+#[inline(always)]
+pub(super) fn store_levels<S: Simd>(s: S, x: &[f32], d: f32, nmax: i32, out: &mut [u8]) {
+    let d = s.splat(d);
+    for (x, out) in x.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+        s.store_u8(stored(s, s.load(x) / d, nmax), out);
+    }
+}
+
+/// Writes the levels that a search found, for a sub-block whose final scale is 0.
+#[inline(always)]
+pub(super) fn store_search_levels<S: Simd>(s: S, x: &[f32], inverse: f32, nmax: i32, out: &mut [u8]) {
+    if inverse.is_nan() {
+        out.fill(0);
+        return;
+    }
+    for (x, out) in x.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+        s.store_u8(stored(s, s.splat(inverse) * s.load(x), nmax), out);
+    }
+}
+
+#[inline(always)]
+fn stored<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::I32 {
+    let high = s.min_i32(s.nearest_int(v), s.splat_i32(nmax - 1));
+    s.max_i32(high, s.splat_i32(-nmax)) + s.splat_i32(nmax)
+}
+
+/// Levels (of -nmax ..= nmax - 1) under coordinate descent; one sub-block per lane.
+#[derive(Clone, Copy)]
+pub(super) struct Descent<S: Simd> {
+    x: [S::F32; SUB_LEN],
+    w: [S::F32; SUB_LEN],
+    /// w * x
+    wx: [S::F32; SUB_LEN],
+    levels: [S::F32; SUB_LEN],
+    /// Sums of w x l and w l l.
+    xl: S::F32,
+    ll: S::F32,
+    negligible: S::Mask,
+}
+
+impl<S: Simd> Descent<S> {
+    /// Starts at the levels of scale max / -nmax, weights x^2.
+    #[inline(always)]
+    pub(super) fn new(s: S, x: [S::F32; SUB_LEN], nmax: i32) -> Descent<S> {
+        let max = signed_max(s, &x);
+        let negligible = s.lt(s.abs(max), s.splat(EPS)); // its levels and sums become 0
+        let inverse = s.splat(-nmax as f32) / s.select(negligible, s.splat(1.0), max);
+        let w = products(s, &x, &x);
+        let wx = products(s, &w, &x);
+        let (mut xl, mut ll) = (s.splat(0.0), s.splat(0.0));
+        let mut levels = x;
+        for i in 0..SUB_LEN {
+            let l = level_of_small(s, inverse * x[i], nmax);
+            levels[i] = l;
+            xl = xl + wx[i] * l;
+            ll = ll + w[i] * l * l;
+        }
+        Descent { x, w, wx, levels, xl, ll, negligible }
+    }
+
+    /// Returns level `i` moved to the best for the others' fit where that helps, the sums after it, and who moved.
+    #[inline(always)]
+    fn step(&self, s: S, i: usize, sums: (S::F32, S::F32), nmax: i32) -> (S::F32, (S::F32, S::F32), S::Mask) {
+        let (w, wx, old) = (self.w[i], self.wx[i], self.levels[i]);
+        let without_xl = sums.0 - wx * old;
+        let without_ll = sums.1 - w * old * old;
+        let new = level(s, self.x[i] * without_ll / without_xl, nmax);
+        let (xl, ll) = (without_xl + wx * new, without_ll + w * new * new);
+        let zero = s.splat(0.0);
+        let moved = s.gt(without_xl, zero)
+            & !s.eq(new, old)
+            & s.gt(ll, zero)
+            & s.gt(xl * xl * sums.1, sums.0 * sums.0 * ll);
+        (s.select(moved, new, old), (s.select(moved, xl, sums.0), s.select(moved, ll, sums.1)), moved)
+    }
+
+    /// Returns every lane's scale.
+    #[inline(always)]
+    pub(super) fn scale(&self, s: S) -> S::F32 {
+        let zero = s.splat(0.0);
+        s.select(s.gt(self.ll, zero), self.xl / self.ll, zero)
+    }
+
+    /// Writes one lane's levels + nmax, 0 if the lane does not reach [`EPS`].
+    #[inline(always)]
+    pub(super) fn store_levels(&self, s: S, lane: usize, nmax: i32, out: &mut [u8]) {
+        let negligible = s.mask_bits(self.negligible) >> lane & 1 != 0;
+        let mut values = [0.0f32; 16];
+        for (level, out) in self.levels.iter().zip(out) {
+            s.store(*level, &mut values);
+            *out = if negligible { 0 } else { (values[lane] as i32 + nmax) as u8 };
+        }
+    }
+}
+
+/// Runs up to five passes of coordinate descent. A lane without a move in one pass has none in the next, so lanes that
+/// are done need no mask. Two vectors at a time: one step is a long chain of dependent operations.
+#[inline(always)]
+pub(super) fn descend<S: Simd>(s: S, pair: &mut [Descent<S>; 2], nmax: i32) {
+    let mut sums = [(pair[0].xl, pair[0].ll), (pair[1].xl, pair[1].ll)];
+    // a second copy of the levels: selecting in place compiles to masked stores, which are slow to read back
+    let mut next = [pair[0].levels, pair[1].levels];
+    for _pass in 0..5 {
+        let mut moved = false;
+        for i in 0..SUB_LEN {
+            let a = pair[0].step(s, i, sums[0], nmax);
+            let b = pair[1].step(s, i, sums[1], nmax);
+            (next[0][i], sums[0], next[1][i], sums[1]) = (a.0, a.1, b.0, b.1);
+            moved |= s.any(a.2 | b.2);
+        }
+        if !moved {
+            break;
+        }
+        (pair[0].levels, pair[1].levels) = (next[0], next[1]);
+    }
+    for (descent, (xl, ll)) in pair.iter_mut().zip(sums) {
+        (descent.xl, descent.ll) = (xl, ll);
+    }
+}
+
+/// Reads `LANES` sub-blocks that lie one after the other: lane j of vector i is element i of sub-block j.
+#[inline(always)]
+pub(super) fn sub_block_weights<S: Simd>(s: S, x: &[f32]) -> [S::F32; SUB_LEN] {
+    let mut out = [s.splat(0.0); SUB_LEN];
+    s.transpose(x, SUB_LEN, &mut out);
+    out
+}
