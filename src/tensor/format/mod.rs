@@ -13,6 +13,8 @@ mod plain;
 mod q3_k;
 mod q6_k;
 mod symmetric;
+#[cfg(test)]
+mod testing;
 
 pub use plain::{BF16, F16, F32};
 
