@@ -45,8 +45,6 @@ pub enum Error {
     IndexShardMissing { index: PathBuf, shard: String, tensors: usize, first: String },
     #[error("{index}: `{tensor}` should be in `{shard}`, but that shard does not hold it")]
     IndexTensorMissing { index: PathBuf, tensor: String, shard: String },
-    #[error("{index}: `total_size` is {stated} bytes, but the shards hold {actual}")]
-    IndexTotalSize { index: PathBuf, stated: u64, actual: u64 },
     #[error("{path}: shard {missing} of {count} is missing (expected `{file}`)")]
     ShardMissing { path: PathBuf, missing: usize, count: usize, file: String },
     #[error("`{tensor}` is in two shards: {first} and {second}")]
@@ -121,7 +119,7 @@ impl Diagnostic for Error {
             Error::ManyGgufs { .. } => "name one of them instead of the directory",
             Error::IndexShardMissing { .. } | Error::ShardMissing { .. } => "download the missing file",
             Error::IndexEscapes { .. } => "shards lie beside their index; do not trust this checkpoint",
-            Error::IndexTensorMissing { .. } | Error::IndexTotalSize { .. } => {
+            Error::IndexTensorMissing { .. } => {
                 "the index and the shards are from different versions: download them again"
             }
             Error::NotFirstShard { first: Some(first), .. } => return Some(format!("open `{first}`")),

@@ -89,7 +89,8 @@ fn kind_of(start: &[u8], path: &Path) -> Kind {
     if start.starts_with(b"version https://git-lfs") {
         return Kind::LfsPointer;
     }
-    if extension == "safetensors" || start.get(8) == Some(&b'{') {
+    // A header's length is below 2^32, and the JSON object follows it.
+    if extension == "safetensors" || (start.get(4..8) == Some(&[0; 4]) && start.get(8) == Some(&b'{')) {
         return Kind::SafeTensors;
     }
     if extension == "gguf" {

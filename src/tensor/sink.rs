@@ -1,5 +1,6 @@
 //! Output files that appear whole or not at all.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,8 +30,10 @@ impl WrittenFile {
 ///
 /// Dropped without [`AtomicFile::commit`], or interrupted, it leaves nothing behind.
 pub struct AtomicFile {
-    /// `None` only after `commit` has taken it.
-    temp: Option<NamedTempFile>,
+    /// `None` once sealed.
+    file: Option<File>,
+    /// `None` only after a commit has taken it. Removes the file when dropped.
+    temp: Option<TempPath>,
     id: u64,
     path: PathBuf,
     bytes: u64,
@@ -60,7 +63,8 @@ impl AtomicFile {
         }
         let (temp, id) = registry.create(&path, dir)?;
         let hasher = sha256.then(Sha256::new);
-        Ok(AtomicFile { temp: Some(temp), id, path, bytes: 0, hasher, registry })
+        let (file, temp) = temp.into_parts();
+        Ok(AtomicFile { file: Some(file), temp: Some(temp), id, path, bytes: 0, hasher, registry })
     }
 
     /// Returns the path the file will have.
@@ -75,7 +79,7 @@ impl AtomicFile {
 
     /// Appends `bytes`, straight to the file.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let file = self.temp.as_mut().expect("present until commit, which consumes self").as_file_mut();
+        let file = self.file.as_mut().expect("writers write before they seal");
         file.write_all(bytes).map_err(|source| write_error(&self.path, bytes.len() as u64, source))?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
@@ -96,26 +100,46 @@ impl AtomicFile {
         Ok(())
     }
 
-    /// Writes the file's pages to the disk; `commit` then has little left to wait for.
-    pub fn sync(&self) -> Result<(), Error> {
-        let temp = self.temp.as_ref().expect("present until commit, which consumes self");
-        temp.as_file().sync_all().map_err(|source| write_error(&self.path, 0, source))
+    /// Writes the file's pages to the disk and closes it; there is only `commit` to do after that.
+    pub fn seal(&mut self) -> Result<(), Error> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        file.sync_all().map_err(|source| write_error(&self.path, 0, source))
     }
 
     /// Makes the file durable, gives it its name (replacing any old file), and makes the name durable.
-    pub fn commit(mut self) -> Result<WrittenFile, Error> {
-        self.sync()?;
-        let temp = self.temp.take().expect("present until commit, which consumes self");
-        self.registry.persist(self.id, temp.into_temp_path(), &self.path)?;
-        sync_directory(&self.path)?;
-        let sha256 = self.hasher.take().map(|hasher| hasher.finalize().into());
-        Ok(WrittenFile { path: self.path.clone(), bytes: self.bytes, sha256 })
+    pub fn commit(self) -> Result<WrittenFile, Error> {
+        let mut written = AtomicFile::commit_all(vec![self])?;
+        Ok(written.pop().expect("one file in, one out"))
+    }
+
+    /// Commits files that belong together: all of them get their names, or, after an error, none is left.
+    pub fn commit_all(mut files: Vec<AtomicFile>) -> Result<Vec<WrittenFile>, Error> {
+        for file in &mut files {
+            file.seal()?;
+        }
+        let Some(registry) = files.first().map(|file| file.registry) else { return Ok(Vec::new()) };
+        registry.persist(&mut files)?;
+        let mut synced: Vec<&Path> = Vec::new();
+        for file in &files {
+            let dir = directory_of(&file.path);
+            if !synced.contains(&dir) {
+                sync_directory(dir)?;
+                synced.push(dir);
+            }
+        }
+        let written = files.iter_mut().map(|file| WrittenFile {
+            path: file.path.clone(),
+            bytes: file.bytes,
+            sha256: file.hasher.take().map(|hasher| hasher.finalize().into()),
+        });
+        Ok(written.collect())
     }
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        drop(self.temp.take());
+        self.file = None;
+        self.temp = None;
         self.registry.forget(self.id);
     }
 }
@@ -176,17 +200,27 @@ impl Registry {
         Ok((temp, id))
     }
 
-    fn persist(&self, id: u64, temp: TempPath, path: &Path) -> Result<(), Error> {
+    /// Renames all files under one lock, so that an interrupt comes before the first or after the last.
+    fn persist(&self, files: &mut [AtomicFile]) -> Result<(), Error> {
         let mut state = self.lock();
-        if state.shut {
-            return Err(Error::Interrupted { path: path.to_owned() });
+        for i in 0..files.len() {
+            let path = files[i].path.clone();
+            if state.shut {
+                return Err(Error::Interrupted { path });
+            }
+            let temp = files[i].temp.take().expect("present until here, and commit consumes the files");
+            if let Err(error) = temp.persist(&path) {
+                for named in &files[..i] {
+                    // The error at hand matters more than one from tidying up.
+                    let _ = std::fs::remove_file(&named.path);
+                }
+                let action = "give the finished file its name";
+                return Err(Error::Io { path, action, source: error.error });
+            }
+            let id = files[i].id;
+            state.live.retain(|(live, _)| *live != id);
         }
-        state.live.retain(|(live, _)| *live != id);
-        temp.persist(path).map_err(|error| Error::Io {
-            path: path.to_owned(),
-            action: "give the finished file its name",
-            source: error.error,
-        })
+        Ok(())
     }
 
     fn forget(&self, id: u64) {
@@ -291,13 +325,12 @@ fn write_error(path: &Path, needed: u64, source: std::io::Error) -> Error {
 }
 
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> Result<(), Error> {
-    let dir = directory_of(path);
+fn sync_directory(dir: &Path) -> Result<(), Error> {
     let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(Error::io(dir, "make the new name durable"))
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> Result<(), Error> {
+fn sync_directory(_dir: &Path) -> Result<(), Error> {
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! Streaming writer of GGUF version 3: every offset is known before the first byte.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ALIGNMENT, MAX_DIMS, MAX_NAME_BYTES};
 use super::split::{self, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 use super::value::{Array, Metadata, Value};
+use crate::tensor::Error;
 use crate::tensor::sink::{AtomicFile, WrittenFile, check_space};
 use crate::tensor::stream::{Layout, TensorDecl, TensorStream};
-use crate::tensor::{Error, TensorInfo};
 
 /// When to begin a new shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +39,39 @@ impl Default for WriteOptions {
 
 /// Writes a GGUF model, in one file or in shards; no file has its name before [`GgufWriter::finish`].
 pub struct GgufWriter {
-    shards: Vec<ShardFile>,
-    current: usize,
+    done: Vec<AtomicFile>,
+    current: ShardFile,
+    waiting: VecDeque<Planned>,
+    sha256: bool,
 }
 
-/// A shard being written, or waiting for its turn.
+/// The shard being written.
 struct ShardFile {
     file: AtomicFile,
     stream: TensorStream,
 }
 
+/// A shard whose turn has not come.
+struct Planned {
+    path: PathBuf,
+    header: Vec<u8>,
+    layout: Layout,
+}
+
+impl Planned {
+    fn size(&self) -> u64 {
+        self.header.len() as u64 + self.layout.total
+    }
+
+    fn begin(self, sha256: bool) -> Result<ShardFile, Error> {
+        let mut file = AtomicFile::create(&self.path, Some(self.size()), sha256)?;
+        file.write_all(&self.header)?;
+        Ok(ShardFile { file, stream: TensorStream::new(self.layout) })
+    }
+}
+
 impl GgufWriter {
-    /// Computes all offsets, creates the files and writes their headers.
+    /// Computes all offsets, creates the (first) file and writes its header.
     ///
     /// `path` is the file to make. With a split it gives the shards' name: `out.gguf` becomes
     /// `out-00001-of-00003.gguf` and so on; keys go to the first shard, and `split.*` keys are replaced.
@@ -62,29 +84,13 @@ impl GgufWriter {
         tensors: &[TensorDecl],
         options: &WriteOptions,
     ) -> Result<GgufWriter, Error> {
-        let bad = |why| Error::BadDeclaration { path: path.to_owned(), why };
-        let mut metadata = metadata.clone();
-        let alignment = settle_alignment(&mut metadata, options.alignment).map_err(bad)?;
-        // Names must be unique over all shards, so the whole list is checked first.
-        Layout::new(tensors, alignment.into()).map_err(bad)?;
-        check_names(tensors).map_err(bad)?;
-        let mut planned = Vec::new();
-        for (path, metadata, tensors) in plan_shards(path, metadata, tensors, alignment, options) {
-            let layout = Layout::new(tensors, alignment.into()).map_err(bad)?;
-            let header = encode_header(&metadata, tensors, &layout, alignment).map_err(bad)?;
-            planned.push((path, header, layout));
-        }
-        let total = planned.iter().map(|(_, header, layout)| header.len() as u64 + layout.total).sum();
-        check_space(path, total)?;
-        let mut shards = Vec::with_capacity(planned.len());
-        for (path, header, layout) in planned {
-            let size = header.len() as u64 + layout.total;
-            let mut file = AtomicFile::create(&path, Some(size), options.sha256)?;
-            file.write_all(&header)?;
-            shards.push(ShardFile { file, stream: TensorStream::new(layout) });
-        }
-        let mut writer = GgufWriter { shards, current: 0 };
-        writer.skip_finished();
+        let mut waiting = plan(path, metadata, tensors, options)
+            .map_err(|why| Error::BadDeclaration { path: path.to_owned(), why })?;
+        check_space(path, waiting.iter().map(Planned::size).sum())?;
+        let first = waiting.pop_front().expect("a plan has at least one file");
+        let current = first.begin(options.sha256)?;
+        let mut writer = GgufWriter { done: Vec::new(), current, waiting, sha256: options.sha256 };
+        writer.next_shard_if_finished()?;
         Ok(writer)
     }
 
@@ -93,33 +99,54 @@ impl GgufWriter {
     ///
     /// Errors if the bytes run past the tensor's end.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let shard = &mut self.shards[self.current];
-        shard.stream.write(&mut shard.file, bytes)?;
-        self.skip_finished();
-        Ok(())
+        self.current.stream.write(&mut self.current.file, bytes)?;
+        self.next_shard_if_finished()
     }
 
     /// Returns the name of the tensor whose bytes come next.
     pub fn current_tensor(&self) -> Option<&str> {
-        self.shards[self.current].stream.current()
+        self.current.stream.current()
     }
 
-    /// Makes all files durable and gives them their names. Errors if a tensor is incomplete.
-    pub fn finish(self) -> Result<Vec<WrittenFile>, Error> {
-        for shard in &self.shards {
-            shard.stream.check_finished(shard.file.path())?;
-        }
-        for shard in &self.shards {
-            shard.file.sync()?;
-        }
-        self.shards.into_iter().map(|shard| shard.file.commit()).collect()
+    /// Makes all files durable and gives them their names, all or none. Errors if a tensor is incomplete.
+    pub fn finish(mut self) -> Result<Vec<WrittenFile>, Error> {
+        self.current.stream.check_finished(self.current.file.path())?;
+        self.done.push(self.current.file);
+        AtomicFile::commit_all(self.done)
     }
 
-    fn skip_finished(&mut self) {
-        while self.current + 1 < self.shards.len() && self.shards[self.current].stream.is_finished() {
-            self.current += 1;
+    /// Shards are opened one at a time, so that their number is not limited by open files.
+    fn next_shard_if_finished(&mut self) -> Result<(), Error> {
+        while self.current.stream.is_finished() {
+            let Some(next) = self.waiting.pop_front() else { return Ok(()) };
+            let mut full = std::mem::replace(&mut self.current, next.begin(self.sha256)?);
+            full.file.seal()?;
+            self.done.push(full.file);
         }
+        Ok(())
     }
+}
+
+/// Decides every file's name, header and layout, or says why the declarations cannot be written.
+fn plan(
+    path: &Path,
+    metadata: &Metadata,
+    tensors: &[TensorDecl],
+    options: &WriteOptions,
+) -> Result<VecDeque<Planned>, String> {
+    let mut metadata = metadata.clone();
+    let alignment = settle_alignment(&mut metadata, options.alignment)?;
+    // Names must be unique over all shards, so the whole list is laid out first.
+    Layout::new(tensors, alignment.into())?;
+    check_names(tensors)?;
+    plan_shards(path, metadata, tensors, alignment, options)?
+        .into_iter()
+        .map(|(path, metadata, tensors)| {
+            let layout = Layout::new(tensors, alignment.into())?;
+            let header = encode_header(&metadata, tensors, &layout, alignment)?;
+            Ok(Planned { path, header, layout })
+        })
+        .collect()
 }
 
 /// Settles the alignment, and the metadata's key with it.
@@ -161,31 +188,30 @@ fn plan_shards<'a>(
     tensors: &'a [TensorDecl],
     alignment: u32,
     options: &WriteOptions,
-) -> Vec<(PathBuf, Metadata, &'a [TensorDecl])> {
+) -> Result<Vec<(PathBuf, Metadata, &'a [TensorDecl])>, String> {
     let Some(split) = options.split else {
-        return vec![(path.to_owned(), metadata, tensors)];
+        return Ok(vec![(path.to_owned(), metadata, tensors)]);
     };
     let ranges = shard_ranges(tensors, split, alignment.into());
-    let count = ranges.len();
+    let count = u16::try_from(ranges.len())
+        .map_err(|_| format!("it would have {} shards; GGUF allows {}", ranges.len(), u16::MAX))?;
+    let n_tensors = i32::try_from(tensors.len()).map_err(|_| format!("{} tensors", tensors.len()))?;
     let prefix = path.with_extension("");
     let prefix = if path.extension().is_some_and(|ext| ext == "gguf") { &prefix } else { path };
     let name = prefix.file_name().unwrap_or_default().to_string_lossy();
     let mut first = Some(metadata);
-    ranges
-        .into_iter()
-        .enumerate()
-        .map(|(no, range)| {
-            let mut keys = first.take().unwrap_or_else(|| shard_keys(alignment));
-            for key in [SPLIT_NO, SPLIT_TENSORS, SPLIT_COUNT] {
-                keys.shift_remove(key);
-            }
-            keys.insert(SPLIT_NO.to_owned(), Value::U16(no as u16));
-            keys.insert(SPLIT_TENSORS.to_owned(), Value::I32(tensors.len() as i32));
-            keys.insert(SPLIT_COUNT.to_owned(), Value::U16(count as u16));
-            let file = split::file_name(&name, no as u64, count as u64);
-            (prefix.with_file_name(file), keys, &tensors[range])
-        })
-        .collect()
+    let shards = (0..count).zip(ranges).map(|(no, range)| {
+        let mut keys = first.take().unwrap_or_else(|| shard_keys(alignment));
+        for key in [SPLIT_NO, SPLIT_TENSORS, SPLIT_COUNT] {
+            keys.shift_remove(key);
+        }
+        keys.insert(SPLIT_NO.to_owned(), Value::U16(no));
+        keys.insert(SPLIT_TENSORS.to_owned(), Value::I32(n_tensors));
+        keys.insert(SPLIT_COUNT.to_owned(), Value::U16(count));
+        let file = split::file_name(&name, no.into(), count.into());
+        (prefix.with_file_name(file), keys, &tensors[range])
+    });
+    Ok(shards.collect())
 }
 
 /// A later shard repeats only the alignment, which its own offsets depend on.
