@@ -130,8 +130,8 @@ pub(super) fn read_header(read_at: &ReadAt<'_>, len: u64) -> Result<Header, Stop
     let n_tensors = cursor.u64("the tensor count")?;
     let n_keys = cursor.u64("the key count")?;
     let left = cursor.left();
-    // Smallest key: length 8, name 1, type 4, value 1. Smallest tensor: 8 + 1 + 4 + 8 + 4 + 8.
-    for (what, claimed, least) in [("keys", n_keys, 14), ("tensors", n_tensors, 33)] {
+    // Smallest key, its empty name refused later: length 8, type 4, value 1. Smallest tensor: 8 + 1 + 4 + 8 + 4 + 8.
+    for (what, claimed, least) in [("keys", n_keys, 13), ("tensors", n_tensors, 33)] {
         if claimed > left / least {
             return Err(HeaderError::Count { what, claimed, left }.into());
         }

@@ -4,6 +4,8 @@ mod cursor;
 mod header;
 mod read;
 mod split;
+#[cfg(test)]
+mod tests;
 mod value;
 mod write;
 
