@@ -1,6 +1,7 @@
 //! How a failure reaches the user: what went wrong, its causes, then `hint:`.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 /// An error that can tell the user what to do next.
 ///
@@ -40,11 +41,13 @@ impl<E: Diagnostic> From<E> for Failure {
 
 impl fmt::Display for Failure {
     /// Writes `error: …`, one indented line per cause, and `hint: …`; no trailing newline.
+    ///
+    /// Messages quote names out of files nobody vouches for, so they go through [`printable`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.0)?;
+        write!(f, "error: {}", printable(&self.0.to_string()))?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, "\n  caused by: {error}")?;
+            write!(f, "\n  caused by: {}", printable(&error.to_string()))?;
             cause = error.source();
         }
         if let Some(hint) = self.0.hint() {
@@ -58,6 +61,29 @@ impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
+}
+
+/// Returns `text` safe to print on a terminal: control characters other than line feed and tab, and
+/// characters that reorder what follows (Unicode's bidirectional controls), become `\u{..}` escapes.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_safe = |c: char| match c {
+        '\n' | '\t' => true,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        _ => !c.is_control(),
+    };
+    if text.chars().all(is_safe) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_safe(c) {
+            out.push(c);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{}", c.escape_unicode());
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// Returns the known name nearest to `given` (Damerau-Levenshtein, case folded), if any is near
@@ -79,6 +105,12 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn printable_disarms_terminal_escapes_and_reordering() {
+        assert_eq!(printable("é 中\n\t"), "é 中\n\t");
+        assert_eq!(printable("\x1b[2Jx\u{202e}y\u{9b}"), r"\u{1b}[2Jx\u{202e}y\u{9b}");
+    }
 
     #[test]
     fn nearest_finds_slips_and_rejects_strangers() {

@@ -1,1 +1,3 @@
 //! Integration tests: one module per command or shared layer.
+
+mod tensor;

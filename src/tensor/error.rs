@@ -54,8 +54,12 @@ pub enum Error {
     NotFirstShard { path: PathBuf, no: u64, count: u64, first: Option<String> },
     #[error("{path}: shard {no} of {count}, but its name does not end in `{suffix}`")]
     SplitName { path: PathBuf, no: u64, count: u64, suffix: String },
+    #[error("{path}: `split.no` is {no}, but there are {count} shards")]
+    SplitNo { path: PathBuf, no: u64, count: u64 },
     #[error("{path}: `{key}` is {found}, but {expected} was expected")]
-    SplitKey { path: PathBuf, key: &'static str, found: String, expected: u64 },
+    SplitKey { path: PathBuf, key: &'static str, found: u64, expected: u64 },
+    #[error("{path}: `{key}` is absent or not an unsigned integer")]
+    BadSplitKey { path: PathBuf, key: &'static str },
     #[error("{path}: `split.tensors.count` is {stated}, but the {shards} shards hold {actual} tensors")]
     SplitTensorCount { path: PathBuf, stated: u64, shards: usize, actual: usize },
 

@@ -334,3 +334,183 @@ fn sync_directory(dir: &Path) -> Result<(), Error> {
 fn sync_directory(_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Diagnostic;
+
+    /// A registry of its own, so that shutting it does not stop other tests.
+    fn registry() -> &'static Registry {
+        Box::leak(Box::new(Registry::new()))
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_name_appears_with_the_whole_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.bin");
+        std::fs::write(&path, "old").unwrap();
+        let mut file = AtomicFile::create(&path, Some(6), true).unwrap();
+        file.write_all(b"abc").unwrap();
+        file.write_zeros(3).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        let written = file.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"abc\0\0\0");
+        assert_eq!((written.bytes, names(dir.path())), (6, vec!["out.bin".to_owned()]));
+        // printf 'abc\0\0\0' | sha256sum
+        let digest = "dd0b251b2bf91037a1e4fc8416a24ae00bcb9a8c252dc7e2361f2fc015f51c16";
+        assert_eq!(written.sha256_hex().unwrap(), digest);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_are_those_of_a_plain_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.bin");
+        AtomicFile::create(&path, None, false).unwrap().commit().unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777 & !0o644, 0, "{mode:o}");
+        assert_eq!(mode & 0o600, 0o600, "{mode:o}");
+    }
+
+    #[test]
+    fn dropped_it_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = AtomicFile::create(&dir.path().join("out.bin"), None, true).unwrap();
+        file.write_all(b"abc").unwrap();
+        assert_eq!(names(dir.path()).len(), 1);
+        drop(file);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_interrupt_removes_partial_files_and_forbids_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.bin");
+        let registry = registry();
+        let mut file = AtomicFile::create_in(registry, &path, None, false).unwrap();
+        let mut sealed = AtomicFile::create_in(registry, &dir.path().join("two"), None, false).unwrap();
+        sealed.seal().unwrap();
+        file.write_all(b"abc").unwrap();
+        assert_eq!(registry.shut(), 2);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        let error = AtomicFile::commit_all(vec![sealed, file]).unwrap_err();
+        assert!(matches!(error, Error::Interrupted { .. }));
+        assert_eq!(error.exit_code(), 130);
+        let error = AtomicFile::create_in(registry, &path, None, false).err().unwrap();
+        assert!(matches!(error, Error::Interrupted { .. }));
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_interrupt_amid_many_writers_leaves_whole_files_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = registry();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let dir = dir.path();
+                scope.spawn(move || {
+                    for i in 0.. {
+                        let path = dir.join(format!("{thread}-{i}"));
+                        let result =
+                            AtomicFile::create_in(registry, &path, None, false).and_then(|mut file| {
+                                file.write_all(b"half")?;
+                                file.write_all(b"full")?;
+                                file.commit()
+                            });
+                        if result.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            registry.shut();
+        });
+        for name in names(dir.path()) {
+            assert_eq!(std::fs::read(dir.path().join(&name)).unwrap(), b"halffull", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failed_rename_takes_back_the_names_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let files: Vec<_> = [&one, &two].map(|path| AtomicFile::create(path, None, false).unwrap()).into();
+        std::fs::create_dir(&two).unwrap();
+        let error = AtomicFile::commit_all(files).unwrap_err();
+        assert!(error.to_string().ends_with("two: cannot give the finished file its name"), "{error}");
+        assert_eq!(names(dir.path()), ["two"]);
+    }
+
+    #[test]
+    fn bad_destinations() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |path: &Path| AtomicFile::create(path, None, false).err().unwrap();
+        let directory = error(dir.path());
+        assert_eq!(directory.to_string(), format!("{}: is a directory", dir.path().display()));
+        assert_eq!(directory.hint().unwrap(), "give a file name, e.g. `-o model.gguf`");
+        let missing = dir.path().join("no/such/out.gguf");
+        let dir_name = dir.path().join("no/such");
+        assert_eq!(
+            error(&missing).to_string(),
+            format!("{}: the directory `{}` does not exist", missing.display(), dir_name.display())
+        );
+        assert!(matches!(error(&dir.path().join("new/")), Error::OutputIsDirectory { .. }));
+        #[cfg(unix)]
+        assert!(matches!(error(Path::new("/dev/null")), Error::OutputIsSpecial { .. }));
+        #[cfg(target_os = "linux")]
+        {
+            let unwritable = error(Path::new("/proc/out.gguf"));
+            let text = "/proc/out.gguf: the directory `/proc` cannot be written";
+            assert_eq!(unwritable.to_string(), text);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn too_little_space_is_known_before_the_first_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.gguf");
+        let error = AtomicFile::create(&path, Some(u64::MAX), false).err().unwrap();
+        let Error::DiskFull { needed, available, .. } = error else { panic!("{error}") };
+        assert!(needed == u64::MAX && available > 0);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_space_left_while_writing_names_the_numbers() {
+        // /dev/full answers every write with ENOSPC; the mapping of the error is what is under test.
+        let dir = tempfile::tempdir().unwrap();
+        let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let source = full.write_all(b"x").unwrap_err();
+        let error = write_error(&dir.path().join("out"), 1, source);
+        assert!(matches!(error, Error::DiskFull { needed: 1, .. }), "{error}");
+        assert_eq!(error.hint().unwrap(), "free some space, or write to another disk");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        std::fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut file = AtomicFile::create(&link, None, false).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert!(link.is_symlink());
+        assert!(is_same_file(&link, &target) && !is_same_file(&link, dir.path()));
+    }
+}

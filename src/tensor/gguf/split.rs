@@ -26,20 +26,19 @@ impl SplitKeys {
         if !metadata.contains_key(SPLIT_COUNT) {
             return Ok(None);
         }
-        let count = number(path, metadata, SPLIT_COUNT, 1)?;
+        let count = number(path, metadata, SPLIT_COUNT)?;
         if count <= 1 {
             return Ok(None);
         }
-        let no = number(path, metadata, SPLIT_NO, 0)?;
+        let no = number(path, metadata, SPLIT_NO)?;
         if no >= count {
-            let found = no.to_string();
-            return Err(Error::SplitKey { path: path.to_owned(), key: SPLIT_NO, found, expected: 0 });
+            return Err(Error::SplitNo { path: path.to_owned(), no, count });
         }
         if no != 0 {
             let first = prefix(path, no, count).map(|prefix| file_name(&prefix, 0, count));
             return Err(Error::NotFirstShard { path: path.to_owned(), no: no + 1, count, first });
         }
-        let tensors = number(path, metadata, SPLIT_TENSORS, 0)?;
+        let tensors = number(path, metadata, SPLIT_TENSORS)?;
         Ok(Some(SplitKeys { count, tensors }))
     }
 
@@ -69,9 +68,8 @@ impl SplitKeys {
             if key != SPLIT_NO && !metadata.contains_key(key) {
                 continue;
             }
-            let found = number(file, metadata, key, expected)?;
+            let found = number(file, metadata, key)?;
             if found != expected {
-                let found = found.to_string();
                 return Err(Error::SplitKey { path: file.to_owned(), key, found, expected });
             }
         }
@@ -103,12 +101,7 @@ fn prefix(path: &Path, no: u64, count: u64) -> Option<String> {
     (!prefix.is_empty()).then(|| prefix.to_owned())
 }
 
-fn number(path: &Path, metadata: &Metadata, key: &'static str, expected: u64) -> Result<u64, Error> {
-    let value = metadata.get(key);
-    value.and_then(Value::as_u64).ok_or_else(|| Error::SplitKey {
-        path: path.to_owned(),
-        key,
-        found: value.map_or("absent".to_owned(), |value| format!("{value:?}")),
-        expected,
-    })
+fn number(path: &Path, metadata: &Metadata, key: &'static str) -> Result<u64, Error> {
+    let value = metadata.get(key).and_then(Value::as_u64);
+    value.ok_or_else(|| Error::BadSplitKey { path: path.to_owned(), key })
 }

@@ -256,3 +256,163 @@ impl<'de> Deserialize<'de> for Strings {
         deserializer.deserialize_map(StringsVisitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a file: length, `json`, and `data` bytes.
+    fn file(json: &str, data: usize) -> Vec<u8> {
+        let mut out = (json.len() as u64).to_le_bytes().to_vec();
+        out.extend(json.as_bytes());
+        out.resize(out.len() + data, 0);
+        out
+    }
+
+    fn says(json: &str, data: usize) -> String {
+        parse_header(&file(json, data)).expect_err("a hostile header").to_string()
+    }
+
+    fn tensor(name: &str, dtype: &str, shape: &str, begin: u64, end: u64) -> String {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}"#)
+    }
+
+    fn one(shape: &str, begin: u64, end: u64) -> String {
+        format!("{{{}}}", tensor("t", "F32", shape, begin, end))
+    }
+
+    #[test]
+    fn valid_header_reads_back_in_the_order_of_the_data() {
+        let json = format!(
+            r#"{{"__metadata__":{{"format":"pt"}},{},{},{}}}"#,
+            tensor("late", "F32", "[2,3]", 2, 26),
+            tensor("early", "BF16", "[]", 0, 2),
+            tensor("empty", "F32", "[0,7]", 26, 26)
+        );
+        let header = parse_header(&file(&json, 26)).unwrap();
+        let names: Vec<_> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["early", "late", "empty"]);
+        let early = &header.tensors[0];
+        assert_eq!((early.offset, early.n_bytes, early.n_elements()), (8 + json.len() as u64, 2, 1));
+        assert_eq!(header.tensors[1].shape, [2, 3]);
+        assert_eq!(header.metadata["format"], "pt");
+    }
+
+    #[test]
+    fn the_safetensors_crate_and_this_parser_agree() {
+        use safetensors::tensor::{Dtype, TensorView, serialize};
+        let data = [0u8; 48];
+        let view = |dtype, shape: &[usize], n| TensorView::new(dtype, shape.to_vec(), &data[..n]).unwrap();
+        let tensors = [
+            ("a", view(Dtype::F32, &[3, 4], 48)),
+            ("b", view(Dtype::BF16, &[5], 10)),
+            ("c", view(Dtype::U8, &[1], 1)),
+        ];
+        let bytes = serialize(tensors, None).unwrap();
+        let (n, theirs) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let ours = parse_header(&bytes).unwrap();
+        assert_eq!(ours.tensors.len(), 3);
+        for tensor in &ours.tensors {
+            let info = theirs.info(&tensor.name).unwrap();
+            assert_eq!(tensor.shape, info.shape);
+            let begin = tensor.offset as usize - 8 - n;
+            assert_eq!((begin, begin + tensor.n_bytes as usize), info.data_offsets);
+        }
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(
+            parse_header(&[1, 2, 3]).unwrap_err().to_string(),
+            "3 bytes long, too short for a safetensors header (8)"
+        );
+        let with_len = |n: u64| {
+            let mut bytes = file("{}", 0);
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            parse_header(&bytes).unwrap_err()
+        };
+        assert_eq!(
+            with_len(u64::MAX).to_string(),
+            "the header claims 18446744073709551615 bytes, more than the 100000000 allowed"
+        );
+        assert_eq!(with_len(3).to_string(), "truncated: the header claims 3 bytes, but 2 follow");
+        assert_eq!(with_len(3).hint().unwrap(), "the download is incomplete: fetch the file again");
+        assert_eq!(with_len(0).to_string(), "the header is not valid: it does not begin with `{`");
+    }
+
+    #[test]
+    fn not_json() {
+        let mut bytes = file("{\"a\"}", 0);
+        bytes[10] = 0xff;
+        assert_eq!(parse_header(&bytes).unwrap_err(), HeaderError::NotUtf8 { at: 2 });
+        for json in ["{", "[]", " {}", "{\"t\":1}", "{\"t\":{}}", "{} x"] {
+            let error = parse_header(&file(json, 0)).unwrap_err();
+            assert!(matches!(error, HeaderError::NotJson { .. }), "{json}: {error}");
+        }
+        let nested = format!("{{\"t\":{}", "[".repeat(100_000));
+        assert!(matches!(parse_header(&file(&nested, 0)), Err(HeaderError::NotJson { .. })));
+        assert_eq!(
+            says(r#"{"t":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#, 4),
+            "the header is not valid: invalid value: integer `-1`, expected u64 at line 1 column 31"
+        );
+    }
+
+    #[test]
+    fn duplicates() {
+        let t = tensor("t", "F32", "[1]", 0, 4);
+        let u = tensor("t", "F32", "[1]", 4, 8);
+        assert_eq!(says(&format!("{{{t},{u}}}"), 8), "`t` occurs twice in the header");
+        assert!(says(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("`__metadata__` occurs twice"));
+        assert_eq!(says(r#"{"__metadata__":{"a":"1","a":"2"}}"#, 0), "`a` occurs twice in the header");
+        let dtype_twice = r#"{"t":{"dtype":"F32","dtype":"F16","shape":[1],"data_offsets":[0,4]}}"#;
+        assert!(says(dtype_twice, 4).contains("duplicate field `dtype`"));
+    }
+
+    #[test]
+    fn unknown_dtype_lists_the_known() {
+        let json = format!("{{{}}}", tensor("t", "F99", "[1]", 0, 4));
+        let error = parse_header(&file(&json, 4)).unwrap_err();
+        assert_eq!(error.to_string(), "`t`: unknown dtype `F99`");
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("known dtypes: ") && hint.contains("BF16"), "{hint}");
+    }
+
+    #[test]
+    fn offsets() {
+        assert_eq!(says(&one("[1]", 8, 4), 8), "`t`: data_offsets [8, 4] run backwards");
+        assert_eq!(says(&one("[1]", 0, 4), 3), "`t`: data ends at byte 4 of the data area, which has 3");
+        let end = u64::MAX;
+        assert_eq!(
+            says(&one("[1]", 0, end), 4),
+            format!("`t`: data ends at byte {end} of the data area, which has 4")
+        );
+        assert_eq!(says(&one("[1]", 4, 8), 8), "bytes 0..4 of the data area belong to no tensor");
+        assert_eq!(says(&one("[1]", 0, 4), 9), "bytes 4..9 of the data area belong to no tensor");
+        let t = tensor("t", "F32", "[2]", 0, 8);
+        let u = tensor("u", "F32", "[2]", 4, 12);
+        assert_eq!(says(&format!("{{{t},{u}}}"), 12), "`u` begins at byte 4, inside `t`, which ends at 8");
+        let v = tensor("v", "F32", "[2]", 12, 20);
+        assert_eq!(says(&format!("{{{t},{v}}}"), 20), "bytes 8..12 of the data area belong to no tensor");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(
+            says(&one("[2,2]", 0, 12), 12),
+            "`t`: data_offsets hold 12 bytes, but shape [2, 2] of F32 needs 16"
+        );
+        for shape in ["[4294967296,4294967296]", "[9223372036854775808]", "[18446744073709551615,2]"] {
+            let error = parse_header(&file(&one(shape, 0, 0), 0)).unwrap_err();
+            assert!(matches!(error, HeaderError::Overflow { .. }), "{shape}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = file(&one("[3]", 0, 12), 12);
+        assert!(parse_header(&bytes).is_ok());
+        for n in 0..bytes.len() {
+            assert!(parse_header(&bytes[..n]).is_err(), "cut to {n} bytes");
+        }
+    }
+}
