@@ -1,8 +1,11 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
 mod inspect;
+mod progress;
 mod pull;
 mod quantize;
+pub(crate) mod source;
+pub(crate) mod term;
 
 use std::process::ExitCode;
 
@@ -31,7 +34,7 @@ pub fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            term::say(&failure.to_string());
             ExitCode::from(failure.exit_code())
         }
     }

@@ -1,0 +1,69 @@
+//! The MODEL argument: a path, or a hub id.
+
+use std::path::{Path, PathBuf};
+
+use super::progress::PullProgress;
+use crate::error::{Diagnostic, Failure, nearest};
+use crate::hub;
+
+/// A path argument that names nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: no such file or directory")]
+struct NoSuchPath {
+    path: PathBuf,
+    nearest: Option<String>,
+}
+
+impl Diagnostic for NoSuchPath {
+    fn hint(&self) -> Option<String> {
+        Some(match &self.nearest {
+            Some(name) => format!("did you mean {name}?"),
+            None => "give a model directory, a .safetensors or .gguf file, or a hub id ORG/NAME".into(),
+        })
+    }
+}
+
+/// Returns the local path that a MODEL argument stands for: the path itself if it exists, else the
+/// snapshot of the hub id it spells (from the cache, or pulled unless offline).
+///
+/// Talks on stderr when a hub is involved.
+pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(argument);
+    if path.exists() {
+        return Ok(path);
+    }
+    if !hub::looks_like_id(argument) || parent_exists(&path) {
+        return Err(no_such_path(&path).into());
+    }
+    let mut options = hub::Options::from_env();
+    options.offline |= offline;
+    let mut progress = PullProgress::new(argument);
+    Ok(hub::resolve(argument, &options, &mut |event| progress.show(event))?)
+}
+
+/// Returns the path if it exists; the error names the nearest name in its directory.
+pub fn existing_path(path: &Path) -> Result<PathBuf, Failure> {
+    match path.exists() {
+        true => Ok(path.to_owned()),
+        false => Err(no_such_path(path).into()),
+    }
+}
+
+/// `models/tiny` with a local folder `models` is a mistyped path, not a repository of an organization `models`.
+fn parent_exists(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
+}
+
+fn no_such_path(path: &Path) -> NoSuchPath {
+    NoSuchPath { path: path.to_owned(), nearest: nearest_sibling(path) }
+}
+
+/// Returns the path of the file in the same directory whose name is nearest.
+fn nearest_sibling(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let found = nearest(name, names.iter().map(String::as_str))?;
+    Some(folder.map_or(PathBuf::from(found), |folder| folder.join(found)).display().to_string())
+}

@@ -1,0 +1,97 @@
+//! What goes to the terminal: stdout is data, stderr is talk; a closed pipe ends either quietly.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::error::{Diagnostic, Failure};
+
+/// stdout could not take the data, and not because its reader had seen enough.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct OutputFailed(#[source] io::Error);
+
+impl Diagnostic for OutputFailed {}
+
+/// Writes `text` to stdout as it is.
+///
+/// A reader that closed the pipe (`lctl inspect … | head`) is no error: nothing more is wanted.
+pub fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(OutputFailed(error).into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes `value` to stdout as indented JSON with a newline.
+pub fn out_json(value: &serde_json::Value) -> Result<(), Failure> {
+    // `{:#}` of a JSON value cannot fail, unlike serializing an arbitrary type.
+    out(&format!("{value:#}\n"))
+}
+
+/// Writes a line to stderr; a closed stderr is ignored.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Returns true if stderr shows moving progress: a terminal, and not a dumb one.
+pub fn is_interactive() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Returns true if stderr may be coloured (no-color.org: NO_COLOR set and not empty turns colour off).
+pub fn has_colour() -> bool {
+    is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Returns `text` without control characters: names in files must not drive the terminal.
+///
+/// Newlines and tabs become visible escapes, too; use it for anything shown on one line.
+pub fn printable(text: &str) -> String {
+    if !text.chars().any(is_hostile) {
+        return text.to_owned();
+    }
+    text.chars().flat_map(|c| if is_hostile(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Control characters, and the Unicode marks that reorder or hide what surrounds them.
+fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Returns a byte count in the unit that keeps it short: `512 B`, `2.02 KB`, `1.50 GB` (powers of 1000).
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KB", "MB", "GB", "TB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    // 999.995 would print as 1000.00.
+    while value >= 999.995 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_have_units() {
+        let shown = [0, 999, 1000, 2024, 999_994, 999_996, 1_500_000_000, u64::MAX].map(bytes);
+        assert_eq!(
+            shown,
+            ["0 B", "999 B", "1.00 KB", "2.02 KB", "999.99 KB", "1.00 MB", "1.50 GB", "18446744.07 TB"]
+        );
+    }
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        assert_eq!(printable("blk.0.attn_q.weight"), "blk.0.attn_q.weight");
+        assert_eq!(printable("a\u{1b}[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
+        assert_eq!(printable("größe 模型"), "größe 模型");
+    }
+}

@@ -1,0 +1,104 @@
+//! What can go wrong between a hub id and a snapshot directory.
+
+use std::path::PathBuf;
+
+use crate::error::Diagnostic;
+
+/// An error of `lctl pull`, or of a hub id given as a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`{id}` is not a hub id: {reason}")]
+    InvalidId { id: String, reason: String },
+
+    #[error("`{pattern}` is not a glob pattern")]
+    InvalidPattern {
+        pattern: String,
+        #[source]
+        source: regex::Error,
+    },
+
+    #[error("offline, and {id} is not in the cache {cache_dir}: missing {missing}")]
+    NotCached { id: String, cache_dir: PathBuf, missing: String },
+
+    #[error("{id} is not in the cache, and this build of lctl cannot download")]
+    NoNetwork { id: String },
+
+    #[error("{id}: the hub has no such repository, or hides it from this token")]
+    RepositoryNotFound { id: String, has_token: bool },
+
+    #[error("{id}: the hub has no revision `{revision}`")]
+    RevisionNotFound { id: String, revision: String },
+
+    #[error("{id}: the hub refuses access ({status}): {message}")]
+    Refused { id: String, status: u16, message: String, gated: bool, has_token: bool, endpoint: String },
+
+    #[error("{id}: the hub lists a file under the unsafe name {path}")]
+    UnsafePath { id: String, path: String },
+
+    #[error("{id}: the hub's answer makes no sense: {what}")]
+    Malformed { id: String, what: String },
+
+    #[error("{id}@{commit}: nothing to download: none of its {count} files is {wanted}")]
+    NothingSelected { id: String, commit: String, count: usize, wanted: String, examples: Vec<String> },
+
+    #[error("{file}: the content has digest {actual}, the hub said {expected}")]
+    DigestMismatch { file: String, expected: String, actual: String },
+
+    #[error("{file}: the hub sent {actual} bytes, it had announced {expected}")]
+    SizeMismatch { file: String, expected: u64, actual: u64 },
+
+    #[error("{what}: the transfer failed")]
+    Transfer {
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    #[error("{path}: cannot {action}")]
+    Io {
+        path: PathBuf,
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::InvalidId { .. } => "an id is ORG/NAME or ORG/NAME@REVISION, e.g. Qwen/Qwen3-0.6B@main".into(),
+            Error::InvalidPattern { .. } => "`*` matches any run of characters, `?` one, `[abc]` one of a set".into(),
+            Error::NotCached { id, .. } => format!(
+                "on a machine with network run `lctl pull {id}`, or unset HF_HUB_OFFLINE and leave out --offline"
+            ),
+            Error::NoNetwork { .. } => {
+                "build with `cargo build --release --features hub`, or copy the model into the cache".into()
+            }
+            Error::RepositoryNotFound { has_token: false, .. } => {
+                "check the spelling; for a private model set HF_TOKEN".into()
+            }
+            Error::RepositoryNotFound { .. } => "check the spelling, and that the token may read it".into(),
+            Error::RevisionNotFound { .. } => "a revision is a branch, a tag or a 40-digit commit".into(),
+            Error::Refused { gated: true, id, endpoint, .. } => format!(
+                "the model is gated: accept its terms at {endpoint}/{} and set HF_TOKEN",
+                id.split('@').next().unwrap_or(id)
+            ),
+            Error::Refused { has_token: false, .. } => "set HF_TOKEN to a token that may read the model".into(),
+            Error::Refused { .. } => "the token is wrong, expired, or lacks read access to this model".into(),
+            Error::UnsafePath { .. } | Error::Malformed { .. } => {
+                "nothing was written for it; check HF_ENDPOINT, and do not trust this hub".into()
+            }
+            Error::NothingSelected { examples, .. } if examples.is_empty() => return None,
+            Error::NothingSelected { examples, .. } => {
+                format!("choose with --include; the repository has e.g. {}", examples.join(", "))
+            }
+            Error::DigestMismatch { .. } | Error::SizeMismatch { .. } => {
+                "the damaged download was deleted; run the command again, and distrust the mirror if it repeats".into()
+            }
+            Error::Transfer { .. } => {
+                "what has arrived is kept: run the same command again to resume; behind a proxy set HTTPS_PROXY".into()
+            }
+            Error::Io { .. } => return None,
+        })
+    }
+}
