@@ -39,20 +39,20 @@ const MAX_REDIRECTS: usize = 5;
 impl Remote {
     /// Returns a handle; opens no connection yet.
     pub fn new(id: &ModelId, options: &Options) -> Result<Self, Error> {
-        let fail = |source| transfer(&id.to_string(), source);
+        let name = id.to_string();
         let builder = || {
             reqwest::Client::builder()
                 .user_agent(concat!("lctl/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(Duration::from_secs(15))
                 .read_timeout(Duration::from_secs(60))
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-        let client = builder().build().map_err(fail)?;
-        let direct = builder().redirect(reqwest::redirect::Policy::none()).build().map_err(fail)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| transfer(&name, e))?;
+        let client = builder().build().map_err(|e| transfer(&name, e))?;
+        let direct = builder().redirect(reqwest::redirect::Policy::none()).build().map_err(|e| transfer(&name, e))?;
         let mut hub = HFClient::builder().client(client).endpoint(&options.endpoint).retry_max_attempts(2);
         // An empty token stops hf-hub from looking for one itself; the options have decided.
         hub = hub.token(options.token.clone().unwrap_or_default());
-        let hub = hub.build().map_err(fail)?;
+        let hub = hub.build().map_err(|e| transfer(&name, e))?;
         let repository = hub.model(&id.org, &id.name);
         Ok(Remote { runtime, repository, direct, options: options.clone(), id: id.clone() })
     }
