@@ -1,3 +1,5 @@
 //! Integration tests: one module per command or shared layer.
 
+#[cfg(feature = "hub")]
+mod hub;
 mod tensor;

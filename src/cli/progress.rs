@@ -67,7 +67,10 @@ impl PullProgress {
 
     fn mention_unselected(&mut self) {
         if self.unselected > 0 && !self.unselected_shown {
-            term::say(&format!("skipped {} files that running the model does not need or that no pattern chose", self.unselected));
+            term::say(&format!(
+                "skipped {} files that running the model does not need or that no pattern chose",
+                self.unselected
+            ));
             self.unselected_shown = true;
         }
     }

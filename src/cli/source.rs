@@ -63,7 +63,8 @@ fn nearest_sibling(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
-    let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let found = nearest(name, names.iter().map(String::as_str))?;
     Some(folder.map_or(PathBuf::from(found), |folder| folder.join(found)).display().to_string())
 }

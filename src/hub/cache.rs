@@ -20,7 +20,9 @@ pub fn repository_dir(cache_dir: &Path, id: &ModelId) -> PathBuf {
 /// What the cache holds of a revision.
 pub enum Cached {
     /// No snapshot of it.
-    Absent { what: String },
+    Absent {
+        what: String,
+    },
     Present(Snapshot),
 }
 

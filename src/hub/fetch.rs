@@ -11,9 +11,7 @@ use super::git_oid::Sha1;
 use super::id::is_commit;
 use super::remote::{Listed, Remote};
 use super::select::is_weights;
-use super::{
-    Error, Event, ModelId, Observer, Options, Origin, Pulled, PulledFile, Selection, SkippedFile,
-};
+use super::{Error, Event, ModelId, Observer, Options, Origin, Pulled, PulledFile, Selection, SkippedFile};
 
 /// Downloads the selected files of `id` into the cache.
 pub fn pull(
@@ -27,7 +25,8 @@ pub fn pull(
     let commit = remote.commit()?;
     observer(Event::Resolved { commit: commit.clone() });
     let (chosen, skipped) = choose(id, selection, &commit, remote.files(&commit)?, observer)?;
-    let mut pull = Pull { remote, options, commit, repository: repository_dir(&options.cache_dir, id), received: 0 };
+    let mut pull =
+        Pull { remote, options, commit, repository: repository_dir(&options.cache_dir, id), received: 0 };
     let files = chosen.iter().map(|file| pull.file(file, observer)).collect::<Result<Vec<_>, _>>()?;
     // Written last: a ref stands for a snapshot that is complete.
     if !is_commit(id.revision()) {
@@ -69,7 +68,8 @@ fn choose(
     let (taken, left) = selection.split(&paths);
     let find = |path: &str| listed.iter().find(|file| file.path == path).cloned();
     let mut chosen: Vec<Listed> = taken.into_iter().filter_map(find).collect();
-    let enough = if selection.is_explicit() { !chosen.is_empty() } else { chosen.iter().any(|f| is_weights(&f.path)) };
+    let enough =
+        if selection.is_explicit() { !chosen.is_empty() } else { chosen.iter().any(|f| is_weights(&f.path)) };
     if !enough {
         let wanted = if selection.is_explicit() { "matched by --include" } else { "a *.safetensors file" };
         let gguf = paths.iter().filter(|path| path.ends_with(".gguf")).take(3);
@@ -198,7 +198,11 @@ impl Pull<'_> {
                 transfer.flush()?;
                 return Err(error);
             }
-            observer(Event::Retrying { path: file.path.clone(), at: transfer.written, reason: error.to_string() });
+            observer(Event::Retrying {
+                path: file.path.clone(),
+                at: transfer.written,
+                reason: error.to_string(),
+            });
             std::thread::sleep(self.options.backoff * (1 << (failures - 1).min(6)));
         }
         Ok(())
@@ -312,7 +316,11 @@ impl Transfer {
         if after > self.expected {
             // Not kept: a hub that ignored the range would leave a file that can never be right.
             self.restart()?;
-            return Err(Error::SizeMismatch { file: self.name.clone(), expected: self.expected, actual: after });
+            return Err(Error::SizeMismatch {
+                file: self.name.clone(),
+                expected: self.expected,
+                actual: after,
+            });
         }
         self.file.write_all(bytes).map_err(io(&self.path, "write to"))?;
         self.hasher.update(bytes);

@@ -19,8 +19,7 @@ const MAX_NAME: usize = 96;
 const MAX_REVISION: usize = 200;
 
 /// Files a user may name that would otherwise read as `ORG/NAME`.
-const FILE_ENDINGS: [&str; 8] =
-    [".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth", ".model", ".dat"];
+const FILE_ENDINGS: [&str; 8] = [".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth", ".model", ".dat"];
 
 /// Returns true if `text` has the form of a hub id and not of a file name.
 ///
@@ -63,7 +62,8 @@ impl FromStr for ModelId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |reason: &str| Error::InvalidId { id: text.escape_debug().to_string(), reason: reason.into() };
+        let bad =
+            |reason: &str| Error::InvalidId { id: text.escape_debug().to_string(), reason: reason.into() };
         let (repository, revision) = match text.split_once('@') {
             Some((repository, revision)) => (repository, Some(revision)),
             None => (text, None),
@@ -88,10 +88,16 @@ fn check_name(part: &str) -> Result<(), &'static str> {
         return Err("a part is longer than 96 characters");
     }
     if !part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-        return Err("only letters, digits, `-`, `_` and `.` may appear in a part, and one `/` between the parts");
+        return Err(
+            "only letters, digits, `-`, `_` and `.` may appear in a part, and one `/` between the parts",
+        );
     }
     // The cache joins parts with `--`, and `..` would climb out of it.
-    if part.contains("..") || part.contains("--") || part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
+    if part.contains("..")
+        || part.contains("--")
+        || part.starts_with(['-', '.'])
+        || part.ends_with(['-', '.'])
+    {
         return Err("a part may not hold `..` or `--`, nor start or end with `-` or `.`");
     }
     Ok(())
@@ -105,7 +111,8 @@ fn check_revision(revision: &str) -> Result<(), &'static str> {
         return Err("a revision holds letters, digits, `-`, `_`, `.`, `+` and `/` only");
     }
     // A revision names a file under refs/.
-    if revision.split('/').any(|part| part.is_empty() || part.starts_with(['.', '-']) || part.contains("..")) {
+    if revision.split('/').any(|part| part.is_empty() || part.starts_with(['.', '-']) || part.contains(".."))
+    {
         return Err("a part of the revision is empty, starts with `.` or `-`, or holds `..`");
     }
     Ok(())
@@ -128,9 +135,30 @@ mod tests {
     fn traversal_and_absurd_characters_are_refused() {
         let long = format!("a/{}", "b".repeat(97));
         let refused = [
-            "", "name", "/name", "org/", "../name", "org/..", "org/a..b", "org/a/b", "org/na me", "org/näme", "org/a--b",
-            "-org/name", "org/.name", "org/name-", "org/name@", "org/name@../x", "org/name@a//b", "org/name@/etc", "org/n\0",
-            "org/name@-x", "org/name@a b", "org\\name/x", "https://huggingface.co/a/b", &long,
+            "",
+            "name",
+            "/name",
+            "org/",
+            "../name",
+            "org/..",
+            "org/a..b",
+            "org/a/b",
+            "org/na me",
+            "org/näme",
+            "org/a--b",
+            "-org/name",
+            "org/.name",
+            "org/name-",
+            "org/name@",
+            "org/name@../x",
+            "org/name@a//b",
+            "org/name@/etc",
+            "org/n\0",
+            "org/name@-x",
+            "org/name@a b",
+            "org\\name/x",
+            "https://huggingface.co/a/b",
+            &long,
         ];
         for text in refused {
             assert!(matches!(text.parse::<ModelId>(), Err(Error::InvalidId { .. })), "{text:?} was accepted");
@@ -140,7 +168,9 @@ mod tests {
     #[test]
     fn file_names_do_not_look_like_ids() {
         assert!(looks_like_id("Qwen/Qwen3-0.6B"));
-        for text in ["models/x.gguf", "models/X.GGUF", "dir/model.safetensors", "./a/b", "a/b/c", "/a/b", "plain"] {
+        for text in
+            ["models/x.gguf", "models/X.GGUF", "dir/model.safetensors", "./a/b", "a/b/c", "/a/b", "plain"]
+        {
             assert!(!looks_like_id(text), "{text}");
         }
     }

@@ -46,9 +46,13 @@ impl Remote {
                 .connect_timeout(Duration::from_secs(15))
                 .read_timeout(Duration::from_secs(60))
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| transfer(&name, e))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| transfer(&name, e))?;
         let client = builder().build().map_err(|e| transfer(&name, e))?;
-        let direct = builder().redirect(reqwest::redirect::Policy::none()).build().map_err(|e| transfer(&name, e))?;
+        let direct =
+            builder().redirect(reqwest::redirect::Policy::none()).build().map_err(|e| transfer(&name, e))?;
         let mut hub = HFClient::builder().client(client).endpoint(&options.endpoint).retry_max_attempts(2);
         // An empty token stops hf-hub from looking for one itself; the options have decided.
         hub = hub.token(options.token.clone().unwrap_or_default());
@@ -89,14 +93,18 @@ impl Remote {
     pub fn digest(&self, commit: &str, file: &Listed) -> Result<String, Error> {
         if !file.is_lfs {
             let named = is_hex(&file.git_oid, 40).then(|| file.git_oid.clone());
-            return named.ok_or_else(|| self.malformed(format!("the git id of {} is {:?}", file.path, file.git_oid)));
+            return named
+                .ok_or_else(|| self.malformed(format!("the git id of {} is {:?}", file.path, file.git_oid)));
         }
         let headers = self.head(commit, file)?;
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(size) = text("x-linked-size").and_then(|size| size.parse::<u64>().ok())
             && size != file.bytes
         {
-            return Err(self.malformed(format!("{} is listed with {} bytes and sent with {size}", file.path, file.bytes)));
+            return Err(self.malformed(format!(
+                "{} is listed with {} bytes and sent with {size}",
+                file.path, file.bytes
+            )));
         }
         let etag = text("x-linked-etag").or_else(|| text("etag")).unwrap_or_default();
         let digest = etag.trim_start_matches("W/").trim_matches('"').to_owned();
@@ -113,7 +121,9 @@ impl Remote {
             .map_err(|source| transfer(&format!("HF_ENDPOINT={}", self.options.endpoint), source))?;
         let parts = [self.id.org.as_str(), &self.id.name, "resolve", commit];
         url.path_segments_mut()
-            .map_err(|()| self.malformed(format!("HF_ENDPOINT={} is not a web address", self.options.endpoint)))?
+            .map_err(|()| {
+                self.malformed(format!("HF_ENDPOINT={} is not a web address", self.options.endpoint))
+            })?
             .pop_if_empty()
             .extend(parts.into_iter().chain(file.path.split('/')));
         for _ in 0..=MAX_REDIRECTS {
@@ -121,7 +131,7 @@ impl Remote {
             if let Some(token) = &self.options.token {
                 request = request.bearer_auth(token);
             }
-            let response = self.runtime.block_on(request.send()).map_err(fail)?;
+            let response = self.runtime.block_on(async { request.send().await }).map_err(fail)?;
             let status = response.status();
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let target = location.and_then(|location| url.join(location).ok());
@@ -188,13 +198,18 @@ impl Remote {
         let not_found = || Error::RepositoryNotFound { id: self.id.to_string(), has_token };
         match error {
             HFError::RepoNotFound { .. } => not_found(),
-            HFError::RevisionNotFound { context, .. } => match context.and_then(|c| c.error_code).as_deref() {
-                Some("RevisionNotFound") => {
-                    Error::RevisionNotFound { id: self.id.repository(), revision: self.id.revision().to_owned() }
+            HFError::RevisionNotFound { context, .. } => {
+                match context.and_then(|c| c.error_code).as_deref() {
+                    Some("RevisionNotFound") => Error::RevisionNotFound {
+                        id: self.id.repository(),
+                        revision: self.id.revision().to_owned(),
+                    },
+                    _ => not_found(),
                 }
-                _ => not_found(),
-            },
-            HFError::AuthRequired { context } | HFError::Forbidden { context } | HFError::Http { context } => {
+            }
+            HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Http { context } => {
                 let message = context.server_message.clone().unwrap_or_else(|| "no reason given".into());
                 self.refused(context.status.as_u16(), context.error_code.as_deref(), printable(&message))
             }

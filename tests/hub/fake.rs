@@ -170,7 +170,11 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
 }
 
 fn write_reply(mut stream: TcpStream, request: &Request, reply: Reply) {
-    let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+    let mut head = format!(
+        "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {}\r\n",
+        reply.status,
+        reply.body.len()
+    );
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -226,7 +230,9 @@ impl State {
                 "type": "file", "oid": "f".repeat(40), "size": file.content.len(), "path": file.path,
                 "lfs": {"oid": file.digest, "size": file.content.len(), "pointerSize": 134},
             }),
-            false => json!({"type": "file", "oid": file.digest, "size": file.content.len(), "path": file.path}),
+            false => {
+                json!({"type": "file", "oid": file.digest, "size": file.content.len(), "path": file.path})
+            }
         };
         serde_json::Value::from_iter(self.files.iter().map(entry)).to_string()
     }
@@ -264,7 +270,8 @@ impl State {
         }
         let mut answer = match request.headers.get("range").cloned() {
             Some(range) if !self.ignores_ranges => {
-                let start: usize = range.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
+                let start: usize =
+                    range.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
                 self.ranges.push(range);
                 reply(206, &content[start..])
             }
