@@ -2,6 +2,7 @@
 
 pub mod convert;
 mod isa;
+pub mod scan;
 pub mod simd;
 
 pub use isa::Isa;

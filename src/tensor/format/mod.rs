@@ -1,5 +1,6 @@
 //! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
 
+mod block32;
 mod blocks;
 #[cfg(test)]
 mod conformance;
@@ -93,6 +94,12 @@ pub static REGISTRY: &[&dyn BlockFormat] = &[
     &q6_k::Q6K,
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,
+    &block32::Q8_0,
+    &block32::Q4_0,
+    &block32::Q4_1,
+    &block32::Q5_0,
+    &block32::Q5_1,
+    &block32::MXFP4,
     &opaque::Q8_1,
     &opaque::Q8_K,
     &opaque::IQ1_S,

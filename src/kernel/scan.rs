@@ -1,0 +1,171 @@
+//! One pass over values: is all of it finite, and how far is a decoded copy from its original.
+
+use super::Isa;
+use super::simd::{Kernel, Simd, dispatch};
+
+/// Returns the index of the first NaN or infinity.
+pub fn first_non_finite(isa: Isa, values: &[f32]) -> Option<usize> {
+    dispatch(isa, FirstNonFinite(values))
+}
+
+struct FirstNonFinite<'a>(&'a [f32]);
+
+impl Kernel for FirstNonFinite<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Option<usize> {
+        // long enough to hide the test, short enough that looking again costs nothing
+        const STRETCH: usize = 512;
+        for (start, stretch) in self.0.chunks(STRETCH).enumerate() {
+            let vectors = stretch.chunks_exact(S::LANES);
+            let rest = vectors.remainder();
+            let magnitude = s.splat_i32(i32::MAX);
+            let mut largest = s.splat_i32(0);
+            for vector in vectors {
+                largest = s.max_i32(largest, s.to_bits(s.load(vector)) & magnitude);
+            }
+            // as integers, magnitudes of finite values end at f32::MAX
+            let any = s.any(s.gt_i32(largest, s.splat_i32(f32::MAX.to_bits() as i32)));
+            if any || !rest.iter().all(|value| value.is_finite()) {
+                let within = stretch.iter().position(|value| !value.is_finite());
+                return within.map(|index| start * STRETCH + index);
+            }
+        }
+        None
+    }
+}
+
+/// Sums for a relative error: `sqrt(squared_error / squared)` is the relative RMSE.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ErrorSums {
+    /// Sum of (original - decoded)^2.
+    pub squared_error: f64,
+    /// Sum of original^2.
+    pub squared: f64,
+}
+
+impl std::ops::AddAssign for ErrorSums {
+    fn add_assign(&mut self, other: Self) {
+        self.squared_error += other.squared_error;
+        self.squared += other.squared;
+    }
+}
+
+/// Returns the error sums of `decoded` against `original`, in f64.
+///
+/// Element i is added to virtual lane i % 16, and the lanes by one fixed tree, so the bits depend on the
+/// slices alone. A caller that adds up the sums of several slices must keep to one split and one order.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn error_sums(isa: Isa, original: &[f32], decoded: &[f32]) -> ErrorSums {
+    assert_eq!(original.len(), decoded.len());
+    dispatch(isa, Errors { original, decoded })
+}
+
+const VIRTUAL_LANES: usize = 16;
+
+struct Errors<'a> {
+    original: &'a [f32],
+    decoded: &'a [f32],
+}
+
+impl Kernel for Errors<'_> {
+    type Output = ErrorSums;
+
+    // Plain arrays: compiled with the level's features, they become vectors; f64 sums are never reassociated.
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) -> ErrorSums {
+        let mut errors = [0f64; VIRTUAL_LANES];
+        let mut squares = [0f64; VIRTUAL_LANES];
+        let (xs, x_rest) = self.original.as_chunks::<VIRTUAL_LANES>();
+        let (ys, y_rest) = self.decoded.as_chunks::<VIRTUAL_LANES>();
+        for (x, y) in xs.iter().zip(ys) {
+            for lane in 0..VIRTUAL_LANES {
+                let value = f64::from(x[lane]);
+                let error = value - f64::from(y[lane]);
+                errors[lane] += error * error;
+                squares[lane] += value * value;
+            }
+        }
+        for (lane, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
+            let value = f64::from(*x);
+            let error = value - f64::from(*y);
+            errors[lane] += error * error;
+            squares[lane] += value * value;
+        }
+        ErrorSums { squared_error: tree_sum(errors), squared: tree_sum(squares) }
+    }
+}
+
+#[inline(always)]
+fn tree_sum(mut lanes: [f64; VIRTUAL_LANES]) -> f64 {
+    let mut width = VIRTUAL_LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, mut state: u32) -> Vec<f32> {
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn finds_the_first_non_finite_value_at_any_place() {
+        for isa in Isa::available() {
+            for n in [0, 1, 15, 16, 17, 511, 512, 513, 1500] {
+                let clean = noise(n, 7);
+                assert_eq!(first_non_finite(isa, &clean), None);
+                for at in 0..n {
+                    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xff80_0001)] {
+                        let mut values = clean.clone();
+                        values[at] = bad;
+                        values[n - 1] = f32::NAN;
+                        assert_eq!(first_non_finite(isa, &values), Some(at), "{n} {}", isa.name());
+                    }
+                }
+            }
+            assert_eq!(first_non_finite(isa, &[f32::MAX; 40]), None);
+            assert_eq!(first_non_finite(isa, &[f32::MIN; 40]), None);
+        }
+    }
+
+    #[test]
+    fn error_sums_are_exact_on_small_integers() {
+        let original: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        let decoded: Vec<f32> = (0..100).map(|i| (i + i % 3) as f32).collect();
+        let squared_error = (0..100).map(|i| f64::from((i % 3) * (i % 3))).sum();
+        let want = ErrorSums { squared_error, squared: 328_350.0 };
+        for isa in Isa::available() {
+            assert_eq!(error_sums(isa, &original, &decoded), want);
+        }
+    }
+
+    #[test]
+    fn error_sums_have_the_same_bits_on_every_isa() {
+        for n in [0, 1, 16, 33, 4096, 5003] {
+            let (x, y) = (noise(n, 1), noise(n, 2));
+            let want = error_sums(Isa::Portable, &x, &y);
+            let bits = |sums: ErrorSums| [sums.squared_error.to_bits(), sums.squared.to_bits()];
+            let plain: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            // two summation orders of n terms below 1: apart by less than n * n * 2^-53
+            assert!((want.squared - plain).abs() <= (n * n) as f64 * f64::EPSILON);
+            for isa in Isa::available() {
+                assert_eq!(bits(error_sums(isa, &x, &y)), bits(want), "{n} {}", isa.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The formats with 32 weights per block: Q8_0, Q4_0, Q5_0, Q4_1, Q5_1, MXFP4.
+//!
+//! Encoders work on one block per SIMD lane: element i of `LANES` blocks is one vector. Each block is so summed
+//! in its own order, the reference's (ggml's `quantize_row_*`), whatever the width.
+
+mod affine;
+mod mxfp4;
+mod q8_0;
+#[cfg(test)]
+mod reference;
+mod symmetric;
+#[cfg(test)]
+mod tests;
+
+use std::marker::PhantomData;
+
+use super::BlockFormat;
+use crate::kernel::Isa;
+use crate::kernel::simd::{Kernel, Simd, dispatch};
+
+pub static Q8_0: Blocks32<q8_0::Q8> = Blocks32(PhantomData);
+pub static Q4_0: Blocks32<symmetric::Symmetric<4>> = Blocks32(PhantomData);
+pub static Q5_0: Blocks32<symmetric::Symmetric<5>> = Blocks32(PhantomData);
+pub static Q4_1: Blocks32<affine::Affine<4>> = Blocks32(PhantomData);
+pub static Q5_1: Blocks32<affine::Affine<5>> = Blocks32(PhantomData);
+pub static MXFP4: Blocks32<mxfp4::Mxfp4> = Blocks32(PhantomData);
+
+/// Weights per block.
+const LEN: usize = 32;
+/// The most lanes any ISA has.
+const MAX_LANES: usize = 16;
+/// The most bytes any of these blocks has.
+const MAX_BYTES: usize = 34;
+
+/// The parts in which these formats differ.
+pub trait Block32: Send + Sync + 'static {
+    const NAME: &'static str;
+    const GGML_ID: u32;
+    const BYTES: usize;
+    /// Whether importance changes the result.
+    const WEIGHTED: bool;
+
+    /// Encodes `LANES` blocks: lane j of `x[i]` is element i of block j, which goes to `out[j * BYTES..]`.
+    fn encode<S: Simd>(s: S, x: &[S::F32; LEN], out: &mut [u8]);
+
+    /// Encodes `LANES` blocks, lane j of `weights[i]` being what the error of `x[i]` in block j counts.
+    fn encode_weighted<S: Simd>(s: S, x: &[S::F32; LEN], weights: &[S::F32; LEN], out: &mut [u8]);
+
+    /// Decodes one block of `BYTES` bytes to 32 values.
+    fn decode<S: Simd>(s: S, block: &[u8], out: &mut [f32]);
+}
+
+/// A [`Block32`] as a format of the registry.
+pub struct Blocks32<B>(PhantomData<B>);
+
+impl<B: Block32> BlockFormat for Blocks32<B> {
+    fn name(&self) -> &'static str {
+        B::NAME
+    }
+
+    fn ggml_id(&self) -> Option<u32> {
+        Some(B::GGML_ID)
+    }
+
+    fn block_len(&self) -> usize {
+        LEN
+    }
+
+    fn block_bytes(&self) -> usize {
+        B::BYTES
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn decode(&self, isa: Isa, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len() % B::BYTES, 0);
+        assert_eq!(bytes.len() / B::BYTES * LEN, out.len());
+        dispatch(isa, Decode::<B> { bytes, out, format: PhantomData });
+    }
+
+    fn encode(&self, isa: Isa, rows: &[f32], row_len: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+        if rows.is_empty() {
+            return;
+        }
+        assert!(row_len > 0 && row_len % LEN == 0 && rows.len() % row_len == 0);
+        assert_eq!(rows.len() / LEN * B::BYTES, out.len());
+        match importance.filter(|_| B::WEIGHTED) {
+            None => dispatch(isa, Encode::<B> { rows, out, format: PhantomData }),
+            Some(importance) => {
+                assert_eq!(importance.len(), row_len);
+                dispatch(isa, EncodeWeighted::<B> { rows, importance, out, format: PhantomData });
+            }
+        }
+    }
+}
+
+struct Decode<'a, B> {
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+    format: PhantomData<B>,
+}
+
+impl<B: Block32> Kernel for Decode<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (block, out) in self.bytes.chunks_exact(B::BYTES).zip(self.out.chunks_exact_mut(LEN)) {
+            B::decode(s, block, out);
+        }
+    }
+}
+
+struct Encode<'a, B> {
+    rows: &'a [f32],
+    out: &'a mut [u8],
+    format: PhantomData<B>,
+}
+
+impl<B: Block32> Kernel for Encode<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut columns = [s.splat(0.0); LEN];
+        let mut groups = self.rows.chunks_exact(S::LANES * LEN);
+        let mut outs = self.out.chunks_exact_mut(S::LANES * B::BYTES);
+        for (group, out) in groups.by_ref().zip(outs.by_ref()) {
+            s.transpose(group, LEN, &mut columns);
+            B::encode(s, &columns, out);
+        }
+        let (rest, out) = (groups.remainder(), outs.into_remainder());
+        if !rest.is_empty() {
+            let mut padded = [0.0; MAX_LANES * LEN];
+            padded[..rest.len()].copy_from_slice(rest);
+            s.transpose(&padded, LEN, &mut columns);
+            let mut bytes = [0; MAX_LANES * MAX_BYTES];
+            B::encode(s, &columns, &mut bytes);
+            out.copy_from_slice(&bytes[..out.len()]);
+        }
+    }
+}
+
+struct EncodeWeighted<'a, B> {
+    rows: &'a [f32],
+    importance: &'a [f32],
+    out: &'a mut [u8],
+    format: PhantomData<B>,
+}
+
+impl<B: Block32> Kernel for EncodeWeighted<'_, B> {
+    type Output = ();
+
+    /// The weight of an element is importance * sqrt(mean square of its row + x^2).
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let row_len = self.importance.len();
+        let blocks_per_row = row_len / LEN;
+        let mean_squares = mean_squares(s, self.rows, row_len);
+        let mut values = [0.0; MAX_LANES * LEN];
+        let mut importances = [0.0; MAX_LANES * LEN];
+        let mut of_row = [0.0; MAX_LANES];
+        let mut bytes = [0; MAX_LANES * MAX_BYTES];
+        let mut x = [s.splat(0.0); LEN];
+        let mut weights = [s.splat(0.0); LEN];
+        let groups = self.rows.chunks(S::LANES * LEN).zip(self.out.chunks_mut(S::LANES * B::BYTES));
+        for (index, (group, out)) in groups.enumerate() {
+            values[..group.len()].copy_from_slice(group);
+            for lane in 0..group.len() / LEN {
+                let block = index * S::LANES + lane;
+                let column = block % blocks_per_row * LEN;
+                importances[lane * LEN..][..LEN].copy_from_slice(&self.importance[column..][..LEN]);
+                of_row[lane] = mean_squares[block / blocks_per_row];
+            }
+            s.transpose(&values, LEN, &mut x);
+            s.transpose(&importances, LEN, &mut weights);
+            let mean_square = s.load(&of_row);
+            for (weight, x) in weights.iter_mut().zip(&x) {
+                *weight = *weight * s.sqrt(mean_square + *x * *x);
+            }
+            // lanes past the last block hold what an earlier group left there; their bytes are dropped
+            B::encode_weighted(s, &x, &weights, &mut bytes);
+            out.copy_from_slice(&bytes[..out.len()]);
+        }
+    }
+}
+
+/// Returns each row's mean square, summed in index order.
+#[inline(always)]
+fn mean_squares<S: Simd>(s: S, rows: &[f32], row_len: usize) -> Vec<f32> {
+    let mut means = Vec::with_capacity(rows.len() / row_len + S::LANES);
+    let mut groups = rows.chunks_exact(S::LANES * row_len);
+    let mut columns = [s.splat(0.0); LEN];
+    let mut lanes = [0.0; MAX_LANES];
+    for group in groups.by_ref() {
+        let mut sum = s.splat(0.0);
+        for start in (0..row_len).step_by(LEN) {
+            s.transpose(&group[start..], row_len, &mut columns);
+            for x in &columns {
+                sum = sum + *x * *x;
+            }
+        }
+        s.store(sum / s.splat(row_len as f32), &mut lanes);
+        means.extend_from_slice(&lanes[..S::LANES]);
+    }
+    for row in groups.remainder().chunks_exact(row_len) {
+        means.push(row.iter().fold(0.0, |sum, x| sum + x * x) / row_len as f32);
+    }
+    means
+}
+
+/// Returns per lane the largest magnitude, and the value (with its sign) that has it first.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[S::F32; LEN]) -> (S::F32, S::F32) {
+    let mut magnitude = s.splat(0.0);
+    let mut value = s.splat(0.0);
+    for x in x {
+        let this = s.abs(*x);
+        value = s.select(s.lt(magnitude, this), *x, value);
+        magnitude = s.max(this, magnitude);
+    }
+    (magnitude, value)
+}
+
+/// Returns 1 / d, or 0 where d is 0.
+#[inline(always)]
+fn inverse<S: Simd>(s: S, d: S::F32) -> S::F32 {
+    s.select(s.eq(d, s.splat(0.0)), s.splat(0.0), s.splat(1.0) / d)
+}
+
+/// Writes lane j of `v` as a half at `out[j * stride]`.
+#[inline(always)]
+fn put_halves<S: Simd>(s: S, v: S::F32, out: &mut [u8], stride: usize) {
+    let mut halves = [0; 2 * MAX_LANES];
+    s.store_f16(v, &mut halves);
+    for (lane, half) in halves[..2 * S::LANES].chunks_exact(2).enumerate() {
+        out[lane * stride..][..2].copy_from_slice(half);
+    }
+}
+
+/// Writes the 16 bytes of low nibbles: byte i holds element i below element i + 16.
+#[inline(always)]
+fn put_nibbles<S: Simd>(s: S, q: &[S::I32; LEN], out: &mut [u8], stride: usize) {
+    let mut pairs = [s.splat_i32(0); LEN / 2];
+    let low = s.splat_i32(15);
+    for (i, pair) in pairs.iter_mut().enumerate() {
+        *pair = (q[i] & low) | s.shl::<4>(q[i + LEN / 2]);
+    }
+    s.store_bytes_by_lane(&pairs, out, stride);
+}
+
+/// Writes bit 4 of all elements as 32 bits, element i in bit i.
+#[inline(always)]
+fn put_fifth_bits<S: Simd>(s: S, q: &[S::I32; LEN], out: &mut [u8], stride: usize) {
+    let mut bits = s.splat_i32(0);
+    let fifth = s.splat_i32(16);
+    for q in q.iter().rev() {
+        bits = s.shl::<1>(bits) | s.shr::<4>(*q & fifth);
+    }
+    let mut words = [0; MAX_LANES];
+    s.store_i32(bits, &mut words);
+    for (lane, word) in words[..S::LANES].iter().enumerate() {
+        out[lane * stride..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Returns elements i.. of a block: `LANES` low (i < 16) or high nibbles of the 16 bytes, and bit 4 from `fifth_bits`.
+#[inline(always)]
+fn quants<S: Simd>(s: S, nibbles: &[u8], fifth_bits: Option<u32>, i: usize) -> S::I32 {
+    let bytes = s.load_u8(&nibbles[i % 16..]);
+    let q = if i < 16 { bytes & s.splat_i32(15) } else { s.shr::<4>(bytes) };
+    let Some(bits) = fifth_bits else { return q };
+    let bit_of_lane: [i32; MAX_LANES] = std::array::from_fn(|lane| 1 << lane);
+    let zero = s.splat_i32(0);
+    let missing = s.eq_i32(s.splat_i32((bits >> i) as i32) & s.load_i32(&bit_of_lane), zero);
+    q | s.select_i32(missing, zero, s.splat_i32(16))
+}
+
+#[inline(always)]
+fn half_at(bytes: &[u8]) -> f32 {
+    crate::kernel::convert::f16_bits_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+#[inline(always)]
+fn word_at(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
