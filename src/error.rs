@@ -65,14 +65,22 @@ impl fmt::Debug for Failure {
 
 /// Returns `text` safe to print on a terminal: control characters other than line feed and tab, and
 /// characters that reorder what follows (Unicode's bidirectional controls), become `\u{..}` escapes.
+///
+/// A file's key can be as long as the file: what is beyond 4000 bytes is cut.
 pub fn printable(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 4000;
     let is_safe = |c: char| match c {
         '\n' | '\t' => true,
         '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
         _ => !c.is_control(),
     };
+    let cut = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let text = match text.len() {
+        ..=LONGEST => Cow::Borrowed(text),
+        _ => Cow::Owned(format!("{}…", &text[..cut])),
+    };
     if text.chars().all(is_safe) {
-        return Cow::Borrowed(text);
+        return text;
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -110,6 +118,8 @@ mod tests {
     fn printable_disarms_terminal_escapes_and_reordering() {
         assert_eq!(printable("é 中\n\t"), "é 中\n\t");
         assert_eq!(printable("\x1b[2Jx\u{202e}y\u{9b}"), r"\u{1b}[2Jx\u{202e}y\u{9b}");
+        let cut = printable(&"é".repeat(9000)).into_owned();
+        assert_eq!((cut.len(), cut.ends_with("é…")), (4003, true));
     }
 
     #[test]

@@ -149,7 +149,14 @@ fn an_index_cannot_leave_its_directory() {
 
 #[test]
 fn malformed_indexes() {
-    for json in ["", "{}", "[]", r#"{"weight_map":{"a":1}}"#, r#"{"weight_map":{}}"#] {
+    for json in [
+        "",
+        "{}",
+        "[]",
+        r#"{"weight_map":{"a":1}}"#,
+        r#"{"weight_map":{}}"#,
+        r#"{"weight_map":{"a":"m","a":"n"}}"#,
+    ] {
         let (error, _) = error_of(|dir| {
             std::fs::write(dir.join("model.safetensors.index.json"), json).unwrap();
         });

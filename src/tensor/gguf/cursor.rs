@@ -52,8 +52,8 @@ impl<'a> Cursor<'a> {
             let (at, left) = (self.position(), self.left());
             return Err(HeaderError::Truncated { what: what.to_owned(), at, needed: n, left }.into());
         }
-        // Fits: a file longer than the address space cannot have so many bytes left to compare with.
-        let n = usize::try_from(n).map_err(|_| HeaderError::TooLarge { what: what.to_owned(), n })?;
+        // Fails only where the address space is smaller than the file.
+        let n = usize::try_from(n).map_err(|_| Stop::Io(std::io::ErrorKind::OutOfMemory.into()))?;
         if self.window.len() - self.at < n {
             self.refill(n)?;
         }

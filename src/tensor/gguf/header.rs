@@ -46,8 +46,6 @@ pub enum HeaderError {
     Version { version: u32 },
     #[error("truncated at byte {at}: {what} needs {needed} bytes, {left} are left")]
     Truncated { what: String, at: u64, needed: u64, left: u64 },
-    #[error("{what}: {n} bytes do not fit in memory")]
-    TooLarge { what: String, n: u64 },
     #[error("the header claims {claimed} {what}, but {left} bytes are left, too few for them")]
     Count { what: &'static str, claimed: u64, left: u64 },
     #[error("{what}: not valid UTF-8 at byte {at}")]

@@ -6,11 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::SafeTensors;
+use super::header::{Strings, unique};
 use crate::tensor::{Error, TensorSource};
 
 #[derive(serde::Deserialize)]
 struct Index {
-    weight_map: IndexMap<String, String>,
+    weight_map: Strings,
 }
 
 /// Opens the shards `index` names and checks that each holds what the index says.
@@ -18,11 +19,12 @@ struct Index {
 /// `metadata.total_size` is not compared: files in the wild disagree with it (tied weights counted twice,
 /// a checkpoint saved again in another float type), and a truncated shard is found by its own header.
 pub(super) fn open(dir: &Path, index: &Path) -> Result<SafeTensors, Error> {
+    let bad = |why| Error::BadIndex { index: index.to_owned(), why };
     let text = std::fs::read(index).map_err(Error::io(index, "read"))?;
-    let parsed: Index = serde_json::from_slice(&text)
-        .map_err(|error| Error::BadIndex { index: index.to_owned(), why: error.to_string() })?;
+    let parsed: Index = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    let weight_map = unique(parsed.weight_map.0).map_err(|twice| bad(twice.to_string()))?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (tensor, file) in &parsed.weight_map {
+    for (tensor, file) in &weight_map {
         if !is_plain_name(file) {
             let (tensor, file) = (tensor.clone(), file.clone());
             return Err(Error::IndexEscapes { index: index.to_owned(), tensor, file });
@@ -30,7 +32,7 @@ pub(super) fn open(dir: &Path, index: &Path) -> Result<SafeTensors, Error> {
         shards.entry(file).or_default().push(tensor);
     }
     if shards.is_empty() {
-        return Err(Error::BadIndex { index: index.to_owned(), why: "`weight_map` is empty".to_owned() });
+        return Err(bad("`weight_map` is empty".to_owned()));
     }
     for (shard, tensors) in &shards {
         if !dir.join(shard).exists() {
@@ -44,7 +46,7 @@ pub(super) fn open(dir: &Path, index: &Path) -> Result<SafeTensors, Error> {
     }
     let files: Vec<PathBuf> = shards.keys().map(|shard| dir.join(shard)).collect();
     let source = SafeTensors::from_files(dir, &files)?;
-    check_map(index, &parsed.weight_map, &source)?;
+    check_map(index, &weight_map, &source)?;
     Ok(source)
 }
 
