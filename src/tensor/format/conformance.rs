@@ -111,15 +111,17 @@ pub(super) fn check_encode(format: &dyn BlockFormat, oracle: EncodeBlock) {
     }
 }
 
-/// Checks that the decoder gives the oracle's bits for arbitrary bytes, d at `d_at` being finite.
-pub(super) fn check_decode(format: &dyn BlockFormat, d_at: usize, oracle: DecodeBlock) {
+/// Checks that the decoder gives the oracle's bits for arbitrary bytes, the halves at `halves_at` being finite.
+pub(super) fn check_decode(format: &dyn BlockFormat, halves_at: &[usize], oracle: DecodeBlock) {
     let mut random = Random(0x1234_5678_9abc_def1);
     let (len, n_bytes, n_blocks) = (format.block_len(), format.block_bytes(), 67);
     let mut bytes: Vec<u8> = (0..n_blocks * n_bytes).map(|_| random.next() as u8).collect();
     for block in bytes.chunks_exact_mut(n_bytes) {
-        let d = f16::from_bits(random.next() as u16);
-        let d = if d.is_finite() { d } else { f16::MAX };
-        block[d_at..d_at + 2].copy_from_slice(&d.to_le_bytes());
+        for at in halves_at {
+            let d = f16::from_bits(random.next() as u16);
+            let d = if d.is_finite() { d } else { f16::MAX };
+            block[*at..*at + 2].copy_from_slice(&d.to_le_bytes());
+        }
     }
     let mut want = vec![0.0; n_blocks * len];
     for (block, out) in bytes.chunks_exact(n_bytes).zip(want.chunks_exact_mut(len)) {

@@ -200,6 +200,6 @@ mod tests {
 
     #[test]
     fn decoder_gives_the_oracles_bits() {
-        check_decode(&Iq4Xs, 0, oracle::decode_block);
+        check_decode(&Iq4Xs, &[0], oracle::decode_block);
     }
 }

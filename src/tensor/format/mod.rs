@@ -1,6 +1,8 @@
 //! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
 
 mod block32;
+mod affine;
+mod affine_blocks;
 mod blocks;
 #[cfg(test)]
 mod conformance;
@@ -9,9 +11,14 @@ mod iq4_nl;
 mod iq4_xs;
 mod opaque;
 #[cfg(test)]
+mod oracle_affine;
+#[cfg(test)]
 mod oracle_symmetric;
 mod plain;
+mod q2_k;
 mod q3_k;
+mod q4_k;
+mod q5_k;
 mod q6_k;
 mod symmetric;
 #[cfg(test)]
@@ -90,7 +97,10 @@ pub static REGISTRY: &[&dyn BlockFormat] = &[
     &plain::U32,
     &plain::U64,
     &plain::BOOL,
+    &q2_k::Q2K,
     &q3_k::Q3K,
+    &q4_k::Q4K,
+    &q5_k::Q5K,
     &q6_k::Q6K,
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,

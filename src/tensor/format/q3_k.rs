@@ -383,6 +383,6 @@ mod tests {
 
     #[test]
     fn decoder_gives_the_oracles_bits() {
-        check_decode(&Q3K, 108, oracle::decode_block);
+        check_decode(&Q3K, &[108], oracle::decode_block);
     }
 }

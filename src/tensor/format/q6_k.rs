@@ -226,6 +226,6 @@ mod tests {
 
     #[test]
     fn decoder_gives_the_oracles_bits() {
-        check_decode(&Q6K, 208, oracle::decode_block);
+        check_decode(&Q6K, &[208], oracle::decode_block);
     }
 }

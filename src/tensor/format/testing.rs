@@ -69,11 +69,6 @@ fn scaled(integer: i64, exponent: i32) -> f32 {
     (integer as f64 * 2f64.powi(exponent)) as f32
 }
 
-/// Returns rows of bell-shaped values about `scale` wide, for randomized tests.
-pub(super) fn bell_row(seed: u32, len: usize, scale: f32) -> Vec<f32> {
-    (0..len as u64).map(|i| scaled(bell(seed, i), -20) * scale).collect()
-}
-
 /// Returns `len` weights: heavy-tailed, about one in 19 zero.
 pub(super) fn importance_row(seed: u32, len: usize) -> Vec<f32> {
     let weight = |c| scaled(i64::from(mix(seed, c) & 0xffff) + 1, trailing_zeros(mix(seed + 2, c), 10) - 16);
