@@ -1,8 +1,8 @@
 //! Block formats: how a row of weights lies in memory. One file each; [`REGISTRY`] is the list.
 
-mod block32;
 mod affine;
 mod affine_blocks;
+mod block32;
 mod blocks;
 #[cfg(test)]
 mod conformance;
