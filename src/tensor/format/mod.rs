@@ -6,6 +6,7 @@ mod block32;
 mod blocks;
 #[cfg(test)]
 mod conformance;
+mod descent;
 mod iq4;
 mod iq4_nl;
 mod iq4_xs;

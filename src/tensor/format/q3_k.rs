@@ -6,9 +6,9 @@ use half::f16;
 
 use super::BlockFormat;
 use super::blocks::{Rows, check_lengths, sums_of_squares};
+use super::descent::{search_levels, search_scales};
 use super::symmetric::{
-    Descent, SUB_LEN, descend, level, search_scale, signed_max_of, store_levels, store_search_levels,
-    sub_block_weights,
+    SUB_LEN, level, search_scale, signed_max_of, store_levels, store_search_levels, sub_block_weights,
 };
 use crate::kernel::Isa;
 use crate::kernel::simd::{Kernel, Simd, dispatch, nearest_int};
@@ -65,51 +65,42 @@ struct EncodePlain<'a> {
     out: &'a mut [u8],
 }
 
+/// Super-blocks whose sub-block scales are searched together.
+const PLAIN_BATCH: usize = 32;
+
 impl Kernel for EncodePlain<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let pair_len = 2 * S::LANES * SUB_LEN; // one super-block or two
-        let pair_bytes = pair_len / BLOCK_LEN * BLOCK_BYTES;
-        for (x, out) in self.x.chunks(pair_len).zip(self.out.chunks_mut(pair_bytes)) {
-            if x.len() == pair_len {
-                encode_pair(s, x, out);
-            } else {
-                let mut padded = [0.0f32; 2 * BLOCK_LEN];
-                padded[..x.len()].copy_from_slice(x);
-                encode_pair(s, &padded, out);
+        let x = self.x.chunks(PLAIN_BATCH * BLOCK_LEN);
+        for (x, out) in x.zip(self.out.chunks_mut(PLAIN_BATCH * BLOCK_BYTES)) {
+            let mut scales = [0.0f32; PLAIN_BATCH * N_SUB];
+            let scales = &mut scales[..x.len() / SUB_LEN];
+            search_scales(s, x, NMAX, scales);
+            let blocks = x.chunks_exact(BLOCK_LEN).zip(out.chunks_exact_mut(BLOCK_BYTES));
+            for ((x, out), scales) in blocks.zip(scales.chunks_exact(N_SUB)) {
+                store_plain(s, x, scales, out);
             }
         }
     }
 }
 
-/// Encodes two vectors of sub-blocks, as far as `out` goes.
+/// Writes one super-block for its sub-blocks' scales.
 #[inline(always)]
-fn encode_pair<S: Simd>(s: S, x: &[f32], out: &mut [u8]) {
-    let (first, second) = x.split_at(S::LANES * SUB_LEN);
-    let mut pair = [
-        Descent::new(s, sub_block_weights(s, first), NMAX),
-        Descent::new(s, sub_block_weights(s, second), NMAX),
-    ];
-    descend(s, &mut pair, NMAX);
-    let mut scales = [0.0f32; 2 * N_SUB];
-    s.store(pair[0].scale(s), &mut scales);
-    s.store(pair[1].scale(s), &mut scales[S::LANES..]);
-    for (b, out) in out.chunks_exact_mut(BLOCK_BYTES).enumerate() {
-        let (d, codes) = scale_codes(&scales[b * N_SUB..][..N_SUB]);
-        let mut levels = [0u8; BLOCK_LEN];
-        for j in 0..N_SUB {
-            let (sub, scale) = (b * N_SUB + j, sub_scale(d, codes[j]));
-            let out = &mut levels[j * SUB_LEN..][..SUB_LEN];
-            if scale != 0.0 {
-                store_levels(s, &x[sub * SUB_LEN..][..SUB_LEN], scale, NMAX, out);
-            } else {
-                pair[sub / S::LANES].store_levels(s, sub % S::LANES, NMAX, out);
-            }
-        }
-        pack(&levels, &codes, d, out);
+fn store_plain<S: Simd>(s: S, x: &[f32], scales: &[f32], out: &mut [u8]) {
+    let (d, codes) = scale_codes(scales);
+    let mut levels = [0u8; BLOCK_LEN];
+    if codes.iter().any(|code| sub_scale(d, *code) == 0.0) {
+        search_levels(s, x, NMAX, &mut levels);
     }
+    for ((x, levels), code) in x.chunks_exact(SUB_LEN).zip(levels.chunks_exact_mut(SUB_LEN)).zip(codes) {
+        let scale = sub_scale(d, code);
+        if scale != 0.0 {
+            store_levels(s, x, scale, NMAX, levels);
+        }
+    }
+    pack(&levels, &codes, d, out);
 }
 
 /// Returns d and every sub-block scale's 6-bit code, set by the largest scale.

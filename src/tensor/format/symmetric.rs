@@ -54,7 +54,7 @@ pub(super) fn level<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
 
 /// Returns [`level`] for |v| <= 4194303, faster.
 #[inline(always)]
-fn level_of_small<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
+pub(super) fn level_of_small<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
     let rounded = s.round_small(v);
     s.max(s.min(rounded, s.splat((nmax - 1) as f32)), s.splat(-nmax as f32))
 }
@@ -153,100 +153,6 @@ pub(super) fn store_search_levels<S: Simd>(s: S, x: &[f32], inverse: f32, nmax: 
 fn stored<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::I32 {
     let high = s.min_i32(s.nearest_int(v), s.splat_i32(nmax - 1));
     s.max_i32(high, s.splat_i32(-nmax)) + s.splat_i32(nmax)
-}
-
-/// Levels (of -nmax ..= nmax - 1) under coordinate descent; one sub-block per lane.
-#[derive(Clone, Copy)]
-pub(super) struct Descent<S: Simd> {
-    x: [S::F32; SUB_LEN],
-    w: [S::F32; SUB_LEN],
-    /// w * x
-    wx: [S::F32; SUB_LEN],
-    levels: [S::F32; SUB_LEN],
-    /// Sums of w x l and w l l.
-    xl: S::F32,
-    ll: S::F32,
-    negligible: S::Mask,
-}
-
-impl<S: Simd> Descent<S> {
-    /// Starts at the levels of scale max / -nmax, weights x^2.
-    #[inline(always)]
-    pub(super) fn new(s: S, x: [S::F32; SUB_LEN], nmax: i32) -> Descent<S> {
-        let max = signed_max(s, &x);
-        let negligible = s.lt(s.abs(max), s.splat(EPS)); // its levels and sums become 0
-        let inverse = s.splat(-nmax as f32) / s.select(negligible, s.splat(1.0), max);
-        let w = products(s, &x, &x);
-        let wx = products(s, &w, &x);
-        let (mut xl, mut ll) = (s.splat(0.0), s.splat(0.0));
-        let mut levels = x;
-        for i in 0..SUB_LEN {
-            let l = level_of_small(s, inverse * x[i], nmax);
-            levels[i] = l;
-            xl = xl + wx[i] * l;
-            ll = ll + w[i] * l * l;
-        }
-        Descent { x, w, wx, levels, xl, ll, negligible }
-    }
-
-    /// Returns level `i` moved to the best for the others' fit where that helps, the sums after it, and who moved.
-    #[inline(always)]
-    fn step(&self, s: S, i: usize, sums: (S::F32, S::F32), nmax: i32) -> (S::F32, (S::F32, S::F32), S::Mask) {
-        let (w, wx, old) = (self.w[i], self.wx[i], self.levels[i]);
-        let without_xl = sums.0 - wx * old;
-        let without_ll = sums.1 - w * old * old;
-        let new = level(s, self.x[i] * without_ll / without_xl, nmax);
-        let (xl, ll) = (without_xl + wx * new, without_ll + w * new * new);
-        let zero = s.splat(0.0);
-        let moved = s.gt(without_xl, zero)
-            & !s.eq(new, old)
-            & s.gt(ll, zero)
-            & s.gt(xl * xl * sums.1, sums.0 * sums.0 * ll);
-        (s.select(moved, new, old), (s.select(moved, xl, sums.0), s.select(moved, ll, sums.1)), moved)
-    }
-
-    /// Returns every lane's scale.
-    #[inline(always)]
-    pub(super) fn scale(&self, s: S) -> S::F32 {
-        let zero = s.splat(0.0);
-        s.select(s.gt(self.ll, zero), self.xl / self.ll, zero)
-    }
-
-    /// Writes one lane's levels + nmax, 0 if the lane does not reach [`EPS`].
-    #[inline(always)]
-    pub(super) fn store_levels(&self, s: S, lane: usize, nmax: i32, out: &mut [u8]) {
-        let negligible = s.mask_bits(self.negligible) >> lane & 1 != 0;
-        let mut values = [0.0f32; 16];
-        for (level, out) in self.levels.iter().zip(out) {
-            s.store(*level, &mut values);
-            *out = if negligible { 0 } else { (values[lane] as i32 + nmax) as u8 };
-        }
-    }
-}
-
-/// Runs up to five passes of coordinate descent. A lane without a move in one pass has none in the next, so lanes that
-/// are done need no mask. Two vectors at a time: one step is a long chain of dependent operations.
-#[inline(always)]
-pub(super) fn descend<S: Simd>(s: S, pair: &mut [Descent<S>; 2], nmax: i32) {
-    let mut sums = [(pair[0].xl, pair[0].ll), (pair[1].xl, pair[1].ll)];
-    // a second copy of the levels: selecting in place compiles to masked stores, which are slow to read back
-    let mut next = [pair[0].levels, pair[1].levels];
-    for _pass in 0..5 {
-        let mut moved = false;
-        for i in 0..SUB_LEN {
-            let a = pair[0].step(s, i, sums[0], nmax);
-            let b = pair[1].step(s, i, sums[1], nmax);
-            (next[0][i], sums[0], next[1][i], sums[1]) = (a.0, a.1, b.0, b.1);
-            moved |= s.any(a.2 | b.2);
-        }
-        if !moved {
-            break;
-        }
-        (pair[0].levels, pair[1].levels) = (next[0], next[1]);
-    }
-    for (descent, (xl, ll)) in pair.iter_mut().zip(sums) {
-        (descent.xl, descent.ll) = (xl, ll);
-    }
 }
 
 /// Reads `LANES` sub-blocks that lie one after the other: lane j of vector i is element i of sub-block j.
