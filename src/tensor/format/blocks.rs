@@ -40,7 +40,7 @@ impl<'a> Rows<'a> {
     ) -> Rows<'a> {
         check_lengths(format, weights.len(), n_bytes);
         assert_eq!(row_len % format.block_len(), 0, "{}: rows are not whole blocks", format.name());
-        assert!(weights.is_empty() || weights.len() % row_len == 0, "{}: rows are not whole", format.name());
+        assert!(weights.len().is_multiple_of(row_len), "{}: rows are not whole", format.name());
         if let Some(importance) = importance {
             assert_eq!(importance.len(), row_len, "{}: one importance per column", format.name());
         }

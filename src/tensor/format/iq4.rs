@@ -201,13 +201,8 @@ pub(super) mod oracle {
     pub fn nearest_level(v: f32) -> u8 {
         let level = |i: usize| f32::from(LEVELS[i]);
         let upper = (1..15).find(|i| v < level(*i)).unwrap_or(15);
-        if v <= level(0) {
-            0
-        } else if v >= level(15) || !(v - level(upper - 1) < level(upper) - v) {
-            upper as u8
-        } else {
-            upper as u8 - 1
-        }
+        let lower_is_nearer = v - level(upper - 1) < level(upper) - v;
+        upper as u8 - u8::from(lower_is_nearer)
     }
 
     /// Returns 2/n times the sum of squares, summed in order.

@@ -71,14 +71,12 @@ pub(super) fn descend_levels(x: &[f32], nmax: i32) -> (f32, Vec<u8>) {
         for (&v, level) in x.iter().zip(&mut level) {
             let w = v * v;
             let without_xl = xl - w * v * *level as f32;
-            if !(without_xl > 0.0) {
-                continue;
-            }
             let without_ll = ll - w * *level as f32 * *level as f32;
             let new = nearest_int(v * without_ll / without_xl).clamp(-nmax, nmax - 1);
             let new_xl = without_xl + w * v * new as f32;
             let new_ll = without_ll + w * new as f32 * new as f32;
-            if new != *level && new_ll > 0.0 && new_xl * new_xl * ll > xl * xl * new_ll {
+            let possible = without_xl > 0.0 && new_ll > 0.0 && new != *level;
+            if possible && new_xl * new_xl * ll > xl * xl * new_ll {
                 (*level, xl, ll) = (new, new_xl, new_ll);
                 changed = true;
             }

@@ -260,9 +260,9 @@ impl Kernel for Decode<'_> {
             let mut levels = [0u8; BLOCK_LEN];
             let codes = unpack(block, &mut levels);
             let d = f16::from_le_bytes([block[108], block[109]]);
-            for j in 0..N_SUB {
-                let scale = s.splat(sub_scale(d, codes[j]));
-                for i in (j * SUB_LEN..(j + 1) * SUB_LEN).step_by(S::LANES) {
+            for (code, at) in codes.into_iter().zip((0..BLOCK_LEN).step_by(SUB_LEN)) {
+                let scale = s.splat(sub_scale(d, code));
+                for i in (at..at + SUB_LEN).step_by(S::LANES) {
                     let level = s.load_u8(&levels[i..]) - s.splat_i32(NMAX);
                     s.store(scale * s.to_f32(level), &mut out[i..]);
                 }
