@@ -21,8 +21,14 @@ pub struct Checkpoint {
 pub struct Mapped {
     /// GGUF architecture name, e.g. `llama`.
     pub arch: String,
+    /// Keys before the tokenizer's, `general.architecture` first.
     pub metadata: Metadata,
+    /// Keys behind the tokenizer's; empty for every architecture so far, and for a GGUF, whose
+    /// own keys (tokenizer included) are all in `metadata`.
+    pub metadata_after: Metadata,
     pub tensors: Vec<TargetTensor>,
+    /// What the user should know: tensors left out, for example. One sentence each.
+    pub notices: Vec<String>,
 }
 
 /// One tensor of the GGUF to be written, and how its rows come out of the source.

@@ -1,0 +1,98 @@
+//! What can be wrong with a checkpoint as a model.
+
+use std::path::PathBuf;
+
+use crate::error::Diagnostic;
+
+/// A checkpoint or GGUF that cannot be understood as a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Tensor(#[from] crate::tensor::Error),
+
+    #[error("{path}: cannot read")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: not valid JSON")]
+    Json {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+
+    #[error("{path}: the YAML front matter is not valid")]
+    ModelCard {
+        path: PathBuf,
+        #[source]
+        source: serde_yaml::Error,
+    },
+
+    #[error("{path}: `{key}` is missing")]
+    MissingKey { path: PathBuf, key: String },
+
+    #[error("{path}: `{key}` is {found}, expected {expected}")]
+    BadValue { path: PathBuf, key: String, found: String, expected: &'static str },
+
+    #[error("{path}: unknown architecture `{name}`")]
+    UnknownArchitecture { path: PathBuf, name: String, nearest: Option<String>, known: Vec<&'static str> },
+
+    #[error("{path}: the checkpoint is already quantized ({method})")]
+    Quantized { path: PathBuf, method: String },
+
+    #[error("{path}: tensor `{name}` is missing{detail}")]
+    MissingTensor { path: PathBuf, name: String, detail: String },
+
+    #[error("{path}: {count} unexpected tensor(s) for architecture `{arch}`, first `{first}`")]
+    UnexpectedTensors { path: PathBuf, arch: &'static str, count: usize, first: String },
+
+    #[error("{path}: `{first}` and `{second}` both are `{gguf}`")]
+    DuplicateTensor { path: PathBuf, first: String, second: String, gguf: String },
+
+    #[error("{path}: `{name}` has shape {found:?}, but config.json implies {expected:?}")]
+    Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+
+    #[error("{path}: `{name}` names {what} {index}, but config.json has {count}")]
+    IndexOutOfRange { path: PathBuf, name: String, what: &'static str, index: usize, count: usize },
+
+    #[error("{path}: `{name}` is stored as {dtype}, which holds no weights lctl can read")]
+    UnreadableDtype { path: PathBuf, name: String, dtype: String },
+
+    #[error("{path}: scale `{name}` has shape {found:?}, which fits no layout of a weight of shape {weight:?}")]
+    ScaleShape { path: PathBuf, name: String, found: Vec<usize>, weight: Vec<usize> },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Tensor(error) => error.hint(),
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some(
+                "a Hugging Face checkpoint is a directory with config.json and *.safetensors".to_owned(),
+            ),
+            Error::UnknownArchitecture { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean `{nearest}`? `architectures` in config.json decides"))
+            }
+            Error::UnknownArchitecture { known, .. } => Some(format!("known: {}", known.join(", "))),
+            Error::Quantized { .. } => {
+                Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
+            }
+            Error::MissingTensor { name, .. } if name == "lm_head.weight" => Some(
+                "if output and input embedding are shared, config.json must say \"tie_word_embeddings\": true"
+                    .to_owned(),
+            ),
+            Error::MissingTensor { .. } => Some("the download may be incomplete".to_owned()),
+            Error::UnexpectedTensors { .. } => Some(
+                "the checkpoint may be a variant of its architecture (an adapter, a classifier, a quantized one)"
+                    .to_owned(),
+            ),
+            Error::ScaleShape { .. } => Some(
+                "known: one value, one per row, or one per block (`weight_block_size` in quantization_config)"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
