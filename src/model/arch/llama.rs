@@ -52,13 +52,9 @@ static LLAMA: Arch = Arch {
 };
 
 /// `mlp_bias` of transformers' Llama.
-const GATE_BIAS: Row = row(
-    Role::GateBias,
-    &[whole("model.layers.{}.mlp.gate_proj.bias")],
-    "blk.{}.ffn_gate.bias",
-    &[Dim::Ff],
-)
-.when(Presence::Optional);
+const GATE_BIAS: Row =
+    row(Role::GateBias, &[whole("model.layers.{}.mlp.gate_proj.bias")], "blk.{}.ffn_gate.bias", &[Dim::Ff])
+        .when(Presence::Optional);
 const UP_BIAS: Row =
     row(Role::UpBias, &[whole("model.layers.{}.mlp.up_proj.bias")], "blk.{}.ffn_up.bias", &[Dim::Ff])
         .when(Presence::Optional);

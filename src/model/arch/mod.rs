@@ -245,8 +245,8 @@ pub fn classes() -> impl Iterator<Item = &'static HfClass> {
 pub fn class_of(config: &Value, path: &Path) -> Result<&'static HfClass, Error> {
     let first = |config: &Value| Some(config.get("architectures")?.get(0)?.as_str()?.to_owned());
     let name = config.get("text_config").and_then(first).or_else(|| first(config));
-    let name = name
-        .ok_or_else(|| Error::MissingKey { path: path.to_path_buf(), key: "architectures".to_owned() })?;
+    let name =
+        name.ok_or_else(|| Error::MissingKey { path: path.to_path_buf(), key: "architectures".to_owned() })?;
     classes().find(|class| class.name == name).ok_or_else(|| {
         let known: Vec<_> = classes().map(|class| class.name).collect();
         unknown(name, known, path)
@@ -350,24 +350,12 @@ mod common {
         "blk.{}.attn_output.weight",
         &[Dim::Model, Dim::Q],
     );
-    pub const Q_BIAS: Row = row(
-        Role::QBias,
-        &[whole("model.layers.{}.self_attn.q_proj.bias")],
-        "blk.{}.attn_q.bias",
-        &[Dim::Q],
-    );
-    pub const K_BIAS: Row = row(
-        Role::KBias,
-        &[whole("model.layers.{}.self_attn.k_proj.bias")],
-        "blk.{}.attn_k.bias",
-        &[Dim::Kv],
-    );
-    pub const V_BIAS: Row = row(
-        Role::VBias,
-        &[whole("model.layers.{}.self_attn.v_proj.bias")],
-        "blk.{}.attn_v.bias",
-        &[Dim::Kv],
-    );
+    pub const Q_BIAS: Row =
+        row(Role::QBias, &[whole("model.layers.{}.self_attn.q_proj.bias")], "blk.{}.attn_q.bias", &[Dim::Q]);
+    pub const K_BIAS: Row =
+        row(Role::KBias, &[whole("model.layers.{}.self_attn.k_proj.bias")], "blk.{}.attn_k.bias", &[Dim::Kv]);
+    pub const V_BIAS: Row =
+        row(Role::VBias, &[whole("model.layers.{}.self_attn.v_proj.bias")], "blk.{}.attn_v.bias", &[Dim::Kv]);
     pub const O_BIAS: Row = row(
         Role::OBias,
         &[whole("model.layers.{}.self_attn.o_proj.bias")],
