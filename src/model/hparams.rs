@@ -25,16 +25,17 @@ impl Hparams {
     pub fn new(config: &Value, class: &HfClass, path: &Path) -> Result<Self, Error> {
         let mut values = flatten(config, path)?;
         for (key, default) in class.defaults {
-            if values.get(*key).is_none_or(Value::is_null) {
-                let value = match default {
-                    Default::Int(value) => Value::from(*value),
-                    Default::Float(value) => Value::from(*value),
-                    Default::Bool(value) => Value::from(*value),
-                    Default::SameAs(other) => values.get(*other).cloned().unwrap_or(Value::Null),
-                    Default::HeadDim => head_dim(&values).map_or(Value::Null, Value::from),
-                };
-                values.insert((*key).to_owned(), value);
-            }
+            let value = match default {
+                // a null is an answer: it turns a soft cap or a sliding window off
+                _ if values.get(*key).is_some_and(|value| !value.is_null()) => continue,
+                Default::SameAs(other) => values.get(*other).cloned().unwrap_or(Value::Null),
+                Default::HeadDim => head_dim(&values).map_or(Value::Null, Value::from),
+                _ if values.contains_key(*key) => continue,
+                Default::Int(value) => Value::from(*value),
+                Default::Float(value) => Value::from(*value),
+                Default::Bool(value) => Value::from(*value),
+            };
+            values.insert((*key).to_owned(), value);
         }
         let mut hparams =
             Hparams { values, rope: Map::new(), rope_theta_swa: None, path: path.to_path_buf() };
@@ -170,8 +171,13 @@ fn flatten(config: &Value, path: &Path) -> Result<Map<String, Value>, Error> {
         None | Some(Value::Null) => {}
         Some(Value::Object(text)) => {
             let text = text.clone();
-            // a null in the text config must not hide a value at the root
-            values.extend(text.into_iter().filter(|(_, value)| !value.is_null()));
+            for (key, value) in text {
+                // a null in the text config must not hide a value at the root
+                match value.is_null() {
+                    true => _ = values.entry(key).or_insert(value),
+                    false => _ = values.insert(key, value),
+                }
+            }
         }
         Some(_) => return Err(bad("text_config", "an object")),
     }

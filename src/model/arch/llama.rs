@@ -100,6 +100,7 @@ pub static CLASSES: &[HfClass] = &[
             ("rms_norm_eps", Default::Float(1e-6)),
             ("num_key_value_heads", Default::Int(8)),
             ("head_dim", Default::HeadDim),
+            ("sliding_window", Default::Int(4096)),
         ],
         rope_theta: 10000.0,
         rope_theta_swa: None,
