@@ -149,8 +149,9 @@ impl ModelConfig {
             d_ff,
             vocab_size: gguf.vocab_size()?,
             context_length: gguf.require("context_length")?,
-            rms_norm_eps: gguf.f32("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
-                Error::MissingKey { path: path.to_path_buf(), key: gguf.key("attention.layer_norm_rms_epsilon") }
+            rms_norm_eps: gguf.f32("attention.layer_norm_rms_epsilon")?.ok_or_else(|| Error::MissingKey {
+                path: path.to_path_buf(),
+                key: gguf.key("attention.layer_norm_rms_epsilon"),
             })?,
             rope: gguf.rope(head_dim)?,
             sliding_window: gguf.int("attention.sliding_window")?.filter(|window| *window > 0),
@@ -226,7 +227,8 @@ struct GgufKeys<'a> {
 
 impl<'a> GgufKeys<'a> {
     fn new(keys: &'a Metadata, path: &'a Path) -> Result<Self, Error> {
-        let missing = || Error::MissingKey { path: path.to_path_buf(), key: "general.architecture".to_owned() };
+        let missing =
+            || Error::MissingKey { path: path.to_path_buf(), key: "general.architecture".to_owned() };
         let name = keys.get("general.architecture").and_then(Value::as_str).ok_or_else(missing)?;
         Ok(GgufKeys { arch: arch::by_gguf_name(name, path)?, keys, path })
     }
@@ -268,7 +270,10 @@ impl<'a> GgufKeys<'a> {
         }
         match self.keys.get("tokenizer.ggml.tokens") {
             Some(Value::Array(Array::String(tokens))) => Ok(tokens.len()),
-            _ => Err(Error::MissingKey { path: self.path.to_path_buf(), key: "tokenizer.ggml.tokens".to_owned() }),
+            _ => Err(Error::MissingKey {
+                path: self.path.to_path_buf(),
+                key: "tokenizer.ggml.tokens".to_owned(),
+            }),
         }
     }
 
@@ -277,7 +282,9 @@ impl<'a> GgufKeys<'a> {
         let original = self.int("rope.scaling.original_context_length")?;
         let scaling = match (kind, self.f32("rope.scaling.factor")?, original) {
             (Some("linear"), Some(factor), _) => RopeScaling::Linear { factor },
-            (Some("yarn"), Some(factor), Some(original_context)) => RopeScaling::Yarn { factor, original_context },
+            (Some("yarn"), Some(factor), Some(original_context)) => {
+                RopeScaling::Yarn { factor, original_context }
+            }
             // Phi-3 names no type: the attention factor comes with the long and short factors
             (_, _, Some(original_context)) if self.f32("rope.scaling.attn_factor")?.is_some() => {
                 RopeScaling::LongRope { original_context }

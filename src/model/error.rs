@@ -61,7 +61,9 @@ pub enum Error {
     #[error("{path}: `{name}` is stored as {dtype}, which holds no weights lctl can read")]
     UnreadableDtype { path: PathBuf, name: String, dtype: String },
 
-    #[error("{path}: scale `{name}` has shape {found:?}, which fits no layout of a weight of shape {weight:?}")]
+    #[error(
+        "{path}: scale `{name}` has shape {found:?}, which fits no layout of a weight of shape {weight:?}"
+    )]
     ScaleShape { path: PathBuf, name: String, found: Vec<usize>, weight: Vec<usize> },
 }
 

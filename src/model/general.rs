@@ -94,7 +94,8 @@ pub(super) fn general_keys(
     if count.total > 0 {
         fields.entry("size_label").or_insert_with(|| count.size_label().into());
     }
-    let order = ["name", "author", "version", "organization", "finetune", "basename", "description", "size_label"];
+    let order =
+        ["name", "author", "version", "organization", "finetune", "basename", "description", "size_label"];
     for key in order {
         put_text(&mut out, &format!("general.{key}"), fields.get(key));
     }
@@ -248,7 +249,8 @@ fn related_fields(id: &str, total: u64) -> Fields {
     let is_url = ["http://", "https://", "ssh://"].iter().any(|scheme| id.starts_with(scheme));
     let name = if is_url {
         fields.insert("repo_url".to_owned(), id.into());
-        let path = ["http://huggingface.co/", "https://huggingface.co/"].iter().find_map(|at| id.strip_prefix(at));
+        let path =
+            ["http://huggingface.co/", "https://huggingface.co/"].iter().find_map(|at| id.strip_prefix(at));
         match path.filter(|path| path.split('/').filter(|part| !part.is_empty()).count() == 2) {
             Some(path) if path.matches('/').count() == 1 => ModelName::parse(path, total),
             _ => return fields,

@@ -38,7 +38,8 @@ pub fn map_checkpoint(checkpoint: &Checkpoint, float_type: Dtype) -> Result<Mapp
     }
     let (tensors, mut notices) = mapper.map(in_reference_order(checkpoint.source.as_ref()))?;
     let (made, made_keys) = generated(&facts)?;
-    let mut all: Vec<TargetTensor> = made.into_iter().map(|(name, values)| made_tensor(name, values)).collect();
+    let mut all: Vec<TargetTensor> =
+        made.into_iter().map(|(name, values)| made_tensor(name, values)).collect();
     all.extend(tensors);
 
     let count = ParameterCount::of(all.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())));
@@ -315,8 +316,9 @@ impl<'a> Mapper<'a> {
         }
         groups.sort_by_key(|group| group.place);
         let tensors = groups.iter().map(|group| self.target(group, &scales)).collect::<Result<_, _>>()?;
-        let notices = (n_other > 0)
-            .then(|| format!("{n_other} tensors of other towers (vision, audio) are left out: the GGUF holds text"));
+        let notices = (n_other > 0).then(|| {
+            format!("{n_other} tensors of other towers (vision, audio) are left out: the GGUF holds text")
+        });
         Ok((tensors, notices.into_iter().collect()))
     }
 
@@ -346,7 +348,8 @@ impl<'a> Mapper<'a> {
             return Err(out_of_range("layer", layer, self.config.n_layers));
         }
         let n_experts = self.config.experts.as_ref().map_or(0, |experts| experts.n);
-        if row.presence == Presence::Moe && (n_experts == 0 || (part == Part::Expert && expert >= n_experts)) {
+        if row.presence == Presence::Moe && (n_experts == 0 || (part == Part::Expert && expert >= n_experts))
+        {
             return Err(out_of_range("expert", expert, n_experts));
         }
         if row.presence == Presence::Dense && n_experts > 0 {
@@ -397,10 +400,13 @@ impl<'a> Mapper<'a> {
             for layer in 0..n_layers {
                 let group = groups.get(&(layer, i));
                 let missing_expert = group.and_then(|group| group.parts.iter().position(Option::is_none));
-                if group.is_some() && missing_expert.is_none() || group.is_none() && !row.presence.required(self.config) {
+                if group.is_some() && missing_expert.is_none()
+                    || group.is_none() && !row.presence.required(self.config)
+                {
                     continue;
                 }
-                let hf = row.sources.iter().find(|source| group.is_none_or(|group| group.part == source.part));
+                let hf =
+                    row.sources.iter().find(|source| group.is_none_or(|group| group.part == source.part));
                 let name = hf.map_or(row.gguf, |source| source.hf).replacen("{}", &layer.to_string(), 1);
                 let name = name.replacen("{}", &missing_expert.unwrap_or(0).to_string(), 1);
                 let detail = match row.role {

@@ -41,7 +41,7 @@ impl Checkpoint {
         let path = dir.join("config.json");
         let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         let config = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, source: crate::tensor::open(dir)? })
+        Ok(Checkpoint { dir: dir.to_path_buf(), config, source: crate::tensor::open(dir)?.into_source() })
     }
 
     /// Returns the sizes and settings in config.json.

@@ -5,23 +5,39 @@ use std::collections::{BTreeMap, HashMap};
 use super::arch::{Arch, Row, Source};
 
 /// Buffers and leftovers that are no weights.
-const IGNORED_SUFFIXES: &[&str] =
-    &[".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"];
+const IGNORED_SUFFIXES: &[&str] = &[
+    ".rotary_emb.inv_freq",
+    ".attention.masked_bias",
+    ".attention.bias",
+    ".rotary_emb.cos_cached",
+    ".rotary_emb.sin_cached",
+];
 
 /// Scales of activations and caches, which no GGUF holds.
-const ACTIVATION_SCALES: &[&str] =
-    &[".input_scale", ".activation_scale", ".input_activation_scale", ".output_scale", ".k_scale", ".v_scale"];
+const ACTIVATION_SCALES: &[&str] = &[
+    ".input_scale",
+    ".activation_scale",
+    ".input_activation_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+];
 
 /// Suffixes, behind a weight's own name less `.weight`, of the factors it is stored without.
 const WEIGHT_SCALES: &[&str] = &[".weight_scale_inv", ".weight_scale"];
 
 /// Parts of a name that belong to a multimodal checkpoint's other towers.
-const OTHER_TOWERS: &[&str] = &["vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "audio_tower."];
+const OTHER_TOWERS: &[&str] =
+    &["vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "audio_tower."];
 
 /// What a checkpoint's tensor is to us.
 pub(super) enum Kind<'a> {
     /// Rows of the table it feeds (two for fused gate and up), and where.
-    Weight { targets: &'a [(usize, &'static Source)], layer: usize, expert: usize },
+    Weight {
+        targets: &'a [(usize, &'static Source)],
+        layer: usize,
+        expert: usize,
+    },
     /// Factors of the weight of that (full) name.
     WeightScale(String),
     Ignored,

@@ -145,8 +145,8 @@ impl SourceRows {
         let mut piece_start = 0;
         for piece in &self.pieces {
             let n = piece.rows.len();
-            let local =
-                wanted.start.max(piece_start) - piece_start..wanted.end.clamp(piece_start, piece_start + n) - piece_start;
+            let local = wanted.start.max(piece_start) - piece_start
+                ..wanted.end.clamp(piece_start, piece_start + n) - piece_start;
             let base = piece_start as isize - wanted.start as isize;
             piece_start += n;
             if local.is_empty() {
@@ -213,7 +213,8 @@ impl Rows for SourceRows {
         rows: Range<usize>,
         out: &mut [u8],
     ) -> Result<bool, Error> {
-        let changed = self.values != ValueMap::Identity || self.pieces.iter().any(|piece| piece.scale.is_some());
+        let changed =
+            self.values != ValueMap::Identity || self.pieces.iter().any(|piece| piece.scale.is_some());
         if changed {
             return Ok(false);
         }
