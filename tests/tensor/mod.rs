@@ -1,6 +1,7 @@
 //! The tensor layer on files: what is written reads back, and every bad file is a typed error.
 
 mod directories;
+mod fuzz_seeds;
 mod gguf_files;
 mod random;
 mod splits;

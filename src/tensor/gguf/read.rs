@@ -1,6 +1,6 @@
 //! Opening a GGUF file, or all shards of a split one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::cursor::Stop;
 use super::header::{self, Header};
@@ -62,7 +62,7 @@ impl Gguf {
     }
 }
 
-fn open_shard(first: &Path, file: &PathBuf, no: u64, split: &SplitKeys) -> Result<Shard, Error> {
+fn open_shard(first: &Path, file: &Path, no: u64, split: &SplitKeys) -> Result<Shard, Error> {
     Shard::open(file).map_err(|error| match error {
         Error::NotFound { .. } => split::missing(first, file, no, split.count),
         other => other,

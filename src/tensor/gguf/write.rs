@@ -181,14 +181,17 @@ fn check_names(tensors: &[TensorDecl]) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns path, keys and tensors of each file to write.
+/// A file to write: its path, keys and tensors.
+type FilePlan<'a> = (PathBuf, Metadata, &'a [TensorDecl]);
+
+/// Returns the files to write, in order.
 fn plan_shards<'a>(
     path: &Path,
     metadata: Metadata,
     tensors: &'a [TensorDecl],
     alignment: u32,
     options: &WriteOptions,
-) -> Result<Vec<(PathBuf, Metadata, &'a [TensorDecl])>, String> {
+) -> Result<Vec<FilePlan<'a>>, String> {
     let Some(split) = options.split else {
         return Ok(vec![(path.to_owned(), metadata, tensors)]);
     };
