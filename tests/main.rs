@@ -4,3 +4,4 @@ mod convert;
 #[cfg(feature = "hub")]
 mod hub;
 mod tensor;
+mod vocab;

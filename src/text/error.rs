@@ -39,6 +39,10 @@ pub enum Error {
     #[error("unknown pre-tokenizer `{name}`")]
     UnknownPre { name: String, nearest: Option<String> },
     #[error(
+        "{path}: tokenizer class {class:?} does not tell the pre-tokenizer, and there is no tokenizer.json"
+    )]
+    UnknownClass { path: PathBuf, class: String },
+    #[error(
         "{path}: the pre-tokenizer is none of those known\n  this file:  {found}\n  nearest, `{nearest}`: {known}"
     )]
     UnrecognizedPre { path: PathBuf, found: String, nearest: &'static str, known: String },
@@ -89,6 +93,7 @@ impl Diagnostic for Error {
             Error::UnknownPre { nearest: None, .. } => {
                 format!("known names: {}", super::pre_tokenizer_names().collect::<Vec<_>>().join(", "))
             }
+            Error::UnknownClass { .. } => "force a name with `--pre`, e.g. `--pre qwen2`".to_owned(),
             Error::UnrecognizedPre { nearest, .. } => format!(
                 "if the difference does not matter for this model, force a name, e.g. `--pre {nearest}`"
             ),

@@ -3,8 +3,14 @@
 //! [`gguf_vocab`] gives the `tokenizer.*` keys of a checkpoint, equal in key, type, value and order
 //! to those of the reference converter; [`summary`] reads such keys back for display.
 
+mod bpe;
+mod decoder;
 mod error;
 mod files;
+mod hf_vocab;
+mod llama_json;
+mod pre_table;
+mod pretokenizer;
 mod sentencepiece;
 mod special;
 mod spm_vocab;
@@ -20,9 +26,11 @@ use serde_json::Value as Json;
 use crate::tensor::gguf::{Metadata, Value};
 
 pub use error::{Error, ProtobufProblem};
+pub use pretokenizer::names as pre_tokenizer_names;
 pub use summary::{VocabSummary, summary};
 
 use files::Files;
+use hf_vocab::HfVocab;
 use special::SpecialTokens;
 use spm_vocab::AddedRules;
 use table::TokenTable;
@@ -161,8 +169,8 @@ fn write_tokens(
     for &origin in family.origins {
         let written = match origin {
             Origin::SentencePiece => write_sentencepiece(request, family, files, vocab)?,
-            Origin::LlamaJson => false,
-            Origin::ByteLevel => false,
+            Origin::LlamaJson => write_llama_json(request, files, vocab)?,
+            Origin::ByteLevel => write_byte_level(request, files, vocab)?,
         };
         if written {
             return Ok(origin);
@@ -206,6 +214,50 @@ fn write_sentencepiece(
     let model = sentencepiece::SentencePiece::parse(&path, &bytes)?;
     let table = spm_vocab::sentencepiece_table(request, files, &model, family.rules, &mut vocab.notes)?;
     write_scored(request, files, table, vocab)?;
+    Ok(true)
+}
+
+fn write_llama_json(request: &VocabRequest, files: &Files, vocab: &mut Vocab) -> Result<bool, Error> {
+    if !llama_json::is_llama_json(files) {
+        return Ok(false);
+    }
+    let Some(tokens) = HfVocab::load(files, &mut vocab.notes)? else { return Ok(false) };
+    let mut table = llama_json::llama_json_table(&tokens)?;
+    if let Some(vocab_size) = request.vocab_size.filter(|size| *size > table.tokens.len()) {
+        spm_vocab::check_size(vocab_size, request)?;
+        vocab.notes.push(format!(
+            "{} tokens padded to the vocabulary size {vocab_size}; the reference converter leaves them short, \
+             and llama.cpp refuses such a file",
+            table.tokens.len()
+        ));
+        table.pad_to(vocab_size);
+    }
+    write_scored(request, files, table, vocab)?;
+    Ok(true)
+}
+
+/// Writes the keys of a byte-level BPE (`tokenizer.ggml.model` = `gpt2`).
+fn write_byte_level(request: &VocabRequest, files: &Files, vocab: &mut Vocab) -> Result<bool, Error> {
+    if let Some(tokenizer) = &files.tokenizer
+        && let Some(kind) = tokenizer.model.kind.as_deref().filter(|kind| *kind != "BPE")
+    {
+        let (path, arch) = (files.path("tokenizer.json"), request.arch.to_owned());
+        return Err(Error::Unsupported { path, what: format!("a {kind} tokenizer"), arch });
+    }
+    let Some(tokens) = HfVocab::load(files, &mut vocab.notes)? else { return Ok(false) };
+    let table = bpe::byte_level_table(request, files, &tokens)?;
+    let pre = match request.pre {
+        Some(name) => pretokenizer::check_forced(name)?,
+        None => pretokenizer::detect(files, request.arch)?,
+    };
+    let mut special = SpecialTokens::load(files, request.config, None)?;
+    special.merges = bpe::merges(files, &tokens, &mut vocab.notes)?;
+    let metadata = &mut vocab.metadata;
+    metadata.insert("tokenizer.ggml.model".to_owned(), "gpt2".into());
+    metadata.insert("tokenizer.ggml.pre".to_owned(), pre.into());
+    table.write(metadata, false);
+    special.write(metadata);
+    vocab.notes.append(&mut special.notes);
     Ok(true)
 }
 
@@ -303,9 +355,4 @@ fn compare_with_embedding(request: &VocabRequest, vocab: &mut Vocab) {
             "{n_tokens} tokens, but the embedding has {rows} rows: llama.cpp will refuse the file"
         ));
     }
-}
-
-/// Returns the pre-tokenizer names that can be forced.
-pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
-    ["default"].into_iter()
 }

@@ -14,7 +14,7 @@ use super::table::{ADDED_SCORE, MAX_TOKENS, Token, TokenTable, looks_special, un
 /// How the reference converter treats added tokens, which differs by architecture.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AddedRules {
-    /// Ids past the vocabulary are dropped; looks make a control token; `▁` becomes a space.
+    /// Ids past the vocabulary are left out; looks make a control token; `▁` becomes a space.
     Common,
     /// Phi-3: tokens are taken as they are, those of tokenizer.json too.
     Phi3,
@@ -40,7 +40,8 @@ pub fn sentencepiece_table(
     }
     let mut builder = Builder { table: TokenTable::padding(vocab_size), rules, notes };
     for (id, piece) in model.pieces.iter().enumerate() {
-        let Some(slot) = builder.slot(&model_path, id as i64, &piece.text)? else { break };
+        let drop = rules == AddedRules::Common;
+        let Some(slot) = builder.slot(&model_path, id as i64, &piece.text, drop)? else { break };
         // the converter knows no user-defined pieces: they are normal unless a JSON file says more
         let kind = match piece.kind {
             PieceKind::UserDefined => PieceKind::Normal,
@@ -73,12 +74,12 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Returns where the token goes, `None` if its id is past the vocabulary and the rules drop it.
-    fn slot(&mut self, path: &Path, id: i64, token: &str) -> Result<Option<usize>, Error> {
+    /// Returns where the token goes. An id past the vocabulary is an error or, with `drop`, `None`.
+    fn slot(&mut self, path: &Path, id: i64, token: &str, drop: bool) -> Result<Option<usize>, Error> {
         let vocab_size = self.table.tokens.len();
         match usize::try_from(id) {
             Ok(slot) if slot < vocab_size => Ok(Some(slot)),
-            Ok(_) if self.rules == AddedRules::Common => {
+            Ok(_) if drop => {
                 self.notes.push(format!(
                     "{}: token {token:?} left out: its id {id} is not below the vocabulary size {vocab_size}",
                     path.display()
@@ -98,7 +99,7 @@ impl Builder<'_> {
         let Some(added) = read_json::<IndexMap<String, Json>>(&path)? else { return Ok(()) };
         for (token, id) in &added {
             let Some(id) = id.as_i64() else { return Err(shape_error(&path, token, "a token id", id)) };
-            if let Some(slot) = self.slot(&path, id, token)? {
+            if let Some(slot) = self.slot(&path, id, token, true)? {
                 self.set(slot, token.clone(), PieceKind::UserDefined);
             }
         }
@@ -108,8 +109,10 @@ impl Builder<'_> {
     fn add_from_tokenizer_config(&mut self, files: &Files) -> Result<(), Error> {
         let Some(config) = &files.config else { return Ok(()) };
         let path = files.path("tokenizer_config.json");
-        for (id, content, special) in added_tokens_decoder(&path, config)? {
-            let Some(slot) = self.slot(&path, id, content)? else { continue };
+        for (id, token, special) in added_tokens_decoder(&path, config)? {
+            let content = token.get("content").and_then(Json::as_str).unwrap_or_default();
+            let drop = self.rules == AddedRules::Common;
+            let Some(slot) = self.slot(&path, id, content, drop)? else { continue };
             match self.rules {
                 AddedRules::Common if special || looks_special(content) => {
                     self.set(slot, content.to_owned(), PieceKind::Control);
@@ -125,7 +128,7 @@ impl Builder<'_> {
         let Some(tokenizer) = &files.tokenizer else { return Ok(()) };
         let path = files.path("tokenizer.json");
         for added in &tokenizer.added_tokens {
-            if let Some(slot) = self.slot(&path, added.id.into(), &added.content)? {
+            if let Some(slot) = self.slot(&path, added.id.into(), &added.content, false)? {
                 self.set(slot, added.content.clone(), kind_by_mark(added.special));
             }
         }
@@ -137,11 +140,12 @@ fn kind_by_mark(special: bool) -> PieceKind {
     if special { PieceKind::Control } else { PieceKind::UserDefined }
 }
 
-/// Returns id, content and `special` of tokenizer_config.json's `added_tokens_decoder`, in file order.
+/// Returns id, entry (with a `content` string) and `special` flag of every token in
+/// tokenizer_config.json's `added_tokens_decoder`, in file order.
 pub fn added_tokens_decoder<'a>(
     path: &Path,
     config: &'a Map<String, Json>,
-) -> Result<Vec<(i64, &'a str, bool)>, Error> {
+) -> Result<Vec<(i64, &'a Json, bool)>, Error> {
     let Some(decoder) = config.get("added_tokens_decoder") else { return Ok(Vec::new()) };
     let Some(decoder) = decoder.as_object() else {
         return Err(shape_error(path, "added_tokens_decoder", "an object", decoder));
@@ -149,13 +153,13 @@ pub fn added_tokens_decoder<'a>(
     let mut added = Vec::with_capacity(decoder.len());
     for (id, token) in decoder {
         let field = || format!("added_tokens_decoder.{id}");
-        let Some(content) = token.get("content").and_then(Json::as_str) else {
+        if token.get("content").and_then(Json::as_str).is_none() {
             return Err(shape_error(path, field(), "an object with the string `content`", token));
-        };
+        }
         let Ok(id) = id.trim().parse() else {
             return Err(shape_error(path, field(), "a key that is a token id", token));
         };
-        added.push((id, content, token.get("special").and_then(Json::as_bool).unwrap_or(false)));
+        added.push((id, token, token.get("special").and_then(Json::as_bool).unwrap_or(false)));
     }
     Ok(added)
 }
