@@ -141,7 +141,10 @@ impl<const BITS: u32> Block32 for Affine<BITS> {
         let id = inverse(s, d);
         let (byte, top) = (s.splat_i32(255), s.splat_i32(Self::TOP));
         // what is no number (max - min overflows, or d lies below 2^-128) truncates to i32::MIN: low byte 0
-        let q = x.map(|x| s.min_i32(s.trunc_i32((x - min) * id + s.splat(0.5)) & byte, top));
+        let mut q = [byte; LEN];
+        for i in 0..LEN {
+            q[i] = s.min_i32(s.trunc_i32((x[i] - min) * id + s.splat(0.5)) & byte, top);
+        }
         Self::put(s, d, min, &q, out);
     }
 
@@ -165,11 +168,12 @@ impl<const BITS: u32> Block32 for Affine<BITS> {
             Self::try_candidate(s, x, weights, &totals, from, &mut best);
         }
         let flat = s.le(max, min);
-        let q = x.map(|x| {
-            let level = s.trunc_i32(Self::level(s, best.from, x));
-            let level = s.select_i32(best.initial, Self::initial_level(s, best.from, x), level);
-            s.select_i32(flat, s.splat_i32(0), level)
-        });
+        let mut q = [s.splat_i32(0); LEN];
+        for i in 0..LEN {
+            let level = s.trunc_i32(Self::level(s, best.from, x[i]));
+            let level = s.select_i32(best.initial, Self::initial_level(s, best.from, x[i]), level);
+            q[i] = s.select_i32(flat, s.splat_i32(0), level);
+        }
         let d = s.select(flat, zero, best.scale);
         Self::put(s, d, s.select(flat, min, best.min), &q, out);
     }

@@ -70,20 +70,22 @@ impl Block32 for Mxfp4 {
         let d = s.load(&of_lane);
         // A magnitude becomes the next value when it is beyond the middle; a tie stays below. A value that
         // overflows has an infinite middle, so it is never taken.
-        let half_of = |i: usize| s.splat(DOUBLED[i]) * d * s.splat(0.5);
-        let middle = |i: usize| half_of(i) + half_of(i + 1);
-        let middles: [S::F32; 7] = std::array::from_fn(middle);
+        let half = s.splat(0.5);
+        let mut middles = [half; 7];
+        for i in 0..7 {
+            middles[i] = s.splat(DOUBLED[i]) * d * half + s.splat(DOUBLED[i + 1]) * d * half;
+        }
         let zero = s.splat_i32(0);
-        let q = x.map(|x| {
-            let magnitude = s.abs(x);
-            let mut level = zero;
-            for (i, middle) in middles.iter().enumerate() {
-                level = s.select_i32(s.gt(magnitude, *middle), s.splat_i32(i as i32 + 1), level);
+        let mut q = [zero; LEN];
+        for i in 0..LEN {
+            let magnitude = s.abs(x[i]);
+            for (below, middle) in middles.iter().enumerate() {
+                q[i] = s.select_i32(s.gt(magnitude, *middle), s.splat_i32(below as i32 + 1), q[i]);
             }
-            let sign = s.shl::<3>(s.shr::<31>(s.to_bits(x)));
+            let sign = s.shl::<3>(s.shr::<31>(s.to_bits(x[i])));
             // -0 is the second name of 0
-            s.select_i32(s.eq_i32(level, zero), zero, level | sign)
-        });
+            q[i] = s.select_i32(s.eq_i32(q[i], zero), zero, q[i] | sign);
+        }
         put_nibbles(s, &q, &mut out[1..], Self::BYTES);
     }
 

@@ -25,10 +25,11 @@ impl Block32 for Q8 {
         let id = inverse(s, d);
         put_halves(s, d, out, Self::BYTES);
         // a product that overflows (d below 2^-128) truncates to i32::MIN, whose low byte is 0
-        let q = x.map(|x| {
-            let scaled = x * id;
-            s.trunc_i32(scaled + s.copysign(s.splat(BELOW_HALF), scaled))
-        });
+        let mut q = [s.splat_i32(0); LEN];
+        for i in 0..LEN {
+            let scaled = x[i] * id;
+            q[i] = s.trunc_i32(scaled + s.copysign(s.splat(BELOW_HALF), scaled));
+        }
         s.store_bytes_by_lane(&q, &mut out[2..], Self::BYTES);
     }
 

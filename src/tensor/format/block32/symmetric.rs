@@ -65,7 +65,10 @@ impl<const BITS: u32> Block32 for Symmetric<BITS> {
         let id = inverse(s, d);
         let (byte, top) = (s.splat_i32(255), s.splat_i32((1 << BITS) - 1));
         // an overflowing product (d below 2^-128) truncates to i32::MIN, whose low byte is 0
-        let q = x.map(|x| s.min_i32(s.trunc_i32(x * id + s.splat(Self::HALF_RANGE + 0.5)) & byte, top));
+        let mut q = [byte; LEN];
+        for i in 0..LEN {
+            q[i] = s.min_i32(s.trunc_i32(x[i] * id + s.splat(Self::HALF_RANGE + 0.5)) & byte, top);
+        }
         Self::put(s, d, &q, out);
     }
 
@@ -91,10 +94,11 @@ impl<const BITS: u32> Block32 for Symmetric<BITS> {
             iscale = s.select(better, this, iscale);
         }
         let empty = s.lt(magnitude, s.splat(ZERO_BLOCK));
-        let q = x.map(|x| {
-            let level = s.trunc_i32(Self::level(s, iscale, x) + s.splat(Self::HALF_RANGE));
-            s.select_i32(empty, s.splat_i32(0), level)
-        });
+        let mut q = [s.splat_i32(0); LEN];
+        for i in 0..LEN {
+            let level = s.trunc_i32(Self::level(s, iscale, x[i]) + s.splat(Self::HALF_RANGE));
+            q[i] = s.select_i32(empty, s.splat_i32(0), level);
+        }
         Self::put(s, s.select(empty, zero, scale), &q, out);
     }
 
