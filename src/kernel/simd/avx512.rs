@@ -196,7 +196,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn transpose(self, src: &[f32], stride: usize, dst: &mut [F32]) {
-        assert!(dst.len() % LANES == 0 && dst.len() <= stride);
+        assert!(dst.len().is_multiple_of(LANES) && dst.len() <= stride);
         for (tile, out) in dst.chunks_exact_mut(LANES).enumerate() {
             let mut rows = [self.splat(0.0); LANES];
             for (j, row) in rows.iter_mut().enumerate() {

@@ -51,6 +51,7 @@ pub const ROUND_MAGIC: f32 = 12_582_912.0;
 ///
 /// Generic code over it must be `#[inline(always)]` down to the intrinsics and run through
 /// [`dispatch`]; a function left out of line is compiled without the features and slow.
+#[allow(clippy::wrong_self_convention, reason = "self is the instruction set, not the value converted")]
 pub trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` f32 values; the operators are lane-wise IEEE operations.
     type F32: Copy
@@ -183,7 +184,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// If `src.len()` is not a multiple of 4 or `dst` is too short.
     #[inline(always)]
     fn store_bytes_by_lane(self, src: &[Self::I32], dst: &mut [u8], stride: usize) {
-        assert!(src.len() % 4 == 0);
+        assert!(src.len().is_multiple_of(4));
         let byte = self.splat_i32(255);
         let mut words = [0i32; 16];
         for (i, q) in src.chunks_exact(4).enumerate() {

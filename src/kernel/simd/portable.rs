@@ -253,7 +253,7 @@ impl Simd for Portable {
     fn trunc_i32(self, a: F32) -> I32 {
         // `as` saturates and maps NaN to 0; x86 gives i32::MIN for all of those
         const LIMIT: f32 = 2_147_483_648.0;
-        I32(a.0.map(|a| if a >= -LIMIT && a < LIMIT { a as i32 } else { i32::MIN }))
+        I32(a.0.map(|a| if (-LIMIT..LIMIT).contains(&a) { a as i32 } else { i32::MIN }))
     }
 
     #[inline(always)]
@@ -268,7 +268,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn transpose(self, src: &[f32], stride: usize, dst: &mut [F32]) {
-        assert!(dst.len() % LANES == 0 && dst.len() <= stride);
+        assert!(dst.len().is_multiple_of(LANES) && dst.len() <= stride);
         for j in 0..LANES {
             let row = &src[j * stride..][..dst.len()];
             for (v, x) in dst.iter_mut().zip(row) {

@@ -196,8 +196,7 @@ impl Fits {
         let (dmin, min_codes) = to_best::<S, F>(s, &columns(s, &self.min, per_block), &w);
         for (b, block) in out.chunks_exact_mut(F::BLOCK_BYTES).enumerate() {
             let (d, dmin) = (f16::from_f32(d[b]), f16::from_f32(dmin[b]));
-            let (codes, min_codes) = (codes.map(|lanes| lanes[b]), min_codes.map(|lanes| lanes[b]));
-            F::write_scales(block, &Scales { d, dmin, codes, min_codes });
+            F::write_scales(block, &Scales { d, dmin, codes: codes[b], min_codes: min_codes[b] });
         }
     }
 
@@ -280,16 +279,17 @@ fn to_best<S: Simd, F: AffineBlock>(
     s: S,
     values: &[S::F32; MAX_SUBS],
     w: &[S::F32; MAX_SUBS],
-) -> ([f32; MAX_LANES], [[u8; MAX_LANES]; MAX_SUBS]) {
+) -> ([f32; MAX_LANES], [[u8; MAX_SUBS]; MAX_LANES]) {
     let n = BLOCK_LEN / F::SUB_LEN;
     let mut codes = [s.splat_i32(0); MAX_SUBS];
     let factor = search_positive(s, &values[..n], &w[..n], F::CODE_MAX, &mut codes[..n]);
+    for code in &mut codes[..n] {
+        *code = s.min_i32(*code, s.splat_i32(F::CODE_LIMITS.1.into()));
+    }
     let mut factors = [0.0; MAX_LANES];
     s.store(factor, &mut factors);
-    let mut bytes = [[0; MAX_LANES]; MAX_SUBS];
-    for (bytes, code) in bytes.iter_mut().zip(codes) {
-        s.store_u8(s.min_i32(code, s.splat_i32(F::CODE_LIMITS.1.into())), bytes);
-    }
+    let mut bytes = [[0; MAX_SUBS]; MAX_LANES];
+    s.store_bytes_by_lane(&codes, bytes.as_flattened_mut(), MAX_SUBS);
     (factors, bytes)
 }
 

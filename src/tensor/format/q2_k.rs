@@ -68,8 +68,8 @@ impl AffineBlock for Q2K {
 
     #[inline(always)]
     fn write_scales(block: &mut [u8], scales: &Scales) {
-        for j in 0..16 {
-            block[j] = scales.codes[j] | scales.min_codes[j] << 4;
+        for (byte, (code, min_code)) in block.iter_mut().zip(scales.codes.iter().zip(scales.min_codes)) {
+            *byte = code | min_code << 4;
         }
         block[80..82].copy_from_slice(&scales.d.to_le_bytes());
         block[82..84].copy_from_slice(&scales.dmin.to_le_bytes());

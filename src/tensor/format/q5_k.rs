@@ -128,8 +128,8 @@ mod oracle {
         out[2..4].copy_from_slice(&fitted.dmin.to_le_bytes());
         out[4..16].copy_from_slice(&codes);
         for (i, level) in levels.iter().enumerate() {
-            out[16 + i % 32] |= level / 16 << (i / 32);
-            out[48 + i / 64 * 32 + i % 32] |= level % 16 << (i / 32 % 2 * 4);
+            out[16 + i % 32] |= (level / 16) << (i / 32);
+            out[48 + i / 64 * 32 + i % 32] |= (level % 16) << (i / 32 % 2 * 4);
         }
     }
 
