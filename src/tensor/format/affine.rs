@@ -86,6 +86,14 @@ pub(super) fn levels_by_rule<S: Simd>(s: S, x: S::F32, rule: LevelRule<f32>, nma
     s.trunc_i32(level)
 }
 
+/// Returns the levels of `x`, each lane's by its own rule, as integers.
+#[inline(always)]
+pub(super) fn levels_by_lane<S: Simd>(s: S, x: S::F32, rule: LevelRule<S::F32>, nmax: i32) -> S::I32 {
+    let v = rule.inverse * (x - rule.offset);
+    let wraps = s.eq(rule.saturates, s.splat(0.0));
+    s.trunc_i32(s.select(wraps, wrapped(s, v, nmax), saturated(s, v, nmax)))
+}
+
 /// The inputs of a search, one sub-block per lane.
 struct Problem<'a, S: Simd> {
     x: &'a [S::F32],

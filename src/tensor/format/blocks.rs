@@ -51,6 +51,10 @@ impl<'a> Rows<'a> {
         self.weights
     }
 
+    pub(super) fn row_len(&self) -> usize {
+        self.row_len
+    }
+
     pub(super) fn has_importance(&self) -> bool {
         self.importance.is_some()
     }

@@ -174,7 +174,7 @@ fn search_block<S: Simd>(s: S, x: &[f32], importance: &[f32], sigma2: f32, b: us
             w[i] = w[i] * s.sqrt(sigma2 + x[i] * x[i]);
             sum = sum + w[i];
         }
-        let fit = search_scale::<S, true>(s, &x, &w, NMAX);
+        let fit = search_scale::<S, true, SUB_LEN>(s, &x, &w, NMAX);
         let at = b * N_SUB + first;
         s.store(fit.scale, &mut batch.scales[at..]);
         s.store(fit.inverse, &mut batch.inverses[at..]);
@@ -188,7 +188,7 @@ fn finish_batch<S: Simd>(s: S, x: &[f32], batch: &Batch, out: &mut [u8]) {
     let scales = sub_block_weights(s, &batch.scales);
     let weights = sub_block_weights(s, &batch.weights);
     // huge weights make infinite scales
-    let fit = search_scale::<S, false>(s, &scales, &weights, SCALE_MAX);
+    let fit = search_scale::<S, false, SUB_LEN>(s, &scales, &weights, SCALE_MAX);
     let mut ds = [0.0f32; 16];
     s.store(fit.scale, &mut ds);
     let negligible = !s.eq(fit.inverse, fit.inverse); // NaN

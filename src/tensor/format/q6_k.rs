@@ -80,7 +80,7 @@ fn encode_block<S: Simd>(s: S, x: &[f32], importance: Option<&[f32]>, out: &mut 
             Some(importance) => sub_block_weights(s, &importance[lanes]),
             None => products(s, &x, &x),
         };
-        let fit = search_scale::<S, true>(s, &x, &w, NMAX);
+        let fit = search_scale::<S, true, SUB_LEN>(s, &x, &w, NMAX);
         s.store(fit.scale, &mut scales[first..]);
         s.store(fit.inverse, &mut inverses[first..]);
     }

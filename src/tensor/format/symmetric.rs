@@ -60,20 +60,20 @@ pub(super) fn level_of_small<S: Simd>(s: S, v: S::F32, nmax: i32) -> S::F32 {
 }
 
 /// The inputs of a scale search.
-struct Problem<'a, S: Simd> {
-    x: &'a [S::F32; SUB_LEN],
-    w: &'a [S::F32; SUB_LEN],
+struct Problem<'a, S: Simd, const N: usize> {
+    x: &'a [S::F32; N],
+    w: &'a [S::F32; N],
     /// w * x
-    wx: [S::F32; SUB_LEN],
+    wx: [S::F32; N],
     nmax: i32,
 }
 
-impl<S: Simd> Problem<'_, S> {
+impl<S: Simd, const N: usize> Problem<'_, S, N> {
     /// Returns the sums of w x l and of w l l, for the levels l that `inverse` gives.
     #[inline(always)]
     fn sums<const FINITE: bool>(&self, s: S, inverse: S::F32) -> (S::F32, S::F32) {
         let (mut xl, mut ll) = (s.splat(0.0), s.splat(0.0));
-        for i in 0..SUB_LEN {
+        for i in 0..N {
             let v = inverse * self.x[i];
             let l = if FINITE { level_of_small(s, v, self.nmax) } else { level(s, v, self.nmax) };
             xl = xl + self.wx[i] * l;
@@ -85,9 +85,9 @@ impl<S: Simd> Problem<'_, S> {
 
 /// Returns a * b, element by element.
 #[inline(always)]
-pub(super) fn products<S: Simd>(s: S, a: &[S::F32; SUB_LEN], b: &[S::F32; SUB_LEN]) -> [S::F32; SUB_LEN] {
-    let mut out = [s.splat(0.0); SUB_LEN];
-    for i in 0..SUB_LEN {
+pub(super) fn products<S: Simd, const N: usize>(s: S, a: &[S::F32; N], b: &[S::F32; N]) -> [S::F32; N] {
+    let mut out = [s.splat(0.0); N];
+    for i in 0..N {
         out[i] = a[i] * b[i];
     }
     out
@@ -97,10 +97,10 @@ pub(super) fn products<S: Simd>(s: S, a: &[S::F32; SUB_LEN], b: &[S::F32; SUB_LE
 ///
 /// `FINITE` says that all of `x` is finite, which saves some work.
 #[inline(always)]
-pub(super) fn search_scale<S: Simd, const FINITE: bool>(
+pub(super) fn search_scale<S: Simd, const FINITE: bool, const N: usize>(
     s: S,
-    x: &[S::F32; SUB_LEN],
-    w: &[S::F32; SUB_LEN],
+    x: &[S::F32; N],
+    w: &[S::F32; N],
     nmax: i32,
 ) -> Fit<S> {
     let max = signed_max(s, x);

@@ -15,6 +15,7 @@ mod tests;
 use std::marker::PhantomData;
 
 use super::BlockFormat;
+use super::blocks::{Rows, check_lengths, sums_of_squares};
 use crate::kernel::Isa;
 use crate::kernel::simd::{Kernel, Simd, dispatch};
 
@@ -75,23 +76,14 @@ impl<B: Block32> BlockFormat for Blocks32<B> {
     }
 
     fn decode(&self, isa: Isa, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(bytes.len() % B::BYTES, 0);
-        assert_eq!(bytes.len() / B::BYTES * LEN, out.len());
+        check_lengths(self, out.len(), bytes.len());
         dispatch(isa, Decode::<B> { bytes, out, format: PhantomData });
     }
 
     fn encode(&self, isa: Isa, rows: &[f32], row_len: usize, importance: Option<&[f32]>, out: &mut [u8]) {
-        if rows.is_empty() {
-            return;
-        }
-        assert!(row_len > 0 && row_len % LEN == 0 && rows.len() % row_len == 0);
-        assert_eq!(rows.len() / LEN * B::BYTES, out.len());
-        match importance.filter(|_| B::WEIGHTED) {
-            None => dispatch(isa, Encode::<B> { rows, out, format: PhantomData }),
-            Some(importance) => {
-                assert_eq!(importance.len(), row_len);
-                dispatch(isa, EncodeWeighted::<B> { rows, importance, out, format: PhantomData });
-            }
+        let rows = Rows::new(self, rows, row_len, importance.filter(|_| B::WEIGHTED), out.len());
+        if !out.is_empty() {
+            dispatch(isa, Encode::<B> { rows, out, format: PhantomData });
         }
     }
 }
@@ -114,7 +106,7 @@ impl<B: Block32> Kernel for Decode<'_, B> {
 }
 
 struct Encode<'a, B> {
-    rows: &'a [f32],
+    rows: Rows<'a>,
     out: &'a mut [u8],
     format: PhantomData<B>,
 }
@@ -124,104 +116,64 @@ impl<B: Block32> Kernel for Encode<'_, B> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut columns = [s.splat(0.0); LEN];
-        let mut groups = self.rows.chunks_exact(S::LANES * LEN);
-        let mut outs = self.out.chunks_exact_mut(S::LANES * B::BYTES);
-        for (group, out) in groups.by_ref().zip(outs.by_ref()) {
-            s.transpose(group, LEN, &mut columns);
-            B::encode(s, &columns, out);
-        }
-        let (rest, out) = (groups.remainder(), outs.into_remainder());
-        if !rest.is_empty() {
-            let mut padded = [0.0; MAX_LANES * LEN];
-            padded[..rest.len()].copy_from_slice(rest);
-            s.transpose(&padded, LEN, &mut columns);
-            let mut bytes = [0; MAX_LANES * MAX_BYTES];
-            B::encode(s, &columns, &mut bytes);
-            out.copy_from_slice(&bytes[..out.len()]);
-        }
-    }
-}
-
-struct EncodeWeighted<'a, B> {
-    rows: &'a [f32],
-    importance: &'a [f32],
-    out: &'a mut [u8],
-    format: PhantomData<B>,
-}
-
-impl<B: Block32> Kernel for EncodeWeighted<'_, B> {
-    type Output = ();
-
-    /// The weight of an element is importance * sqrt(mean square of its row + x^2).
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let row_len = self.importance.len();
-        let blocks_per_row = row_len / LEN;
-        let mean_squares = mean_squares(s, self.rows, row_len);
-        let mut values = [0.0; MAX_LANES * LEN];
-        let mut importances = [0.0; MAX_LANES * LEN];
-        let mut of_row = [0.0; MAX_LANES];
-        let mut bytes = [0; MAX_LANES * MAX_BYTES];
+        let squares = if self.rows.has_importance() { sums_per_row(s, &self.rows) } else { Vec::new() };
+        let (mut values, mut importances) = ([0.0; MAX_LANES * LEN], [0.0; MAX_LANES * LEN]);
+        let mut padded = [0; MAX_LANES * MAX_BYTES];
         let mut x = [s.splat(0.0); LEN];
-        let mut weights = [s.splat(0.0); LEN];
-        let groups = self.rows.chunks(S::LANES * LEN).zip(self.out.chunks_mut(S::LANES * B::BYTES));
-        for (index, (group, out)) in groups.enumerate() {
-            values[..group.len()].copy_from_slice(group);
-            for lane in 0..group.len() / LEN {
-                let block = index * S::LANES + lane;
-                let column = block % blocks_per_row * LEN;
-                importances[lane * LEN..][..LEN].copy_from_slice(&self.importance[column..][..LEN]);
-                of_row[lane] = mean_squares[block / blocks_per_row];
+        for (group, out) in self.out.chunks_mut(S::LANES * B::BYTES).enumerate() {
+            let first = group * S::LANES * LEN;
+            let tile = ..S::LANES * LEN;
+            s.transpose(self.rows.weights_tile(first, &mut values[tile]), LEN, &mut x);
+            let whole = out.len() == S::LANES * B::BYTES;
+            // lanes past the last block hold zeros, and their bytes are dropped
+            let bytes = if whole { &mut *out } else { &mut padded[..] };
+            match self.rows.importance_tile(first, &mut importances[tile]) {
+                None => B::encode(s, &x, bytes),
+                Some(importance) => {
+                    let mean_square = mean_squares_of_group(s, &squares, &self.rows, first);
+                    B::encode_weighted(s, &x, &weights_of_errors(s, &x, importance, mean_square), bytes);
+                }
             }
-            s.transpose(&values, LEN, &mut x);
-            s.transpose(&importances, LEN, &mut weights);
-            let mean_square = s.load(&of_row);
-            for (weight, x) in weights.iter_mut().zip(&x) {
-                *weight = *weight * s.sqrt(mean_square + *x * *x);
+            if !whole {
+                out.copy_from_slice(&padded[..out.len()]);
             }
-            // lanes past the last block hold what an earlier group left there; their bytes are dropped
-            B::encode_weighted(s, &x, &weights, &mut bytes);
-            out.copy_from_slice(&bytes[..out.len()]);
         }
     }
 }
 
-/// Returns each row's mean square, summed in index order.
+/// Returns each row's sum of squares.
 #[inline(always)]
-fn mean_squares<S: Simd>(s: S, rows: &[f32], row_len: usize) -> Vec<f32> {
-    let mut means = Vec::with_capacity(rows.len() / row_len + S::LANES);
-    let mut groups = rows.chunks_exact(S::LANES * row_len);
-    let mut columns = [s.splat(0.0); LEN];
-    let mut lanes = [0.0; MAX_LANES];
-    for group in groups.by_ref() {
-        let mut sum = s.splat(0.0);
-        for start in (0..row_len).step_by(LEN) {
-            s.transpose(&group[start..], row_len, &mut columns);
-            for x in &columns {
-                sum = sum + *x * *x;
-            }
-        }
-        s.store(sum / s.splat(row_len as f32), &mut lanes);
-        means.extend_from_slice(&lanes[..S::LANES]);
-    }
-    for row in groups.remainder().chunks_exact(row_len) {
-        means.push(row.iter().fold(0.0, |sum, x| sum + x * x) / row_len as f32);
-    }
-    means
+fn sums_per_row<S: Simd>(s: S, rows: &Rows) -> Vec<f32> {
+    let mut sums = vec![0.0; rows.weights().len() / rows.row_len()];
+    sums_of_squares(s, rows.weights(), rows.row_len(), &mut sums);
+    sums
 }
 
-/// Returns per lane the largest magnitude, and the value (with its sign) that has it first.
+/// Returns, for the blocks from weight `first`, each one's row's mean square.
 #[inline(always)]
-fn largest<S: Simd>(s: S, x: &[S::F32; LEN]) -> (S::F32, S::F32) {
-    let mut magnitude = s.splat(0.0);
-    let mut value = s.splat(0.0);
-    for x in x {
-        let this = s.abs(*x);
-        value = s.select(s.lt(magnitude, this), *x, value);
-        magnitude = s.max(this, magnitude);
+fn mean_squares_of_group<S: Simd>(s: S, squares: &[f32], rows: &Rows, first: usize) -> S::F32 {
+    let mut of_lane = [0.0; MAX_LANES];
+    for (lane, square) in of_lane.iter_mut().enumerate() {
+        // past the last row: 0
+        *square = squares.get((first + lane * LEN) / rows.row_len()).copied().unwrap_or(0.0);
     }
-    (magnitude, value)
+    s.load(&of_lane) / s.splat(rows.row_len() as f32)
+}
+
+/// Returns importance * sqrt(the row's mean square + x^2).
+#[inline(always)]
+fn weights_of_errors<S: Simd>(
+    s: S,
+    x: &[S::F32; LEN],
+    importance: &[f32],
+    mean_square: S::F32,
+) -> [S::F32; LEN] {
+    let mut weights = [mean_square; LEN];
+    s.transpose(importance, LEN, &mut weights);
+    for i in 0..LEN {
+        weights[i] = weights[i] * s.sqrt(mean_square + x[i] * x[i]);
+    }
+    weights
 }
 
 /// Returns 1 / d, or 0 where d is 0.
