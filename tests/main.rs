@@ -1,7 +1,9 @@
 //! Integration tests: one module per command or shared layer.
 
+mod common;
 mod convert;
 #[cfg(feature = "hub")]
 mod hub;
+mod quantize;
 mod tensor;
 mod vocab;

@@ -1,11 +1,165 @@
-//! `lctl quantize`.
+//! `lctl quantize`: arguments -> request -> plan -> run -> summary.
+
+mod options;
+mod progress;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::error::Failure;
+use crate::quantize::{Control, Importance, Output, Prepared, Request, Source};
+use crate::tensor::cleanup_partial_files;
+
+use options::OptionError;
+use progress::Progress;
+use report::{Finished, Report};
 
 /// Turn a checkpoint into a quantized GGUF file
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = options::after_help())]
+pub struct Args {
+    /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
+    /// id ORG/NAME[@REVISION]
+    model: PathBuf,
 
-pub fn run(_args: Args) -> Result<(), Failure> {
+    /// What to make of it, e.g. Q4_K_M, Q8_0, F16; int4 is Q4_K_M, int8 is Q8_0
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    recipe: String,
+
+    /// The file to write; its digest is printed at the end
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+
+    /// Replace the output if it exists
+    #[arg(short, long)]
+    force: bool,
+
+    /// Weigh errors by an importance matrix (GGUF or legacy .dat, from llama-imatrix)
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
+    /// Give tensors whose name the pattern finds this format, whatever the type says; repeatable, the first
+    /// match counts
+    #[arg(long, value_name = "REGEX=FORMAT")]
+    tensor_type: Vec<String>,
+
+    /// Format of output.weight (of the token embedding, if that is also the output)
+    #[arg(long, value_name = "FORMAT")]
+    output_tensor_type: Option<String>,
+
+    /// Format of the token embedding
+    #[arg(long, value_name = "FORMAT")]
+    token_embedding_type: Option<String>,
+
+    /// Give all tensors the type's base format instead of mixing
+    #[arg(long)]
+    pure: bool,
+
+    /// Leave output.weight as it is stored
+    #[arg(long)]
+    leave_output_tensor: bool,
+
+    /// Quantize tensors that are quantized already
+    #[arg(long)]
+    allow_requantize: bool,
+
+    /// Set a metadata key; TYPE is int, float, bool or str; repeatable
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    override_kv: Vec<String>,
+
+    /// Name the pre-tokenizer instead of deciding it from tokenizer.json
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+
+    /// Write shards of at most this much tensor data, e.g. 2G or 500M (powers of 1000) or 2Gi
+    #[arg(long, value_name = "SIZE")]
+    split_max_size: Option<String>,
+
+    /// Show what would be done, tensor by tensor, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Threads; the output does not depend on it [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Instruction set: portable, avx2, avx512; the output does not depend on it [default: LCTL_ISA, or the
+    /// best there is]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Do not measure what quantizing changed
+    #[arg(long)]
+    no_stats: bool,
+
+    /// Print the result as JSON (docs/quantize.md)
+    #[arg(long)]
+    json: bool,
+
+    /// Print nothing but errors, and JSON if asked for
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let started = Instant::now();
+    let request = request_of(&args)?;
+    let split = args.split_max_size.as_deref().map(options::split_size).transpose()?;
+    let isa = options::isa(args.isa.as_deref())?;
+    let n_threads = args.threads.map_or_else(default_threads, usize::from);
+
+    let source = Source::open(&args.model, args.pre.as_deref())?;
+    let prepared = Prepared::new(source, request, args.dry_run)?;
+    if !args.quiet {
+        prepared.notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+    }
+    let report = Report::new(&prepared);
+    if args.dry_run {
+        report::print(&report, None, args.json, args.quiet);
+        return Ok(());
+    }
+    let path = args.output.as_deref().ok_or(OptionError::NoOutput)?;
+    let output = Output { path, force: args.force, split, isa, n_threads, with_stats: !args.no_stats };
+    let interrupted = interrupt_flag();
+    let progress = Progress::new(report.n_weights, args.quiet);
+    let advance = |n_weights| progress.advance(n_weights);
+    let outcome = prepared.execute(&output, &Control { interrupted: &interrupted, progress: &advance });
+    progress.finish();
+    let finished = Finished { outcome: outcome?, elapsed: started.elapsed(), isa, n_threads };
+    report::print(&report, Some(&finished), args.json, args.quiet);
     Ok(())
+}
+
+fn request_of(args: &Args) -> Result<Request, Failure> {
+    let options = options::plan_options(args)?;
+    let overrides = args.override_kv.iter().map(|text| crate::quantize::Override::parse(text));
+    let overrides = overrides.collect::<Result<Vec<_>, _>>()?;
+    let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
+    Ok(Request { options, allow_requantize: args.allow_requantize, overrides, importance })
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Returns a flag that Ctrl-C (or SIGTERM, SIGHUP) sets; partial files are gone as soon as it is set.
+/// A second signal ends the process at once.
+fn interrupt_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let handler = {
+        let flag = Arc::clone(&flag);
+        move || {
+            let is_second = flag.swap(true, Ordering::SeqCst);
+            cleanup_partial_files();
+            if is_second {
+                std::process::exit(130);
+            }
+        }
+    };
+    // a handler can only be there already if a library user set one: theirs then decides
+    let _ = ctrlc::set_handler(handler);
+    flag
 }

@@ -108,6 +108,12 @@ impl GgufWriter {
         self.current.stream.current()
     }
 
+    /// Returns the files to be made, by their final names, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let done = self.done.iter().map(AtomicFile::path);
+        done.chain([self.current.file.path()]).chain(self.waiting.iter().map(|shard| shard.path.as_path()))
+    }
+
     /// Makes all files durable and gives them their names, all or none. Errors if a tensor is incomplete.
     pub fn finish(mut self) -> Result<Vec<WrittenFile>, Error> {
         self.current.stream.check_finished(self.current.file.path())?;

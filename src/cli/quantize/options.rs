@@ -1,0 +1,171 @@
+//! Options of `lctl quantize` that need more than clap: types, patterns, sizes, instruction sets.
+
+use crate::error::{Diagnostic, Failure, nearest};
+use crate::kernel::Isa;
+use crate::quantize::plan::Options;
+use crate::quantize::recipe::RECIPES;
+use crate::quantize::{Error, Recipe};
+use crate::tensor::gguf::Split;
+use crate::tensor::{Dtype, format};
+
+/// What can be wrong with an option's text.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    #[error("--output is missing")]
+    NoOutput,
+
+    #[error("--tensor-type {given}: `=FORMAT` is missing")]
+    NoFormat { given: String },
+
+    #[error("--tensor-type {given}: not a regular expression")]
+    BadPattern {
+        given: String,
+        #[source]
+        source: Box<fancy_regex::Error>,
+    },
+
+    #[error("--split-max-size {given}: not a size")]
+    BadSize { given: String },
+
+    #[error("unknown instruction set `{given}` ({origin})")]
+    UnknownIsa { given: String, origin: &'static str },
+
+    #[error("this machine cannot run {} ({origin}); its best is {}", .isa.name(), Isa::detect().name())]
+    IsaUnavailable { isa: Isa, origin: &'static str },
+}
+
+impl Diagnostic for OptionError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            OptionError::NoOutput => "say where to write: `-o model.gguf`".into(),
+            OptionError::NoFormat { .. } | OptionError::BadPattern { .. } => {
+                "write a pattern and a format, e.g. `--tensor-type 'ffn_down=Q6_K'`".into()
+            }
+            OptionError::BadSize { .. } => "write a number and a unit, e.g. 2G, 500M or 1Gi".into(),
+            OptionError::UnknownIsa { .. } | OptionError::IsaUnavailable { .. } => {
+                let names: Vec<_> = Isa::available().map(Isa::name).collect();
+                format!("this machine has: {}", names.join(", "))
+            }
+        })
+    }
+}
+
+/// Returns what the plan needs to know.
+pub fn plan_options(args: &super::Args) -> Result<Options, Failure> {
+    let overrides = args.tensor_type.iter().map(|text| tensor_type(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Options {
+        recipe: Recipe::by_name(&args.recipe)?,
+        pure: args.pure,
+        leave_output: args.leave_output_tensor,
+        output_type: args.output_tensor_type.as_deref().map(dtype).transpose()?,
+        token_embedding_type: args.token_embedding_type.as_deref().map(dtype).transpose()?,
+        overrides,
+        guided: args.imatrix.is_some(),
+    })
+}
+
+/// Returns the format of that name, if GGUF has it and it can be written.
+fn dtype(name: &str) -> Result<Dtype, Error> {
+    let is_writable = |d: Dtype| d.ggml_id().is_some() && d.can_encode();
+    format::by_name(name).filter(|d| is_writable(*d)).ok_or_else(|| {
+        let known: Vec<&str> =
+            format::REGISTRY.iter().filter(|f| is_writable(Dtype(**f))).map(|f| f.name()).collect();
+        Error::UnknownFormat { name: name.to_owned(), nearest: nearest(name, known.iter().copied()), known }
+    })
+}
+
+fn tensor_type(text: &str) -> Result<(fancy_regex::Regex, Dtype), Failure> {
+    let (pattern, format) =
+        text.rsplit_once('=').ok_or_else(|| OptionError::NoFormat { given: text.to_owned() })?;
+    // tensor names are lower case; the reference lowers the pattern, which would turn \S into \s
+    let compiled = fancy_regex::Regex::new(&format!("(?i){pattern}"))
+        .map_err(|source| OptionError::BadPattern { given: text.to_owned(), source: Box::new(source) })?;
+    Ok((compiled, dtype(format)?))
+}
+
+/// Returns the split of a size such as `2G` (powers of 1000) or `2Gi` (powers of 1024).
+pub fn split_size(text: &str) -> Result<Split, OptionError> {
+    let bad = || OptionError::BadSize { given: text.to_owned() };
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (base, letter) = unit.strip_suffix('i').map_or((1000f64, unit), |letter| (1024f64, letter));
+    let power = ["", "k", "m", "g", "t"].iter().position(|l| *l == letter).ok_or_else(bad)?;
+    let bytes = number.parse::<f64>().map_err(|_| bad())? * base.powi(power as i32);
+    if !(1.0..1e18).contains(&bytes) {
+        return Err(bad());
+    }
+    Ok(Split::MaxBytes(bytes as u64))
+}
+
+/// Returns the instruction set to use: the option's, `LCTL_ISA`'s, or the best there is.
+pub fn isa(option: Option<&str>) -> Result<Isa, OptionError> {
+    let variable = std::env::var("LCTL_ISA").ok().filter(|name| !name.is_empty());
+    let (given, origin) = match (option, variable) {
+        (Some(name), _) => (name.to_owned(), "--isa"),
+        (None, Some(name)) => (name, "LCTL_ISA"),
+        (None, None) => return Ok(Isa::detect()),
+    };
+    let isa = Isa::by_name(&given).ok_or(OptionError::UnknownIsa { given, origin })?;
+    if Isa::available().any(|available| available == isa) {
+        Ok(isa)
+    } else {
+        Err(OptionError::IsaUnavailable { isa, origin })
+    }
+}
+
+/// Returns the types and examples at the end of `--help`.
+pub fn after_help() -> String {
+    let mut text = String::from("Types (bits per weight include scales; mixes depend on the model):\n");
+    for recipe in RECIPES {
+        let aliases = match recipe.aliases {
+            [] => String::new(),
+            aliases => format!(" (also {})", aliases.join(", ")),
+        };
+        text.push_str(&format!("  {:<10} {}{aliases}\n", recipe.name, recipe.about));
+    }
+    text.push_str(
+        "\nExamples:\n  lctl quantize ./Llama-3.2-3B --type int4 -o llama-q4.gguf\n  \
+         lctl quantize model-f16.gguf --type Q4_K_M --imatrix imatrix.gguf -o model-q4.gguf\n  \
+         lctl quantize ./Qwen3-8B --type Q5_K_M --tensor-type 'attn_v=Q8_0' --dry-run\n  \
+         lctl quantize ./Mixtral-8x7B --type Q6_K --split-max-size 4G -o mixtral-q6.gguf",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        for (text, bytes) in [
+            ("2G", 2_000_000_000),
+            ("500M", 500_000_000),
+            ("1.5gb", 1_500_000_000),
+            ("2Gi", 2 << 30),
+            ("64KiB", 65536),
+            ("1000", 1000),
+        ] {
+            assert_eq!(split_size(text).unwrap(), Split::MaxBytes(bytes), "{text}");
+        }
+        for text in ["", "G", "0", "-1G", "2X", "1.2.3G", "2Gii", "1e9G"] {
+            assert!(split_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_may_hold_an_equals_sign() {
+        let (pattern, dtype) = tensor_type(r"blk\.(?=0\.)=F16").unwrap();
+        assert_eq!(dtype.name(), "F16");
+        assert!(pattern.is_match("blk.0.x").unwrap() && !pattern.is_match("blk.1.x").unwrap());
+    }
+
+    #[test]
+    fn formats_that_cannot_be_written_are_unknown() {
+        for name in ["IQ2_XXS", "F64", "F8_E4M3", "nothing"] {
+            assert!(matches!(dtype(name), Err(Error::UnknownFormat { .. })), "{name}");
+        }
+    }
+}
