@@ -111,7 +111,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let isa = options::isa(args.isa.as_deref())?;
     let n_threads = args.threads.map_or_else(default_threads, usize::from);
 
-    let source = Source::open(&args.model, args.pre.as_deref())?;
+    let source = Source::open(&args.model, request.options.recipe, args.pre.as_deref())?;
     let prepared = Prepared::new(source, request, args.dry_run)?;
     if !args.quiet {
         prepared.notices.iter().for_each(|notice| eprintln!("note: {notice}"));

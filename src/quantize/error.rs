@@ -70,6 +70,12 @@ pub enum Error {
 
     #[error(transparent)]
     Tensor(#[from] crate::tensor::Error),
+
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+
+    #[error(transparent)]
+    Text(#[from] crate::text::Error),
 }
 
 fn show(number: Option<usize>) -> String {
@@ -113,6 +119,8 @@ impl Diagnostic for Error {
             Error::Interrupted => None,
             Error::Importance(error) => error.hint(),
             Error::Tensor(error) => error.hint(),
+            Error::Model(error) => error.hint(),
+            Error::Text(error) => error.hint(),
         }
     }
 
@@ -120,6 +128,8 @@ impl Diagnostic for Error {
         match self {
             Error::Interrupted => 130,
             Error::Tensor(error) => error.exit_code(),
+            Error::Model(error) => error.exit_code(),
+            Error::Text(error) => error.exit_code(),
             _ => 2,
         }
     }

@@ -1,14 +1,14 @@
 //! What is quantized: a checkpoint or a GGUF model, as output tensors whose rows can be read.
 
-use std::ops::Range;
 use std::path::Path;
 
-use super::Error;
 use super::recipe::known;
-use crate::kernel::Isa;
-use crate::model::{Rows, TargetTensor};
-use crate::tensor::gguf::{Gguf, Metadata};
-use crate::tensor::{Dtype, Opened, TensorInfo, TensorSource, open};
+use super::{Error, Recipe};
+use crate::model::{Checkpoint, Mapped, TargetTensor, map_checkpoint, map_gguf};
+use crate::tensor::gguf::{Gguf, Metadata, Value};
+use crate::tensor::safetensors::SafeTensors;
+use crate::tensor::{Dtype, Opened, TensorSource, open};
+use crate::text::{VocabRequest, gguf_vocab};
 
 /// What a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,17 @@ pub struct Source {
 impl Source {
     /// Opens a checkpoint's directory, a .safetensors file in one, or a GGUF model (the first shard if split).
     ///
-    /// `pre` forces the pre-tokenizer's name, which only a checkpoint can need.
-    pub fn open(path: &Path, pre: Option<&str>) -> Result<Self, Error> {
+    /// `recipe` says which float type a checkpoint's keys speak of, if it is one; `pre` forces the pre-tokenizer's name, which only a checkpoint can need.
+    pub fn open(path: &Path, recipe: &Recipe, pre: Option<&str>) -> Result<Self, Error> {
         match open(path)? {
             Opened::Gguf(gguf) => match pre {
                 Some(_) => Err(Error::PreOfGguf { path: path.to_owned() }),
                 None => Self::from_gguf(gguf),
             },
-            Opened::SafeTensors(tensors) => Self::from_checkpoint(path, tensors, pre),
+            Opened::SafeTensors(tensors) => {
+                let float_type = if recipe.is_float() { recipe.base() } else { known("BF16") };
+                Self::from_checkpoint(path, tensors, float_type, pre)
+            },
         }
     }
 
@@ -59,57 +62,50 @@ impl Source {
     }
 
     fn from_gguf(gguf: Gguf) -> Result<Self, Error> {
-        let metadata = gguf.metadata().clone();
         let key = "general.architecture";
-        let arch = metadata.get(key).and_then(|value| value.as_str()).map(str::to_owned);
-        let arch = arch.ok_or_else(|| Error::MissingKey { key: key.to_owned(), what: "the architecture's name" })?;
-        let targets = gguf.tensors().iter().map(target_of).collect();
-        Ok(Source { kind: Kind::Gguf, tensors: Box::new(gguf), arch, metadata, targets, notices: Vec::new() })
+        if gguf.metadata().get(key).and_then(Value::as_str).is_none() {
+            return Err(Error::MissingKey { key: key.to_owned(), what: "the architecture's name" });
+        }
+        let mapped = map_gguf(&gguf);
+        Ok(Self::joined(Kind::Gguf, Box::new(gguf), mapped, Metadata::new()))
+    }
+
+    fn from_checkpoint(
+        path: &Path,
+        tensors: SafeTensors,
+        float_type: Dtype,
+        pre: Option<&str>,
+    ) -> Result<Self, Error> {
+        let checkpoint = open_checkpoint(path, tensors)?;
+        let config = checkpoint.model_config()?;
+        let mut mapped = map_checkpoint(&checkpoint, float_type)?;
+        let embedding = mapped.tensors.iter().find(|target| target.name == "token_embd.weight");
+        let vocab = gguf_vocab(&VocabRequest {
+            dir: &checkpoint.dir,
+            config: &checkpoint.config,
+            arch: &mapped.arch,
+            vocab_size: Some(config.vocab_size),
+            embedding_rows: embedding.and_then(|target| target.shape.first().copied()),
+            pre,
+        })?;
+        mapped.notices.extend(vocab.notes);
+        Ok(Self::joined(Kind::Checkpoint, checkpoint.source, mapped, vocab.metadata))
+    }
+
+    fn joined(kind: Kind, tensors: Box<dyn TensorSource>, mapped: Mapped, tokenizer: Metadata) -> Self {
+        let mut metadata = mapped.metadata;
+        metadata.extend(tokenizer);
+        metadata.extend(mapped.metadata_after);
+        Source { kind, tensors, arch: mapped.arch, metadata, targets: mapped.tensors, notices: mapped.notices }
     }
 }
 
-fn target_of(info: &TensorInfo) -> TargetTensor {
-    TargetTensor {
-        name: info.name.clone(),
-        shape: info.shape.clone(),
-        source_dtype: info.dtype,
-        fixed_dtype: None,
-        rows: Box::new(StoredRows(info.clone())),
+/// Returns the checkpoint that safetensors opened at `path` belong to: config.json is in that directory,
+/// or beside that file.
+fn open_checkpoint(path: &Path, tensors: SafeTensors) -> Result<Checkpoint, Error> {
+    if path.is_dir() {
+        return Ok(Checkpoint::open(path)?);
     }
-}
-
-/// A tensor's own rows, unchanged.
-struct StoredRows(TensorInfo);
-
-impl Rows for StoredRows {
-    fn read(
-        &self,
-        source: &dyn TensorSource,
-        isa: Isa,
-        rows: Range<usize>,
-        scratch: &mut Vec<u8>,
-        out: &mut [f32],
-    ) -> Result<(), crate::tensor::Error> {
-        let n_bytes = rows.len() * self.0.row_bytes();
-        scratch.resize(n_bytes.max(scratch.len()), 0);
-        let bytes = &mut scratch[..n_bytes];
-        source.read_at(&self.0, rows.start as u64 * self.0.row_bytes() as u64, bytes)?;
-        self.0.dtype.decode(isa, bytes, out);
-        Ok(())
-    }
-
-    fn read_stored(
-        &self,
-        source: &dyn TensorSource,
-        rows: Range<usize>,
-        out: &mut [u8],
-    ) -> Result<bool, crate::tensor::Error> {
-        source.read_at(&self.0, rows.start as u64 * self.0.row_bytes() as u64, out)?;
-        Ok(true)
-    }
-}
-impl Source {
-    fn from_checkpoint(path: &Path, _t: crate::tensor::safetensors::SafeTensors, _pre: Option<&str>) -> Result<Self, Error> {
-        Err(Error::PreOfGguf { path: path.into() })
-    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(Checkpoint { source: Box::new(tensors), ..Checkpoint::open(dir)? })
 }
