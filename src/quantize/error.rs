@@ -1,6 +1,5 @@
 //! What can go wrong between a plan and its file.
 
-
 use std::path::PathBuf;
 
 use super::Recipe;
@@ -53,7 +52,9 @@ pub enum Error {
     #[error("{output}: exists already")]
     OutputExists { output: PathBuf },
 
-    #[error("{path}: `{tensor}` is {from} already, and would be quantized again to {to} ({n_tensors} tensors so)")]
+    #[error(
+        "{path}: `{tensor}` is {from} already, and would be quantized again to {to} ({n_tensors} tensors so)"
+    )]
     Requantize { path: PathBuf, tensor: String, from: Dtype, to: Dtype, n_tensors: usize },
 
     #[error("{path}: `{tensor}` is stored as {dtype}, which cannot be decoded")]
@@ -92,12 +93,20 @@ impl Diagnostic for Error {
                     None => format!("known types: {known}"),
                 })
             }
-            Error::NoEffect { option, .. } => Some(format!("leave out {option}, or choose a block type such as Q8_0")),
+            Error::NoEffect { option, .. } => {
+                Some(format!("leave out {option}, or choose a block type such as Q8_0"))
+            }
             Error::MissingKey { key, .. } => Some(format!("give it with `--override-kv {key}=int:VALUE`")),
-            Error::RowFitsNoBlock { .. } => Some("choose F16, or a type with smaller blocks such as Q8_0 (32)".into()),
+            Error::RowFitsNoBlock { .. } => {
+                Some("choose F16, or a type with smaller blocks such as Q8_0 (32)".into())
+            }
             Error::TooLarge { .. } | Error::BadLayer { .. } => Some("the file is damaged or hostile".into()),
-            Error::Regex { .. } => Some("write `--tensor-type 'ffn_down=Q6_K'`; patterns are regular expressions".into()),
-            Error::NonFinite { .. } => Some("the checkpoint is damaged: download it again, or ask who made it".into()),
+            Error::Regex { .. } => {
+                Some("write `--tensor-type 'ffn_down=Q6_K'`; patterns are regular expressions".into())
+            }
+            Error::NonFinite { .. } => {
+                Some("the checkpoint is damaged: download it again, or ask who made it".into())
+            }
             Error::UnknownFormat { nearest, known, .. } => {
                 let known = known.join(", ");
                 Some(match nearest {
@@ -105,14 +114,17 @@ impl Diagnostic for Error {
                     None => format!("known formats: {known}"),
                 })
             }
-            Error::BadOverride { .. } => Some("write KEY=TYPE:VALUE, e.g. `--override-kv general.name=str:Mine`".into()),
+            Error::BadOverride { .. } => {
+                Some("write KEY=TYPE:VALUE, e.g. `--override-kv general.name=str:Mine`".into())
+            }
             Error::PreOfGguf { .. } => {
                 Some("to change the name, use `--override-kv tokenizer.ggml.pre=str:NAME`".into())
             }
             Error::OutputIsInput { .. } => Some("write to another file".into()),
             Error::OutputExists { .. } => Some("give --force to replace it".into()),
             Error::Requantize { .. } => Some(
-                "start from the original weights if you can: errors add up; --allow-requantize goes ahead".into(),
+                "start from the original weights if you can: errors add up; --allow-requantize goes ahead"
+                    .into(),
             ),
             Error::CannotDecode { .. } => Some("start from the original weights".into()),
             Error::NeedsImportance { .. } => Some("give --imatrix FILE, or choose Q2_K".into()),

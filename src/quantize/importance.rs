@@ -73,7 +73,9 @@ pub enum ImportanceError {
     #[error("{path}: `{entry}`: {n_values} sums do not divide among {n_counts} counts")]
     Uneven { path: PathBuf, entry: String, n_values: usize, n_counts: usize },
 
-    #[error("{path}: `{tensor}` has {n_values} weights, but the tensor has {n_columns} columns in {n_experts} expert(s)")]
+    #[error(
+        "{path}: `{tensor}` has {n_values} weights, but the tensor has {n_columns} columns in {n_experts} expert(s)"
+    )]
     WrongLength { path: PathBuf, tensor: String, n_values: usize, n_columns: usize, n_experts: usize },
 
     #[error("{path}: nothing for `{tensor}`, which is noise as {dtype} without importance")]
@@ -87,7 +89,9 @@ impl Diagnostic for ImportanceError {
             ImportanceError::WrongLength { .. } => "was it made from this very model?".into(),
             ImportanceError::Missing { tensor, .. } => {
                 let name = tensor.replace('.', "\\.");
-                format!("let the calibration text reach it, or name another type: `--tensor-type '{name}=Q4_K'`")
+                format!(
+                    "let the calibration text reach it, or name another type: `--tensor-type '{name}=Q4_K'`"
+                )
             }
             _ => "make it again with llama-imatrix, in GGUF form (`-o imatrix.gguf`)".into(),
         })
@@ -126,7 +130,13 @@ impl Importance {
         for (entry, values) in parsed.entries {
             if let Some(column) = values.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
                 let value = values[column];
-                return Err(ImportanceError::BadValue { path: path.into(), entry, what: "weight", value, column });
+                return Err(ImportanceError::BadValue {
+                    path: path.into(),
+                    entry,
+                    what: "weight",
+                    value,
+                    column,
+                });
             }
             if entries.contains_key(&entry) {
                 return Err(ImportanceError::Duplicate { path: path.into(), entry });
@@ -223,9 +233,8 @@ fn parse_gguf(path: &Path) -> Result<Parsed, ImportanceError> {
             }
             continue;
         };
-        let counts = file
-            .find(&format!("{entry}.counts"))
-            .ok_or_else(|| lonely(path, entry, "in_sum2", "counts"))?;
+        let counts =
+            file.find(&format!("{entry}.counts")).ok_or_else(|| lonely(path, entry, "in_sum2", "counts"))?;
         let values = mean_squares(path, entry, read_f32(&file, sums)?, &read_f32(&file, counts)?)?;
         parsed.entries.push((entry.to_owned(), values));
     }
@@ -259,7 +268,12 @@ fn read_f32(file: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>, ImportanceErro
 }
 
 /// Returns `sums[e, c] / counts[e]`, 1 where the count is 0; `counts` are rounded to whole numbers first.
-fn mean_squares(path: &Path, entry: &str, mut sums: Vec<f32>, counts: &[f32]) -> Result<Vec<f32>, ImportanceError> {
+fn mean_squares(
+    path: &Path,
+    entry: &str,
+    mut sums: Vec<f32>,
+    counts: &[f32],
+) -> Result<Vec<f32>, ImportanceError> {
     if counts.is_empty() || sums.is_empty() || !sums.len().is_multiple_of(counts.len()) {
         return Err(ImportanceError::Uneven {
             path: path.into(),
@@ -272,7 +286,13 @@ fn mean_squares(path: &Path, entry: &str, mut sums: Vec<f32>, counts: &[f32]) ->
     for (expert, (row, count)) in sums.chunks_exact_mut(n_columns).zip(counts).enumerate() {
         if !(count.is_finite() && *count >= 0.0) {
             let (entry, value) = (entry.to_owned(), *count);
-            return Err(ImportanceError::BadValue { path: path.into(), entry, what: "count", value, column: expert });
+            return Err(ImportanceError::BadValue {
+                path: path.into(),
+                entry,
+                what: "count",
+                value,
+                column: expert,
+            });
         }
         let count = count.round();
         row.iter_mut().for_each(|sum| *sum = if count > 0.0 { *sum / count } else { 1.0 });

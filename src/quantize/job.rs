@@ -147,7 +147,11 @@ impl Prepared {
     fn check_sources(&self, allow_requantize: bool) -> Result<(), Error> {
         let changed = |row: &PlanRow| row.from != row.to;
         if let Some(row) = self.rows().filter(changed).find(|row| !row.from.can_decode()) {
-            return Err(Error::CannotDecode { path: self.path(), tensor: row.name.to_owned(), dtype: row.from });
+            return Err(Error::CannotDecode {
+                path: self.path(),
+                tensor: row.name.to_owned(),
+                dtype: row.from,
+            });
         }
         let requantized = |row: &PlanRow| changed(row) && row.from.block_len() > 1;
         let mut rows = self.rows().filter(requantized);
@@ -176,12 +180,16 @@ impl Prepared {
         let Some(importance) = &self.importance else { return Ok(()) };
         run::weights_of(&self.source.targets, &self.plan, Some(importance))?;
         let unguided = |row: &PlanRow| {
-            row.to.block_len() > 1 && row.from != row.to && importance.weights(row.name, row.shape).ok().flatten().is_none()
+            row.to.block_len() > 1
+                && row.from != row.to
+                && importance.weights(row.name, row.shape).ok().flatten().is_none()
         };
         let names: Vec<&str> = self.rows().filter(unguided).map(|row| row.name).collect();
         let notice = match names.as_slice() {
             [] => return Ok(()),
-            [one] => format!("{}: nothing for `{one}`, encoded without importance", importance.path().display()),
+            [one] => {
+                format!("{}: nothing for `{one}`, encoded without importance", importance.path().display())
+            }
             [first, rest @ ..] => format!(
                 "{}: nothing for `{first}` and {} more tensor(s), encoded without importance",
                 importance.path().display(),
@@ -195,7 +203,8 @@ impl Prepared {
     fn note_fallbacks(&mut self) {
         let fallbacks: Vec<_> = self.rows().filter(|row| row.fallback_from.is_some()).collect();
         let Some(first) = fallbacks.first() else { return };
-        let (wanted, row_len) = (first.fallback_from.unwrap_or(first.to), first.shape.last().copied().unwrap_or(1));
+        let (wanted, row_len) =
+            (first.fallback_from.unwrap_or(first.to), first.shape.last().copied().unwrap_or(1));
         let notice = format!(
             "{} of {} tensors have rows that fit no block of the type wanted; the first, `{}`, has {row_len} columns: \
              {} instead of {wanted} (block of {})",

@@ -36,12 +36,19 @@ impl Override {
         }
         let (kind, value) = typed.split_once(':').ok_or_else(|| bad("`TYPE:` is missing".into()))?;
         let value = match kind {
-            "int" => value.parse().ok().map(Value::U32).ok_or_else(|| bad(format!("`{value}` is no number from 0 to {}", u32::MAX)))?,
+            "int" => value
+                .parse()
+                .ok()
+                .map(Value::U32)
+                .ok_or_else(|| bad(format!("`{value}` is no number from 0 to {}", u32::MAX)))?,
             "float" => {
                 let parsed = value.parse::<f64>().ok().filter(|v| v.is_finite());
                 Value::F32(parsed.ok_or_else(|| bad(format!("`{value}` is no number")))? as f32)
             }
-            "bool" => value.parse().map(Value::Bool).map_err(|_| bad(format!("`{value}` is neither true nor false")))?,
+            "bool" => value
+                .parse()
+                .map(Value::Bool)
+                .map_err(|_| bad(format!("`{value}` is neither true nor false")))?,
             "str" => Value::from(value),
             _ => return Err(bad(format!("`{kind}` is none of int, float, bool, str"))),
         };
@@ -116,14 +123,23 @@ mod tests {
     #[test]
     fn the_quantizers_keys_move_behind_the_others() {
         let mut source = Metadata::new();
-        for (key, value) in [(FILE_TYPE, Value::U32(1)), ("split.no", Value::U16(0)), ("a", Value::U32(1)), ("b", Value::U32(2))] {
+        for (key, value) in [
+            (FILE_TYPE, Value::U32(1)),
+            ("split.no", Value::U16(0)),
+            ("a", Value::U32(1)),
+            ("b", Value::U32(2)),
+        ] {
             source.insert(key.to_owned(), value);
         }
         let overrides = [Override { key: "a".into(), value: Value::U32(9) }];
         let recipe = Recipe::by_name("Q4_K_M").unwrap();
         let keys = finished(&source, Layout::Quantizer, recipe, &overrides, None);
-        let expected: Vec<(&str, Value)> =
-            vec![("b", Value::U32(2)), (QUANTIZATION_VERSION, Value::U32(2)), (FILE_TYPE, Value::U32(15)), ("a", Value::U32(9))];
+        let expected: Vec<(&str, Value)> = vec![
+            ("b", Value::U32(2)),
+            (QUANTIZATION_VERSION, Value::U32(2)),
+            (FILE_TYPE, Value::U32(15)),
+            ("a", Value::U32(9)),
+        ];
         assert_eq!(keys.iter().map(|(k, v)| (k.as_str(), v.clone())).collect::<Vec<_>>(), expected);
         let keys = finished(&source, Layout::Converter, Recipe::by_name("BF16").unwrap(), &[], None);
         assert_eq!(keys.keys().collect::<Vec<_>>(), [FILE_TYPE, "a", "b"]);

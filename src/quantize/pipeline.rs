@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn slabs_come_out_in_order_for_any_number_of_workers() {
-        let expected: Vec<u8> = (0..100usize).flat_map(|slab| std::iter::repeat_n(slab as u8, slab % 5)).collect();
+        let expected: Vec<u8> =
+            (0..100usize).flat_map(|slab| std::iter::repeat_n(slab as u8, slab % 5)).collect();
         for n_workers in [0, 1, 2, 7, 200] {
             let mut written = Vec::new();
             let worker = || {

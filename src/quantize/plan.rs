@@ -85,8 +85,10 @@ impl Hyper {
     /// Errors if `{arch}.block_count` is missing or no unsigned integer.
     pub fn from_metadata(arch: &str, metadata: &Metadata) -> Result<Self, Error> {
         let get = |key: &str| metadata.get(&format!("{arch}.{key}")).and_then(first_integer);
-        let n_layers = get("block_count")
-            .ok_or_else(|| Error::MissingKey { key: format!("{arch}.block_count"), what: "the layer count" })?;
+        let n_layers = get("block_count").ok_or_else(|| Error::MissingKey {
+            key: format!("{arch}.block_count"),
+            what: "the layer count",
+        })?;
         let n_heads = get("attention.head_count").unwrap_or(0);
         Ok(Hyper {
             arch: arch.to_owned(),
@@ -154,7 +156,9 @@ pub fn plan(hyper: &Hyper, inputs: &[Input], options: &Options) -> Result<Vec<Pl
         let role = role_of(tensor.name);
         let (layer, n) = match role {
             Role::AttnV => (attn_v_rank[&input], n_attn_v),
-            Role::FfnDown if hyper.n_experts > 1 => (named_layer(tensor.name, hyper.n_layers)?, hyper.n_layers),
+            Role::FfnDown if hyper.n_experts > 1 => {
+                (named_layer(tensor.name, hyper.n_layers)?, hyper.n_layers)
+            }
             Role::FfnDown => (ffn_down_rank[&input], hyper.n_layers),
             _ => (0, 0),
         };
@@ -176,7 +180,11 @@ pub fn plan(hyper: &Hyper, inputs: &[Input], options: &Options) -> Result<Vec<Pl
 
 /// Returns what every tensor becomes when a checkpoint is only converted: input order, the recipe's
 /// float type unless a tensor's own type is fixed (`fixed[i]`).
-pub fn plan_conversion(inputs: &[Input], fixed: &[Option<Dtype>], recipe: &Recipe) -> Result<Vec<Planned>, Error> {
+pub fn plan_conversion(
+    inputs: &[Input],
+    fixed: &[Option<Dtype>],
+    recipe: &Recipe,
+) -> Result<Vec<Planned>, Error> {
     let options = Options::new(Recipe::by_name(recipe.name)?);
     let row = |(input, (tensor, fixed)): (usize, (&Input, &Option<Dtype>))| {
         let dtype = fixed.unwrap_or(recipe.base());
@@ -296,7 +304,11 @@ fn output_type(tensor: &Input, options: &Options) -> Dtype {
         return dtype;
     }
     let fits = row_len(tensor.shape) % base.block_len() == 0;
-    if options.recipe.dense.is_some() || !fits || base == known("Q8_0") { known("Q8_0") } else { known("Q6_K") }
+    if options.recipe.dense.is_some() || !fits || base == known("Q8_0") {
+        known("Q8_0")
+    } else {
+        known("Q6_K")
+    }
 }
 
 fn applies(when: When, place: &Place, hyper: &Hyper, guided: bool) -> bool {

@@ -91,8 +91,7 @@ const fn plain(name: &'static str, file_type: u32, about: &'static str) -> Recip
 use Role::{AttnOutput, AttnV, FfnDown};
 use When::{Always, First, FirstShare, FirstShareGuided, FirstShareUnguided, MoreBits, WideGroups};
 
-const IQ4_RULES: &[Rule] =
-    &[rule(AttnV, WideGroups, "Q5_K"), rule(FfnDown, FirstShareUnguided(8), "Q5_K")];
+const IQ4_RULES: &[Rule] = &[rule(AttnV, WideGroups, "Q5_K"), rule(FfnDown, FirstShareUnguided(8), "Q5_K")];
 
 /// Every recipe, in the order of `--help`.
 pub static RECIPES: &[Recipe] = &[
@@ -249,13 +248,9 @@ mod tests {
 
     #[test]
     fn aliases_are_the_recipes_they_promise() {
-        for (alias, name) in [
-            ("int8", "Q8_0"),
-            ("INT4", "Q4_K_M"),
-            ("q3_k", "Q3_K_M"),
-            ("Q4_K", "Q4_K_M"),
-            ("Q5_K", "Q5_K_M"),
-        ] {
+        for (alias, name) in
+            [("int8", "Q8_0"), ("INT4", "Q4_K_M"), ("q3_k", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M")]
+        {
             assert_eq!(Recipe::by_name(alias).unwrap().name, name);
         }
     }

@@ -69,7 +69,13 @@ pub fn run(job: &Job, mut writer: GgufWriter, control: &Control) -> Result<Outco
     let sums = Mutex::new(vec![ErrorSums::default(); if job.with_stats { slabs.len() } else { 0 }]);
     let n_written = |slab: &Slab| (slab.rows.len() * row_len(job, slab.tensor)) as u64;
     let make_worker = || {
-        let mut worker = Worker { job, interrupted: control.interrupted, values: vec![], decoded: vec![], scratch: vec![] };
+        let mut worker = Worker {
+            job,
+            interrupted: control.interrupted,
+            values: vec![],
+            decoded: vec![],
+            scratch: vec![],
+        };
         let (slabs, weights, sums) = (&slabs, &weights, &sums);
         move |index: usize, out: &mut Vec<u8>| {
             let slab = &slabs[index];
@@ -138,7 +144,9 @@ pub(super) fn weights_of<'a>(
         let is_copied = planned.dtype == target.source_dtype;
         let Some(importance) = importance.filter(|_| !is_copied) else { return Ok(None) };
         match importance.weights(&target.name, &target.shape) {
-            Ok(None) if planned.needs_importance => Err(importance.missing(&target.name, planned.dtype).into()),
+            Ok(None) if planned.needs_importance => {
+                Err(importance.missing(&target.name, planned.dtype).into())
+            }
             Err(_) if target.name == "token_embd.weight" => Ok(None),
             other => other.map_err(Error::from),
         }
@@ -176,7 +184,12 @@ struct Piece<'a> {
 
 impl Worker<'_> {
     /// Fills `out` with the slab's bytes; returns the sums, zero without statistics.
-    fn encode(&mut self, slab: &Slab, weights: Option<&[f32]>, out: &mut Vec<u8>) -> Result<ErrorSums, Error> {
+    fn encode(
+        &mut self,
+        slab: &Slab,
+        weights: Option<&[f32]>,
+        out: &mut Vec<u8>,
+    ) -> Result<ErrorSums, Error> {
         let planned = &self.job.plan[slab.tensor];
         let row_len = row_len(self.job, slab.tensor);
         let row_bytes = row_len / planned.dtype.block_len() * planned.dtype.block_bytes();

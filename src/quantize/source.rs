@@ -45,7 +45,7 @@ impl Source {
             Opened::SafeTensors(tensors) => {
                 let float_type = if recipe.is_float() { recipe.base() } else { known("BF16") };
                 Self::from_checkpoint(path, tensors, float_type, pre)
-            },
+            }
         }
     }
 
@@ -96,7 +96,14 @@ impl Source {
         let mut metadata = mapped.metadata;
         metadata.extend(tokenizer);
         metadata.extend(mapped.metadata_after);
-        Source { kind, tensors, arch: mapped.arch, metadata, targets: mapped.tensors, notices: mapped.notices }
+        Source {
+            kind,
+            tensors,
+            arch: mapped.arch,
+            metadata,
+            targets: mapped.tensors,
+            notices: mapped.notices,
+        }
     }
 }
 

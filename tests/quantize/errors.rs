@@ -31,10 +31,7 @@ fn options_that_cannot_be() {
         all.extend(args);
         fails(dir, &all, expected);
     };
-    go(
-        &["--type", "Q4KM"],
-        &format!("error: unknown type `Q4KM`\nhint: did you mean `Q4_K_M`? {KNOWN}"),
-    );
+    go(&["--type", "Q4KM"], &format!("error: unknown type `Q4KM`\nhint: did you mean `Q4_K_M`? {KNOWN}"));
     go(&["--type", "banana"], &format!("error: unknown type `banana`\nhint: {KNOWN}"));
     go(
         &["--type", "Q8_0", "--tensor-type", "attn_v"],
@@ -79,7 +76,10 @@ fn unknown_formats_and_instruction_sets_name_the_known_ones() {
         stderr
     };
     let stderr = error(&["--output-tensor-type", "Q6K"]);
-    assert!(stderr.starts_with("error: unknown format `Q6K`\nhint: did you mean `Q6_K`? known formats: "), "{stderr}");
+    assert!(
+        stderr.starts_with("error: unknown format `Q6K`\nhint: did you mean `Q6_K`? known formats: "),
+        "{stderr}"
+    );
     let stderr = error(&["--isa", "avx3"]);
     let expected = "error: unknown instruction set `avx3` (--isa)\nhint: this machine has: portable";
     assert!(stderr.starts_with(expected), "{stderr}");

@@ -15,7 +15,8 @@ fn hex(bytes: &[u8]) -> String {
 /// Quantizes and returns the file.
 fn quantize(dir: &Path, model: &Path, recipe: &str, imatrix: Option<&Path>) -> Gguf {
     let model = model.to_str().unwrap();
-    let mut args = vec!["quantize", model, "--type", recipe, "-o", "o.gguf", "--force", "--quiet", "--no-stats"];
+    let mut args =
+        vec!["quantize", model, "--type", recipe, "-o", "o.gguf", "--force", "--quiet", "--no-stats"];
     if let Some(path) = imatrix {
         args.extend(["--imatrix", path.to_str().unwrap()]);
     }

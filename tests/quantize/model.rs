@@ -124,8 +124,11 @@ impl Model {
     /// Writes a legacy importance matrix for every weight of two or more dimensions to `dir/name`.
     pub fn write_importance(&self, dir: &Path, name: &str) -> PathBuf {
         let mut next = noise(11);
-        let weights: Vec<(String, Vec<usize>)> =
-            self.tensors().into_iter().filter(|(name, shape)| shape.len() > 1 && name.starts_with("blk")).collect();
+        let weights: Vec<(String, Vec<usize>)> = self
+            .tensors()
+            .into_iter()
+            .filter(|(name, shape)| shape.len() > 1 && name.starts_with("blk"))
+            .collect();
         let mut bytes = (weights.len() as i32).to_le_bytes().to_vec();
         for (name, shape) in weights {
             let experts = if shape.len() == 3 { shape[0] } else { 1 };

@@ -175,6 +175,16 @@ fn the_report_says_what_was_lost() {
 fn sources_are_reported_in_the_references_order() {
     let dir = model();
     let report = quantize(dir.path(), &["--type", "Q8_0"]);
-    let names: Vec<&str> = report["tensors"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
-    assert_eq!(names[..5], ["output.weight", "output_norm.weight", "token_embd.weight", "blk.0.attn_k.weight", "blk.0.attn_norm.weight"]);
+    let names: Vec<&str> =
+        report["tensors"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names[..5],
+        [
+            "output.weight",
+            "output_norm.weight",
+            "token_embd.weight",
+            "blk.0.attn_k.weight",
+            "blk.0.attn_norm.weight"
+        ]
+    );
 }

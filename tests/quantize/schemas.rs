@@ -98,8 +98,7 @@ fn sections(path: &Path) -> Vec<Section> {
 fn check(schema: &Path, shape: &Shape) {
     let tensors = shape.tensors();
     let f32 = format::by_name("F32").unwrap();
-    let inputs: Vec<Input> =
-        tensors.iter().map(|(name, shape)| Input { name, shape, stored: f32 }).collect();
+    let inputs: Vec<Input> = tensors.iter().map(|(name, shape)| Input { name, shape, stored: f32 }).collect();
     let hyper = Hyper {
         arch: shape.arch.to_owned(),
         n_layers: shape.n_layers,

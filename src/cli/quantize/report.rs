@@ -160,9 +160,7 @@ fn to_json(report: &Report, finished: Option<&Finished>) -> Value {
             "relative_rmse": rmse(i),
         })
     };
-    let file = |file: &crate::tensor::WrittenFile| {
-        json!({ "path": file.path, "bytes": file.bytes, "sha256": file.sha256_hex() })
-    };
+    let file = |file: &crate::tensor::WrittenFile| json!({ "path": file.path, "bytes": file.bytes, "sha256": file.sha256_hex() });
     let files = finished.map(|f| f.outcome.files.iter().map(file).collect::<Vec<_>>()).unwrap_or_default();
     json!({
         "schema": "lctl.quantize/1",

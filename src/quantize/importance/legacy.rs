@@ -42,7 +42,11 @@ impl<'a> Cursor<'a> {
     fn count(&mut self, what: &'static str, least: i32) -> Result<usize, LegacyError> {
         let at = self.at;
         let value = self.i32(what)?;
-        usize::try_from(value).ok().filter(|_| value >= least).ok_or(LegacyError::BadCount { what, at, value })
+        usize::try_from(value).ok().filter(|_| value >= least).ok_or(LegacyError::BadCount {
+            what,
+            at,
+            value,
+        })
     }
 
     fn text(&mut self, len: usize, what: &'static str) -> Result<String, LegacyError> {

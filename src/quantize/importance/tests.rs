@@ -42,7 +42,10 @@ fn every_truncation_of_a_legacy_file_is_an_error_or_a_shorter_file() {
     let whole = legacy(&[("a.weight", 4, &[8.0, 2.0])], &[]);
     for len in 0..whole.len() {
         let error = open(&whole[..len]).unwrap_err();
-        assert!(matches!(error, ImportanceError::Legacy { source: LegacyError::Truncated { .. }, .. }), "{len}");
+        assert!(
+            matches!(error, ImportanceError::Legacy { source: LegacyError::Truncated { .. }, .. }),
+            "{len}"
+        );
     }
 }
 
