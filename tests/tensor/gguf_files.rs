@@ -142,3 +142,52 @@ fn reads_outside_a_tensor_and_shrunken_files_are_errors() {
     );
     assert!(matches!(gguf.bytes(tensor).unwrap_err(), Error::Shrunk { .. }));
 }
+
+/// Two readers that share no code with ours see the names, shapes, offsets and values that were written.
+#[test]
+fn candle_and_gguf_rs_read_what_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.gguf");
+    let typed = |name: &str, shape: &[usize], dtype: &str| TensorDecl {
+        dtype: lctl::tensor::format::by_name(dtype).unwrap(),
+        ..decl(name, shape)
+    };
+    let tensors = [
+        decl("norm", &[5]),
+        typed("half", &[3, 7], "F16"),
+        typed("blocks", &[2, 4, 32], "Q8_0"),
+        typed("big", &[2, 256], "Q6_K"),
+    ];
+    let metadata = Metadata::from_iter([
+        ("general.name".to_owned(), Value::from("second opinion")),
+        ("x.count".to_owned(), Value::U32(7)),
+    ]);
+    for alignment in [32, 256] {
+        let options = WriteOptions { alignment: Some(alignment), ..Default::default() };
+        let mut writer = GgufWriter::create(&path, &metadata, &tensors, &options).unwrap();
+        for (i, tensor) in tensors.iter().enumerate() {
+            writer.write(&vec![i as u8 + 1; tensor.n_bytes().unwrap() as usize]).unwrap();
+        }
+        writer.finish().unwrap();
+        let ours = Gguf::open(&path).unwrap();
+
+        let mut file = std::fs::File::open(&path).unwrap();
+        let candle = candle_core::quantized::gguf_file::Content::read(&mut file).unwrap();
+        assert_eq!(candle.tensor_data_offset, ours.data_offset());
+        assert_eq!(candle.metadata["general.name"].to_string().unwrap(), "second opinion");
+        assert_eq!(candle.metadata["x.count"].to_u32().unwrap(), 7);
+        let mut model = gguf_rs::get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX).unwrap();
+        let model = model.decode().unwrap();
+        assert_eq!(model.metadata()["general.name"], "second opinion");
+        assert_eq!(model.tensors().len(), tensors.len());
+        for (tensor, theirs) in ours.tensors().iter().zip(model.tensors()) {
+            let info = &candle.tensor_infos[&tensor.name];
+            assert_eq!(info.shape.dims(), tensor.shape);
+            assert_eq!(info.offset + candle.tensor_data_offset, tensor.offset);
+            assert_eq!((&theirs.name, theirs.size), (&tensor.name, tensor.n_bytes));
+            assert_eq!(theirs.offset + ours.data_offset(), tensor.offset);
+            let dims: Vec<usize> = theirs.shape.iter().rev().map(|dim| *dim as usize).collect();
+            assert_eq!(dims, tensor.shape);
+        }
+    }
+}
