@@ -40,6 +40,10 @@ const FILLS: &[(&str, Fill)] = &[
     ("heavy tail", |_, x, r| 0.02 * x / r.unit()),
     ("zeros", |_, _, _| 0.0),
     ("constant", |_, _, _| -0.37),
+    // least squares on these are rounding noise: offsets beyond the largest value, negative scales
+    ("constant up to rounding", |_, x, _| -0.37 * (1.0 + x.round() * f32::EPSILON)),
+    ("constant up to one rounding", |_, x, _| -0.37 * (1.0 + f32::EPSILON * f32::from(x > 1.0))),
+    ("nearly constant", |_, x, _| -0.37 - 1e-6 * x),
     ("outliers", |i, x, _| if i % 97 == 0 { 10.0 * x } else { 0.01 * x }),
     ("denormal", |_, x, _| 1e-40 * x),
     ("at the zero threshold", |_, x, _| 1e-15 * x),
