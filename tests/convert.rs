@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use lctl::kernel::Isa;
-use lctl::model::{Checkpoint, Mapped, TargetTensor, map_checkpoint};
+use lctl::model::{Checkpoint, Mapped, ModelConfig, TargetTensor, expected_tensors, map_checkpoint};
 use lctl::tensor::format::by_name;
+use lctl::tensor::gguf::{Array, Value};
 use lctl::tensor::{Dtype, TensorSource};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 /// Returns the folder of real test data, or says that the test is skipped.
@@ -75,4 +76,116 @@ fn probe_llama_is_the_reference_conversion() {
     let bf16 = by_name("BF16").unwrap();
     let mapped = map_checkpoint(&checkpoint, bf16).unwrap();
     check_tensors("probe-llama", &mapped, checkpoint.source.as_ref(), bf16, &golden);
+}
+
+fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert")
+}
+
+/// Returns the names of all tiny checkpoints.
+fn tiny_names() -> Vec<String> {
+    let entries = std::fs::read_dir(golden_dir()).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = entries
+        .filter(|path| path.extension().is_some_and(|ext| ext == "json"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 20, "found {} goldens only", names.len());
+    names
+}
+
+/// Returns a key as the goldens have it: type names and value; a long array as the SHA-256 of its text.
+fn golden_form(value: &Value) -> Json {
+    let scalar = |name: &str, value: Json| json!([[name], value]);
+    match value {
+        Value::U32(v) => scalar("UINT32", json!(v)),
+        Value::I32(v) => scalar("INT32", json!(v)),
+        Value::F32(v) => scalar("FLOAT32", json!(f64::from(*v))),
+        Value::Bool(v) => scalar("BOOL", json!(v)),
+        Value::String(v) => scalar("STRING", json!(v)),
+        Value::Array(Array::String(list)) => golden_list("STRING", list.iter().map(|v| json!(v)).collect()),
+        Value::Array(Array::I32(list)) => golden_list("INT32", list.iter().map(|v| json!(v)).collect()),
+        Value::Array(Array::F32(list)) if list.len() > 16 => {
+            golden_list("FLOAT32", list.iter().map(|v| json!(v.to_bits())).collect())
+        }
+        other => panic!("the reference writes no such value: {other:?}"),
+    }
+}
+
+fn golden_list(name: &str, items: Vec<Json>) -> Json {
+    if items.len() <= 16 {
+        return json!([["ARRAY", name], items]);
+    }
+    let mut text = String::new();
+    for item in items {
+        let item = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+        text.push_str(&format!("{}:{item}", item.len()));
+    }
+    json!([["ARRAY", name], format!("sha256:{}", hex_sha256(text.as_bytes()))])
+}
+
+/// Checks the keys: which, in what order, of what type and value.
+fn check_keys<'a>(name: &str, found: impl Iterator<Item = (&'a String, &'a Value)>, golden: Vec<(&String, &Json)>) {
+    let found: Vec<_> = found.map(|(key, value)| (key, golden_form(value))).collect();
+    let keys: Vec<_> = found.iter().map(|(key, _)| *key).collect();
+    let expected: Vec<_> = golden.iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys, expected, "{name}: keys");
+    for ((key, found), (_, expected)) in found.iter().zip(&golden) {
+        assert_eq!(found, *expected, "{name}: {key}");
+    }
+}
+
+fn is_tokenizer_key(key: &str) -> bool {
+    key.starts_with("tokenizer.")
+}
+
+#[test]
+fn every_architecture_is_the_reference_conversion() {
+    let mut failures = Vec::new();
+    for name in tiny_names() {
+        let golden = read_json(&golden_dir().join(format!("{name}.json")));
+        let checkpoint = Checkpoint::open(&golden_dir().join(&name)).unwrap();
+        for (outtype, golden) in golden.as_object().unwrap() {
+            let float = by_name(outtype).unwrap();
+            let check = || {
+                let mapped = map_checkpoint(&checkpoint, float).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let kv = golden["kv"].as_object().unwrap().iter();
+                check_keys(&name, mapped.metadata.iter(), kv.filter(|(key, _)| !is_tokenizer_key(key)).collect());
+                check_tensors(&name, &mapped, checkpoint.source.as_ref(), float, golden);
+            };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err() {
+                failures.push(format!("{name} {outtype}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn config_json_and_gguf_keys_give_one_config() {
+    for name in tiny_names() {
+        let checkpoint = Checkpoint::open(&golden_dir().join(&name)).unwrap();
+        let mapped = map_checkpoint(&checkpoint, by_name("BF16").unwrap()).unwrap();
+        let mut from_hf = checkpoint.model_config().unwrap();
+        let mut keys = mapped.metadata.clone();
+        if !keys.contains_key(&format!("{}.vocab_size", mapped.arch)) {
+            // stands in for the tokenizer's list, of which only the length counts
+            let tokens = vec![String::new(); from_hf.vocab_size];
+            keys.insert("tokenizer.ggml.tokens".to_owned(), Value::Array(Array::String(tokens)));
+        }
+        let has_output = mapped.tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let from_gguf = ModelConfig::from_gguf(&keys, has_output, Path::new("test.gguf")).unwrap();
+        if mapped.arch == "llama" {
+            from_hf.sliding_window = None; // GGUF's llama has no key for it
+        }
+        assert_eq!(from_hf, from_gguf, "{name}");
+        let expected = expected_tensors(&from_hf).unwrap();
+        for (tensor, shape) in &expected {
+            let found = mapped.tensors.iter().find(|found| found.name == *tensor);
+            let found = found.unwrap_or_else(|| panic!("{name}: {tensor} is not there"));
+            if tensor != "token_embd.weight" {
+                assert_eq!(found.shape, *shape, "{name}: {tensor}");
+            }
+        }
+    }
 }
