@@ -122,6 +122,28 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
     Ok(out)
 }
 
+/// Returns the tensors (HF name in its first spelling, shape) that every checkpoint of this config has.
+///
+/// Errors as [`expected_tensors`] does.
+pub fn expected_checkpoint_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)>, Error> {
+    let arch = arch::by_gguf_name(config.arch, Path::new(""))?;
+    let mut out = Vec::new();
+    for row in arch.rows.iter().filter(|row| row.presence.required(config)) {
+        let source = &row.sources[0];
+        let shape = source_shape(&row.shape(config), source.part);
+        for layer in 0..if row.per_layer() { config.n_layers } else { 1 } {
+            let name = source.hf.replacen("{}", &layer.to_string(), 1);
+            match (source.part, &config.experts) {
+                (Part::Expert, Some(experts)) => out.extend(
+                    (0..experts.n).map(|expert| (name.replacen("{}", &expert.to_string(), 1), shape.clone())),
+                ),
+                _ => out.push((name, shape.clone())),
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// Returns the type a tensor keeps whatever the output's float type: the converter's rules, which
 /// follow from the name and the number of dimensions.
 fn fixed_dtype(name: &str, shape: &[usize]) -> Option<Dtype> {

@@ -22,7 +22,7 @@ use crate::tensor::{Dtype, TensorSource};
 
 pub use config::{Experts, ModelConfig, Rope, RopeScaling};
 pub use error::Error;
-pub use map::{expected_tensors, map_checkpoint, map_gguf, targets_from_names};
+pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
 pub use rows::{RowMap, ValueMap};
 pub use unmap::unmap_gguf;
 

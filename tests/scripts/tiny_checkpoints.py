@@ -74,7 +74,7 @@ CHECKPOINTS = {
     "gemma": ("gemma", "spm", dict(head_dim=16, num_key_value_heads=1)),
     "gemma-2-2b-it": ("gemma2", "spm", dict(head_dim=16, sliding_window=128)),
     "gemma3": ("gemma3_text", "spm", dict(head_dim=16, sliding_window=128)),
-    "gemma3-unused-vocab": ("gemma3_text", "bpe", dict(head_dim=16, sliding_window=128, vocab_size=320)),
+    "gemma3-unused-vocab": ("gemma3_text", "gpt2", dict(head_dim=16, sliding_window=128, vocab_size=320)),
     "gemma3-vision": ("gemma3", "spm", dict()),
     "Phi-3-mini-4k-instruct": ("phi3", "spm", dict(num_key_value_heads=4, sliding_window=255)),
     "phi3-longrope": ("phi3", "spm", dict(rope_parameters=longrope(4), max_position_embeddings=2048,
@@ -117,7 +117,8 @@ def write_spm(out):
 
 def write_bpe(out, kind):
     """Byte-level BPE; the pre-tokenizer is the real family's, the merges are of TEXT."""
-    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+    # Llama 3 takes whole words that are tokens as they are, which tells its pre-tokenizer from an equal one
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=kind == "llama-bpe"))
     pre = tokenizers.pre_tokenizers
     if kind in SPLITS:
         tok.pre_tokenizer = pre.Sequence([
@@ -239,7 +240,8 @@ def convert(converter, checkpoint, outtype, path, pre):
 def golden(converter, checkpoint, outtype):
     import gguf
 
-    pre = {"gpt2": "gpt-2", "bpe": "default"}.get(CHECKPOINTS[checkpoint.name][1], CHECKPOINTS[checkpoint.name][1])
+    kind = CHECKPOINTS[checkpoint.name][1]
+    pre = "gpt-2" if kind == "gpt2" else kind
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp) / "out.gguf"
         convert(converter, checkpoint, outtype, path, pre)

@@ -299,6 +299,11 @@ mod common {
             self
         }
 
+        pub const fn from(mut self, sources: &'static [Source]) -> Row {
+            self.sources = sources;
+            self
+        }
+
         pub const fn when(mut self, presence: Presence) -> Row {
             self.presence = presence;
             self
@@ -393,8 +398,7 @@ mod common {
         "blk.{}.ffn_down.weight",
         &[Dim::Model, Dim::Ff],
     );
-    /// Experts by every spelling: one tensor each as Mixtral and Qwen published them, or the
-    /// stacks of transformers 5 (gate and up fused).
+    /// Experts as Mixtral published them, one tensor each, or in the stacks of transformers 5 (gate and up fused).
     pub const ROUTER: Row = row(
         Role::Router,
         &[whole("model.layers.{}.block_sparse_moe.gate.weight"), whole("model.layers.{}.mlp.gate.weight")],
@@ -406,7 +410,6 @@ mod common {
         Role::GateExperts,
         &[
             expert("model.layers.{}.block_sparse_moe.experts.{}.w1.weight"),
-            expert("model.layers.{}.mlp.experts.{}.gate_proj.weight"),
             half("model.layers.{}.mlp.experts.gate_up_proj", 0),
             half("model.layers.{}.mlp.experts.gate_up_proj.weight", 0),
         ],
@@ -418,7 +421,6 @@ mod common {
         Role::DownExperts,
         &[
             expert("model.layers.{}.block_sparse_moe.experts.{}.w2.weight"),
-            expert("model.layers.{}.mlp.experts.{}.down_proj.weight"),
             whole("model.layers.{}.mlp.experts.down_proj"),
             whole("model.layers.{}.mlp.experts.down_proj.weight"),
         ],
@@ -430,7 +432,6 @@ mod common {
         Role::UpExperts,
         &[
             expert("model.layers.{}.block_sparse_moe.experts.{}.w3.weight"),
-            expert("model.layers.{}.mlp.experts.{}.up_proj.weight"),
             half("model.layers.{}.mlp.experts.gate_up_proj", 1),
             half("model.layers.{}.mlp.experts.gate_up_proj.weight", 1),
         ],

@@ -101,10 +101,22 @@ static QWEN3_MOE: Arch = Arch {
         Q_NORM,
         K_NORM,
         FFN_NORM,
-        ROUTER,
-        GATE_EXPS,
-        DOWN_EXPS,
-        UP_EXPS,
+        ROUTER.from(&[whole("model.layers.{}.mlp.gate.weight")]),
+        GATE_EXPS.from(&[
+            expert("model.layers.{}.mlp.experts.{}.gate_proj.weight"),
+            half("model.layers.{}.mlp.experts.gate_up_proj", 0),
+            half("model.layers.{}.mlp.experts.gate_up_proj.weight", 0),
+        ]),
+        DOWN_EXPS.from(&[
+            expert("model.layers.{}.mlp.experts.{}.down_proj.weight"),
+            whole("model.layers.{}.mlp.experts.down_proj"),
+            whole("model.layers.{}.mlp.experts.down_proj.weight"),
+        ]),
+        UP_EXPS.from(&[
+            expert("model.layers.{}.mlp.experts.{}.up_proj.weight"),
+            half("model.layers.{}.mlp.experts.gate_up_proj", 1),
+            half("model.layers.{}.mlp.experts.gate_up_proj.weight", 1),
+        ]),
     ],
     flags: FLAGS,
 };
