@@ -1,5 +1,7 @@
 //! What all block encoders share: argument checks and the walk over rows.
 
+use half::f16;
+
 use super::BlockFormat;
 use crate::kernel::simd::Simd;
 
@@ -95,6 +97,13 @@ impl<'a> Rows<'a> {
     pub(super) fn importance(&self, start: usize, len: usize) -> Option<&'a [f32]> {
         self.importance.map(|importance| &importance[start % self.row_len..][..len])
     }
+}
+
+/// Returns the half nearest to a scale, even on ties; NaN (from sums that overflow) as x86 makes it, on every machine.
+#[inline(always)]
+pub(super) fn half_scale(d: f32) -> f16 {
+    const X86_NAN: f16 = f16::from_bits(0xfe00);
+    if d.is_nan() { X86_NAN } else { f16::from_f32(d) }
 }
 
 /// Writes the sum of squares of each run of `len` weights, summed in order. `len` is a multiple of 16.

@@ -249,3 +249,46 @@ pub(super) mod oracle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Isa;
+    use crate::kernel::simd::{Kernel, dispatch};
+
+    struct Indices<'a>(&'a [f32]);
+
+    impl Kernel for Indices<'_> {
+        type Output = Vec<u8>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<u8> {
+            let mut out = vec![0; self.0.len()];
+            for (v, out) in self.0.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+                s.store_u8(index(s, s.load(v)), out);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn the_table_finds_the_nearest_level_of_every_value() {
+        let mut values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0];
+        // a step of 1/2 passes all levels, thresholds and cell borders
+        for halves in -600..=600i32 {
+            let middle = halves as f32 / 2.0;
+            values.extend([middle, middle.next_down(), middle.next_up()]);
+        }
+        for bits in (0..=u32::MAX).step_by(40_009) {
+            values.push(f32::from_bits(bits));
+        }
+        values.resize(values.len().next_multiple_of(16), 0.0);
+        let want: Vec<u8> = values.iter().map(|v| oracle::nearest_level(*v)).collect();
+        for isa in Isa::available() {
+            let got = dispatch(isa, Indices(&values));
+            for ((value, want), got) in values.iter().zip(&want).zip(&got) {
+                assert_eq!(want, got, "{value:e} on {}", isa.name());
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@
 use half::f16;
 
 use super::BlockFormat;
-use super::blocks::{Rows, check_lengths};
+use super::blocks::{Rows, check_lengths, half_scale};
 use super::iq4::{SUB_LEN, Sigma2, decode, inverse_of, search_scales, store_indices};
 use crate::kernel::Isa;
 use crate::kernel::simd::{Kernel, Simd, dispatch};
@@ -67,7 +67,7 @@ impl Kernel for Encode<'_> {
             s.store(search_scales(s, x, importance, Sigma2::PerSubBlock), &mut scales);
             let blocks = x.chunks_exact(BLOCK_LEN).zip(out.chunks_exact_mut(BLOCK_BYTES));
             for ((x, out), d) in blocks.zip(scales) {
-                out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+                out[..2].copy_from_slice(&half_scale(d).to_le_bytes());
                 store_indices(s, x, inverse_of(d), &mut out[2..]);
             }
         }

@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::BlockFormat;
-use super::blocks::{Rows, check_lengths, sums_of_squares};
+use super::blocks::{Rows, check_lengths, half_scale, sums_of_squares};
 use super::iq4::{INDEX_BYTES, SUB_LEN, Sigma2, decode, inverse_of, search_scales, store_indices};
 use super::symmetric::signed_max_of;
 use crate::kernel::Isa;
@@ -107,7 +107,7 @@ fn store_block<S: Simd>(s: S, x: &[f32], scales: &[f32], out: &mut [u8]) {
     let d = -signed_max_of(scales) / SCALE_MAX as f32;
     let inverse = inverse_of(d);
     let (header, indices) = out.split_at_mut(8);
-    header[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    header[..2].copy_from_slice(&half_scale(d).to_le_bytes());
     header[2..].fill(0);
     for (j, scale) in scales.iter().enumerate() {
         let code = nearest_int(inverse * scale).clamp(-SCALE_MAX, SCALE_MAX - 1);

@@ -5,7 +5,7 @@
 use half::f16;
 
 use super::BlockFormat;
-use super::blocks::{Rows, check_lengths, sums_of_squares};
+use super::blocks::{Rows, check_lengths, half_scale, sums_of_squares};
 use super::descent::{search_levels, search_scales};
 use super::symmetric::{
     SUB_LEN, level, search_scale, signed_max_of, store_levels, store_search_levels, sub_block_weights,
@@ -116,7 +116,7 @@ fn scale_codes(scales: &[f32]) -> (f16, [u8; N_SUB]) {
         let rounded = nearest_int(inverse * scale) as i8; // wraps, as the reference's does
         *code = (i32::from(rounded).clamp(-SCALE_MAX, SCALE_MAX - 1) + SCALE_MAX) as u8;
     }
-    (f16::from_f32(1.0 / inverse), codes)
+    (half_scale(1.0 / inverse), codes)
 }
 
 #[inline(always)]
@@ -198,7 +198,7 @@ fn finish_batch<S: Simd>(s: S, x: &[f32], batch: &Batch, out: &mut [u8]) {
         s.store_u8(s.trunc_i32(s.select(negligible, s.splat(0.0), v)), code);
     }
     for (b, (x, out)) in x.chunks_exact(BLOCK_LEN).zip(out.chunks_exact_mut(BLOCK_BYTES)).enumerate() {
-        let d = f16::from_f32(ds[b]);
+        let d = half_scale(ds[b]);
         let mut block_codes = [0u8; N_SUB];
         let mut levels = [0u8; BLOCK_LEN];
         for j in 0..N_SUB {

@@ -5,7 +5,7 @@
 use half::f16;
 
 use super::BlockFormat;
-use super::blocks::{Rows, check_lengths};
+use super::blocks::{Rows, check_lengths, half_scale};
 use super::symmetric::{
     EPS, SUB_LEN, products, search_scale, signed_max_of, store_levels, store_search_levels, sub_block_weights,
 };
@@ -90,7 +90,7 @@ fn encode_block<S: Simd>(s: S, x: &[f32], importance: Option<&[f32]>, out: &mut 
         return;
     }
     let inverse = -128.0 / max_scale;
-    let d = f16::from_f32(1.0 / inverse);
+    let d = half_scale(1.0 / inverse);
     let mut levels = [0u8; BLOCK_LEN];
     for j in 0..N_SUB {
         let code = nearest_int(inverse * scales[j]).min(127) as i8;
