@@ -3,6 +3,7 @@
 //! 16-bit values are little-endian bytes, as they lie in files; slices need no alignment.
 
 use super::Isa;
+use super::simd::{Kernel, Simd, dispatch};
 
 /// Returns the binary16 bits nearest to `x`, ties to even; overflow gives infinity, a NaN stays one
 /// (quiet, top payload bits kept), as the F16C instructions do.
@@ -62,14 +63,7 @@ pub fn bf16_bits_to_f32(bits: u16) -> f32 {
 /// If `bytes.len() != 2 * out.len()`.
 pub fn f16_to_f32(isa: Isa, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), out.len() * 2);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `supported` returns only levels whose features this machine has.
-    match isa.supported() {
-        Isa::Avx512 => return unsafe { x86::f16_to_f32_avx512(bytes, out) },
-        Isa::Avx2 => return unsafe { x86::f16_to_f32_avx2(bytes, out) },
-        Isa::Portable => {}
-    }
-    widen(bytes, out, f16_bits_to_f32);
+    dispatch(isa, WidenF16(bytes, out));
 }
 
 /// Converts f32 to binary16 bytes, each as [`f32_to_f16_bits`].
@@ -78,14 +72,7 @@ pub fn f16_to_f32(isa: Isa, bytes: &[u8], out: &mut [f32]) {
 /// If `out.len() != 2 * values.len()`.
 pub fn f32_to_f16(isa: Isa, values: &[f32], out: &mut [u8]) {
     assert_eq!(out.len(), values.len() * 2);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `supported` returns only levels whose features this machine has.
-    match isa.supported() {
-        Isa::Avx512 => return unsafe { x86::f32_to_f16_avx512(values, out) },
-        Isa::Avx2 => return unsafe { x86::f32_to_f16_avx2(values, out) },
-        Isa::Portable => {}
-    }
-    narrow(values, out, f32_to_f16_bits);
+    dispatch(isa, NarrowF16(values, out));
 }
 
 /// Converts bfloat16 bytes to f32.
@@ -94,14 +81,7 @@ pub fn f32_to_f16(isa: Isa, values: &[f32], out: &mut [u8]) {
 /// If `bytes.len() != 2 * out.len()`.
 pub fn bf16_to_f32(isa: Isa, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), out.len() * 2);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `supported` returns only levels whose features this machine has.
-    match isa.supported() {
-        Isa::Avx512 => return unsafe { x86::bf16_to_f32_avx512(bytes, out) },
-        Isa::Avx2 => return unsafe { x86::bf16_to_f32_avx2(bytes, out) },
-        Isa::Portable => {}
-    }
-    widen(bytes, out, bf16_bits_to_f32);
+    dispatch(isa, WidenBf16(bytes, out));
 }
 
 /// Converts f32 to bfloat16 bytes, each as [`f32_to_bf16_bits`].
@@ -110,169 +90,94 @@ pub fn bf16_to_f32(isa: Isa, bytes: &[u8], out: &mut [f32]) {
 /// If `out.len() != 2 * values.len()`.
 pub fn f32_to_bf16(isa: Isa, values: &[f32], out: &mut [u8]) {
     assert_eq!(out.len(), values.len() * 2);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `supported` returns only levels whose features this machine has.
-    match isa.supported() {
-        Isa::Avx512 => return unsafe { x86::f32_to_bf16_avx512(values, out) },
-        Isa::Avx2 => return unsafe { x86::f32_to_bf16_avx2(values, out) },
-        Isa::Portable => {}
-    }
-    narrow(values, out, f32_to_bf16_bits);
+    dispatch(isa, NarrowBf16(values, out));
 }
 
+/// Returns how many of `n` values go through vectors: those that fill them, and none on the portable level, where the
+/// scalar forms here are faster.
 #[inline(always)]
-fn widen(bytes: &[u8], out: &mut [f32], convert: impl Fn(u16) -> f32) {
-    for (value, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-        *value = convert(u16::from_le_bytes([pair[0], pair[1]]));
+fn vectored<S: Simd>(n: usize) -> usize {
+    if S::ISA == Isa::Portable { 0 } else { n / S::LANES * S::LANES }
+}
+
+struct WidenF16<'a>(&'a [u8], &'a mut [f32]);
+
+impl Kernel for WidenF16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(bytes, out) = self;
+        let body = vectored::<S>(out.len());
+        let (head, tail) = out.split_at_mut(body);
+        for (out, bytes) in head.chunks_exact_mut(S::LANES).zip(bytes.chunks_exact(2 * S::LANES)) {
+            s.store(s.load_f16(bytes), out);
+        }
+        for (value, pair) in tail.iter_mut().zip(bytes[2 * body..].chunks_exact(2)) {
+            *value = f16_bits_to_f32(u16::from_le_bytes([pair[0], pair[1]]));
+        }
     }
 }
 
-#[inline(always)]
-fn narrow(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> u16) {
-    for (pair, &value) in out.chunks_exact_mut(2).zip(values) {
-        pair.copy_from_slice(&convert(value).to_le_bytes());
+struct NarrowF16<'a>(&'a [f32], &'a mut [u8]);
+
+impl Kernel for NarrowF16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(values, out) = self;
+        let body = vectored::<S>(values.len());
+        let (head, tail) = out.split_at_mut(2 * body);
+        for (out, values) in head.chunks_exact_mut(2 * S::LANES).zip(values.chunks_exact(S::LANES)) {
+            s.store_f16(s.load(values), out);
+        }
+        for (pair, value) in tail.chunks_exact_mut(2).zip(&values[body..]) {
+            pair.copy_from_slice(&f32_to_f16_bits(*value).to_le_bytes());
+        }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{bf16_bits_to_f32, f16_bits_to_f32, f32_to_bf16_bits, f32_to_f16_bits, narrow, widen};
-    use std::arch::x86_64::*;
+struct WidenBf16<'a>(&'a [u8], &'a mut [f32]);
 
-    #[target_feature(enable = "avx2,f16c")]
-    pub fn f16_to_f32_avx2(bytes: &[u8], out: &mut [f32]) {
-        let body = out.len() / 8 * 8;
+impl Kernel for WidenBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(bytes, out) = self;
+        let body = vectored::<S>(out.len());
         let (head, tail) = out.split_at_mut(body);
-        for (values, chunk) in head.chunks_exact_mut(8).zip(bytes.chunks_exact(16)) {
-            // SAFETY: the chunks are 16 bytes and 8 floats; both accesses are unaligned.
-            unsafe {
-                let half = _mm_loadu_si128(chunk.as_ptr().cast());
-                _mm256_storeu_ps(values.as_mut_ptr(), _mm256_cvtph_ps(half));
-            }
+        for (out, bytes) in head.chunks_exact_mut(S::LANES).zip(bytes.chunks_exact(2 * S::LANES)) {
+            s.store(s.from_bits(s.shl::<16>(s.load_u16(bytes))), out);
         }
-        widen(&bytes[body * 2..], tail, f16_bits_to_f32);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn f16_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
-        let body = out.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(body);
-        for (values, chunk) in head.chunks_exact_mut(16).zip(bytes.chunks_exact(32)) {
-            // SAFETY: the chunks are 32 bytes and 16 floats; both accesses are unaligned.
-            unsafe {
-                let half = _mm256_loadu_si256(chunk.as_ptr().cast());
-                _mm512_storeu_ps(values.as_mut_ptr(), _mm512_cvtph_ps(half));
-            }
+        for (value, pair) in tail.iter_mut().zip(bytes[2 * body..].chunks_exact(2)) {
+            *value = bf16_bits_to_f32(u16::from_le_bytes([pair[0], pair[1]]));
         }
-        widen(&bytes[body * 2..], tail, f16_bits_to_f32);
     }
+}
 
-    #[target_feature(enable = "avx2,f16c")]
-    pub fn f32_to_f16_avx2(values: &[f32], out: &mut [u8]) {
-        let body = values.len() / 8 * 8;
-        let (head, tail) = out.split_at_mut(body * 2);
-        for (chunk, x) in head.chunks_exact_mut(16).zip(values.chunks_exact(8)) {
-            // SAFETY: the chunks are 8 floats and 16 bytes; both accesses are unaligned.
-            unsafe {
-                let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.as_ptr()));
-                _mm_storeu_si128(chunk.as_mut_ptr().cast(), half);
-            }
+struct NarrowBf16<'a>(&'a [f32], &'a mut [u8]);
+
+impl Kernel for NarrowBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(values, out) = self;
+        let body = vectored::<S>(values.len());
+        let (head, tail) = out.split_at_mut(2 * body);
+        for (out, values) in head.chunks_exact_mut(2 * S::LANES).zip(values.chunks_exact(S::LANES)) {
+            let value = s.load(values);
+            let bits = s.to_bits(value);
+            let high = s.shr::<16>(bits);
+            let rounded = s.shr::<16>(bits + s.splat_i32(0x7fff) + (high & s.splat_i32(1)));
+            let quiet = high | s.splat_i32(0x40);
+            s.store_u16(s.select_i32(s.eq(value, value), rounded, quiet), out);
         }
-        narrow(&values[body..], tail, f32_to_f16_bits);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn f32_to_f16_avx512(values: &[f32], out: &mut [u8]) {
-        let body = values.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(body * 2);
-        for (chunk, x) in head.chunks_exact_mut(32).zip(values.chunks_exact(16)) {
-            // SAFETY: the chunks are 16 floats and 32 bytes; both accesses are unaligned.
-            unsafe {
-                let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(x.as_ptr()));
-                _mm256_storeu_si256(chunk.as_mut_ptr().cast(), half);
-            }
+        for (pair, value) in tail.chunks_exact_mut(2).zip(&values[body..]) {
+            pair.copy_from_slice(&f32_to_bf16_bits(*value).to_le_bytes());
         }
-        narrow(&values[body..], tail, f32_to_f16_bits);
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub fn bf16_to_f32_avx2(bytes: &[u8], out: &mut [f32]) {
-        let body = out.len() / 8 * 8;
-        let (head, tail) = out.split_at_mut(body);
-        for (values, chunk) in head.chunks_exact_mut(8).zip(bytes.chunks_exact(16)) {
-            // SAFETY: the chunks are 16 bytes and 8 floats; both accesses are unaligned.
-            unsafe {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(chunk.as_ptr().cast()));
-                _mm256_storeu_si256(values.as_mut_ptr().cast(), _mm256_slli_epi32::<16>(wide));
-            }
-        }
-        widen(&bytes[body * 2..], tail, bf16_bits_to_f32);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn bf16_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
-        let body = out.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(body);
-        for (values, chunk) in head.chunks_exact_mut(16).zip(bytes.chunks_exact(32)) {
-            // SAFETY: the chunks are 32 bytes and 16 floats; both accesses are unaligned.
-            unsafe {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(chunk.as_ptr().cast()));
-                _mm512_storeu_si512(values.as_mut_ptr().cast(), _mm512_slli_epi32::<16>(wide));
-            }
-        }
-        widen(&bytes[body * 2..], tail, bf16_bits_to_f32);
-    }
-
-    /// Returns the eight bfloat16 results in the low halves of 32-bit lanes.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn round_bf16_avx2(x: __m256i) -> __m256i {
-        let high = _mm256_srli_epi32::<16>(x);
-        let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-        let bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-        let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(x, bias));
-        let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-        let value = _mm256_castsi256_ps(x);
-        let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
-        _mm256_blendv_epi8(rounded, quiet, is_nan)
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub fn f32_to_bf16_avx2(values: &[f32], out: &mut [u8]) {
-        let body = values.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(body * 2);
-        for (chunk, x) in head.chunks_exact_mut(32).zip(values.chunks_exact(16)) {
-            // SAFETY: the chunks are 16 floats and 32 bytes; all accesses are unaligned.
-            unsafe {
-                let low = round_bf16_avx2(_mm256_loadu_si256(x.as_ptr().cast()));
-                let high = round_bf16_avx2(_mm256_loadu_si256(x.as_ptr().add(8).cast()));
-                // packus works within 128-bit halves: quarters come out as 0, 2, 1, 3
-                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
-                _mm256_storeu_si256(chunk.as_mut_ptr().cast(), packed);
-            }
-        }
-        narrow(&values[body..], tail, f32_to_bf16_bits);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub fn f32_to_bf16_avx512(values: &[f32], out: &mut [u8]) {
-        let body = values.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(body * 2);
-        for (chunk, x) in head.chunks_exact_mut(32).zip(values.chunks_exact(16)) {
-            // SAFETY: the chunks are 16 floats and 32 bytes; both accesses are unaligned.
-            unsafe {
-                let bits = _mm512_loadu_si512(x.as_ptr().cast());
-                let high = _mm512_srli_epi32::<16>(bits);
-                let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-                let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, bias));
-                let value = _mm512_castsi512_ps(bits);
-                let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
-                let result = _mm512_mask_or_epi32(rounded, is_nan, high, _mm512_set1_epi32(0x40));
-                _mm256_storeu_si256(chunk.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(result));
-            }
-        }
-        narrow(&values[body..], tail, f32_to_bf16_bits);
     }
 }
 

@@ -50,12 +50,6 @@ impl Isa {
         Isa::Portable
     }
 
-    /// Returns this level, or the machine's best where the machine lacks it. Every kernel dispatches on this,
-    /// so that a level that is only named can't run instructions the machine doesn't have.
-    pub fn supported(self) -> Isa {
-        self.min(Isa::detect())
-    }
-
     /// Returns every level this machine can run, lowest first.
     pub fn available() -> impl Iterator<Item = Isa> {
         let best = Isa::detect();
