@@ -80,7 +80,7 @@ impl HfVocab {
         let (path, tokens) = match &files.tokenizer {
             Some(tokenizer) => match &tokenizer.model.vocab {
                 ModelVocab::Ids(tokens) => (files.path("tokenizer.json"), tokens),
-                ModelVocab::Scores(_) => return Ok(None),
+                ModelVocab::Scores => return Ok(None),
             },
             None => {
                 let path = files.path("vocab.json");
@@ -89,7 +89,7 @@ impl HfVocab {
                         read = tokens;
                         (path, &read)
                     }
-                    Some(ModelVocab::Scores(_)) => {
+                    Some(ModelVocab::Scores) => {
                         let list = Json::Array(Vec::new());
                         return Err(shape_error(&path, "(the file)", "a map of tokens to ids", &list));
                     }

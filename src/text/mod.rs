@@ -176,6 +176,11 @@ fn write_tokens(
             return Ok(origin);
         }
     }
+    let tekken = files.path("tekken.json");
+    if tekken.is_file() {
+        let what = "Mistral's own tokenizer format alone".to_owned();
+        return Err(Error::Unsupported { path: tekken, what, arch: request.arch.to_owned() });
+    }
     Err(Error::Missing {
         dir: request.dir.to_owned(),
         arch: request.arch.to_owned(),

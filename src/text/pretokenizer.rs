@@ -1,8 +1,6 @@
 //! The name of a byte-level BPE's pre-tokenizer, decided from its own structure: the splits that
 //! tokenizer.json describes are brought to one spelling and compared with a table of known ones.
 
-use std::path::PathBuf;
-
 use serde_json::Value as Json;
 
 use super::error::Error;
@@ -28,6 +26,10 @@ pub struct Known {
 impl Known {
     pub const fn of(name: &'static str, splits: &'static [&'static str]) -> Self {
         Known { name, splits, ignore_merges: false, cleans_spaces: true, nfc: false, archs: &[] }
+    }
+
+    fn fits(&self, arch: &str) -> bool {
+        self.archs.is_empty() || self.archs.contains(&arch)
     }
 }
 
@@ -68,32 +70,47 @@ pub fn detect(files: &Files, arch: &str) -> Result<&'static str, Error> {
     };
     match structure.best(arch) {
         Some(known) => Ok(known.name),
-        None => Err(unrecognized(files.path("tokenizer.json"), &structure.splits)),
+        None => {
+            let (path, nearest) = (files.path("tokenizer.json"), structure.nearest(arch));
+            let known = shown(&canonical_splits(nearest));
+            Err(Error::UnrecognizedPre {
+                path,
+                found: shown(&structure.splits),
+                nearest: nearest.name,
+                known,
+            })
+        }
     }
 }
 
 impl Structure {
+    /// Returns in how much `known` agrees beside the splits; more is larger.
+    fn agreement(&self, known: &Known) -> (bool, bool, bool) {
+        (
+            known.ignore_merges == self.ignore_merges,
+            known.nfc == self.nfc,
+            known.cleans_spaces == self.cleans_spaces,
+        )
+    }
+
     /// Returns the known pre-tokenizer with these splits that agrees best in the other respects;
     /// the first in the table of several that agree alike.
     fn best(&self, arch: &str) -> Option<&'static Known> {
-        let agreement = |known: &Known| {
-            (
-                known.ignore_merges == self.ignore_merges,
-                known.nfc == self.nfc,
-                known.cleans_spaces == self.cleans_spaces,
-            )
+        let same = KNOWN.iter().filter(|known| known.fits(arch) && canonical_splits(known) == self.splits);
+        // `max_by_key` keeps the last of equals
+        same.rev().max_by_key(|known| self.agreement(known))
+    }
+
+    /// Returns the known pre-tokenizer whose splits read most like these.
+    fn nearest(&self, arch: &str) -> &'static Known {
+        let found = shown(&self.splits);
+        let score = |known: &Known| {
+            let likeness = strsim::normalized_levenshtein(&found, &shown(&canonical_splits(known)));
+            // in millionths, to have an order; a name of another architecture only if nothing is near
+            (known.fits(arch), (likeness * 1e6) as u64, self.agreement(known))
         };
-        let mut best: Option<&'static Known> = None;
-        for known in KNOWN {
-            let fits = known.archs.is_empty() || known.archs.contains(&arch);
-            if fits && canonical_splits(known) == self.splits {
-                match best {
-                    Some(best) if agreement(best) >= agreement(known) => {}
-                    _ => best = Some(known),
-                }
-            }
-        }
-        best
+        // KNOWN is a non-empty constant
+        KNOWN.iter().rev().max_by_key(|known| score(known)).unwrap_or(&KNOWN[0])
     }
 }
 
@@ -105,15 +122,6 @@ fn by_class(files: &Files, arch: &str) -> Result<&'static str, Error> {
         ("GPT2Tokenizer", _) => Ok("gpt-2"),
         _ => Err(Error::UnknownClass { path: files.path("tokenizer_config.json"), class: class.to_owned() }),
     }
-}
-
-fn unrecognized(path: PathBuf, splits: &[String]) -> Error {
-    let found = shown(splits);
-    let score = |known: &&Known| strsim::normalized_levenshtein(&found, &shown(&canonical_splits(known)));
-    let nearest = KNOWN.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
-    // KNOWN is a non-empty constant
-    let nearest = nearest.unwrap_or(&KNOWN[0]);
-    Error::UnrecognizedPre { path, known: shown(&canonical_splits(nearest)), nearest: nearest.name, found }
 }
 
 fn shown(splits: &[String]) -> String {
@@ -133,6 +141,12 @@ const BYTE_LEVEL: &str = "<bytes>";
 fn splits_of(pre_tokenizer: &Json) -> Vec<String> {
     let mut splits = Vec::new();
     push_splits(pre_tokenizer, &mut splits);
+    // readers split text, then turn all of it to bytes; Falcon's file has the bytes in between
+    let n_steps = splits.len();
+    splits.retain(|split| split != BYTE_LEVEL);
+    if splits.len() < n_steps {
+        splits.push(BYTE_LEVEL.to_owned());
+    }
     splits
 }
 
@@ -198,4 +212,114 @@ fn canonical(regex: &str) -> String {
 fn has_nfc(normalizer: &Json) -> bool {
     let inner = normalizer.get("normalizers").and_then(Json::as_array);
     normalizer.get("type").and_then(Json::as_str) == Some("NFC") || inner.into_iter().flatten().any(has_nfc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn splits(pre_tokenizer: Json) -> Vec<String> {
+        splits_of(&pre_tokenizer)
+    }
+
+    fn split(regex: &str) -> Json {
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+    }
+
+    fn bytes(use_regex: bool) -> Json {
+        json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": use_regex})
+    }
+
+    fn name(
+        pre_tokenizer: Json,
+        arch: &str,
+        ignore_merges: bool,
+        cleans_spaces: bool,
+        nfc: bool,
+    ) -> Option<&'static str> {
+        let splits = splits(pre_tokenizer);
+        Structure { splits, ignore_merges, cleans_spaces, nfc }.best(arch).map(|known| known.name)
+    }
+
+    #[test]
+    fn every_known_structure_is_found_by_its_own_splits_and_flags() {
+        for known in KNOWN {
+            let arch = known.archs.first().copied().unwrap_or("gpt2");
+            let structure = Structure {
+                splits: canonical_splits(known),
+                ignore_merges: known.ignore_merges,
+                cleans_spaces: known.cleans_spaces,
+                nfc: known.nfc,
+            };
+            assert_eq!(structure.best(arch).unwrap().name, known.name);
+        }
+    }
+
+    #[test]
+    fn names_are_listed_once() {
+        let mut names: Vec<&str> = names().collect();
+        let n_names = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), n_names);
+    }
+
+    /// The `pre_tokenizer` of Meta-Llama-3-8B, Qwen2.5, GPT-2, StarCoder2 / SmolLM, DeepSeek-Coder, Falcon and
+    /// Phi-4 as their tokenizer.json files spell them.
+    #[test]
+    fn published_structures_have_their_names() {
+        let llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        let sequence = |steps: &[Json]| json!({"type": "Sequence", "pretokenizers": steps});
+        let steps = sequence(&[split(llama3), bytes(false)]);
+        assert_eq!(name(steps.clone(), "llama", true, true, false), Some("llama-bpe"));
+        assert_eq!(name(steps.clone(), "llama", false, true, false), Some("smaug-bpe"));
+        assert_eq!(name(steps, "phi3", false, false, false), Some("dbrx"));
+        let removed =
+            json!({"type": "Split", "pattern": {"Regex": llama3}, "behavior": "Removed", "invert": true});
+        assert_eq!(name(sequence(&[removed, bytes(false)]), "phi3", false, false, false), Some("dbrx"));
+        let qwen2 = llama3.replace("{1,3}", "");
+        let steps = sequence(&[split(&qwen2), bytes(false)]);
+        assert_eq!(name(steps.clone(), "qwen2", false, false, true), Some("qwen2"));
+        // a re-saved checkpoint may have gained or lost either flag
+        assert_eq!(name(steps, "qwen3", false, true, false), Some("qwen2"));
+        assert_eq!(name(bytes(true), "llama", false, true, false), Some("gpt-2"));
+        assert_eq!(name(json!({"type": "ByteLevel"}), "llama", false, false, true), Some("olmo"));
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let steps = sequence(&[digits.clone(), bytes(true)]);
+        assert_eq!(name(steps.clone(), "llama", false, false, false), Some("smollm"));
+        assert_eq!(name(steps.clone(), "llama", false, true, false), Some("refact"));
+        assert_eq!(name(steps, "starcoder2", false, true, false), Some("starcoder"));
+        let steps = [
+            split("[\r\n]"),
+            split(r"\s?\p{L}+"),
+            split(r"\s?\p{P}+"),
+            split("[一-龥ࠀ-一가-퟿]+"),
+            digits,
+            bytes(false),
+        ];
+        assert_eq!(name(sequence(&steps), "llama", false, false, false), Some("deepseek-coder"));
+        let punctuation = json!({"type": "Punctuation", "behavior": "Contiguous"});
+        let runs = json!({"type": "Digits", "individual_digits": false});
+        let steps = sequence(&[punctuation, bytes(true), runs, split("[0-9][0-9][0-9]")]);
+        assert_eq!(name(steps, "falcon", false, true, false), Some("falcon"));
+    }
+
+    #[test]
+    fn spellings_of_one_regex_are_one_structure() {
+        let written =
+            "'(?i:[sdmt]|ll|ve|re)|[^\r\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}]++[\r\n]*";
+        let expected =
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*";
+        assert_eq!(canonical(written), expected);
+    }
+
+    #[test]
+    fn what_is_not_isolated_or_not_bytes_is_not_mistaken_for_it() {
+        let merged = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+        assert_eq!(splits(merged), [r"  <MergedWithPrevious>"]);
+        assert_eq!(name(split(GPT2), "llama", false, false, false), None);
+        assert_eq!(splits(Json::Null), Vec::<String>::new());
+        assert_eq!(splits(json!({"type": "Metaspace"})), ["<Metaspace>"]);
+    }
 }

@@ -83,3 +83,47 @@ fn template_summary(name: String, template: &str) -> TemplateSummary {
     let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     TemplateSummary { name, n_bytes: template.len(), sha256 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_special_tokens_flags_and_templates() {
+        let mut metadata = Metadata::new();
+        let mut put = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
+        put("general.architecture", "llama".into());
+        put("tokenizer.ggml.model", "gpt2".into());
+        put("tokenizer.ggml.pre", "qwen2".into());
+        put("tokenizer.ggml.tokens", Value::Array(Array::String(vec!["a".to_owned(), "<s>".to_owned()])));
+        put("tokenizer.ggml.merges", Value::Array(Array::String(vec!["a a".to_owned()])));
+        put("tokenizer.ggml.bos_token_id", Value::U32(1));
+        put("tokenizer.ggml.padding_token_id", Value::U32(9));
+        put("tokenizer.ggml.add_bos_token", Value::Bool(true));
+        put("tokenizer.chat_template.tool", "".into());
+        put("tokenizer.chat_template", "abc".into());
+        let summary = summary(&metadata);
+        assert_eq!((summary.model.as_deref(), summary.pre.as_deref()), (Some("gpt2"), Some("qwen2")));
+        assert_eq!((summary.n_tokens, summary.n_merges), (2, 1));
+        let token = |role: &str, id, text: Option<&str>| SpecialToken {
+            role: role.to_owned(),
+            id,
+            text: text.map(str::to_owned),
+        };
+        assert_eq!(summary.special_tokens, [token("bos", 1, Some("<s>")), token("padding", 9, None)]);
+        assert_eq!(summary.flags, [("add_bos_token".to_owned(), true)]);
+        let names: Vec<&str> = summary.chat_templates.iter().map(|template| template.name.as_str()).collect();
+        assert_eq!(names, ["tool", "default"]);
+        assert_eq!(
+            summary.chat_templates[1].sha256, // FIPS 180-2, appendix B.1
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn a_file_without_a_tokenizer_has_an_empty_summary() {
+        let summary = summary(&Metadata::new());
+        assert_eq!((summary.model, summary.n_tokens), (None, 0));
+        assert!(summary.chat_templates.is_empty());
+    }
+}

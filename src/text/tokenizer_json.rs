@@ -54,15 +54,13 @@ pub struct Model {
     pub ignore_merges: Option<bool>,
     #[serde(default)]
     pub continuing_subword_prefix: Option<String>,
-    #[serde(default)]
-    pub end_of_word_suffix: Option<String>,
 }
 
-/// Tokens and ids in file order. Unigram's list (ids by position) is read to its length only.
+/// Tokens and ids in file order. Unigram's list of tokens and scores is not kept.
 #[derive(Debug)]
 pub enum ModelVocab {
     Ids(Vec<(String, u32)>),
-    Scores(usize),
+    Scores,
 }
 
 impl Default for ModelVocab {
@@ -90,11 +88,8 @@ impl<'de> Deserialize<'de> for ModelVocab {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ModelVocab, A::Error> {
-                let mut n_tokens = 0;
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    n_tokens += 1;
-                }
-                Ok(ModelVocab::Scores(n_tokens))
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(ModelVocab::Scores)
             }
         }
         deserializer.deserialize_any(VocabVisitor)

@@ -97,7 +97,7 @@ def dumps(value):
 
 
 def cases():
-    """Yields name, architecture class, GGUF architecture, forced pre-tokenizer, config, files."""
+    """Yields name, architecture class, GGUF architecture, pre-tokenizer (NAME! if it has to be forced), config, files."""
     llama = dict(architectures=["LlamaForCausalLM"], model_type="llama", bos_token_id=1, eos_token_id=2)
 
     model = sentencepiece_model()
@@ -218,6 +218,29 @@ def cases():
     yield "bpe_merges_with_spaces", "LlamaModel", "llama", "llama-bpe", {**llama, "vocab_size": 290}, {
         "tokenizer.json": dumps(spaced), "tokenizer_config.json": dumps(dict(tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>")),
     }
+    roberta = byte_bpe(280, BYTES, [("<s>",), ("</s>",), ("<mask>", False)],
+                       post=dict(type="RobertaProcessing", sep=["</s>", 281], cls=["<s>", 280], trim_offsets=True, add_prefix_space=False))
+    yield "bpe_roberta", "LlamaModel", "llama", "gpt-2", {**llama, "vocab_size": 283}, {
+        "tokenizer.json": dumps(roberta),
+        "tokenizer_config.json": dumps(dict(tokenizer_class="PreTrainedTokenizerFast", eos_token="</s>", mask_token="<mask>")),
+    }
+    alone = byte_bpe(270, BYTES, [("<s>",), ("</s>",), ("<unk>",)],
+                     post=template_processing(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "B", "</s>"], {"<s>": 270, "</s>": 271}))
+    yield "bpe_no_tokenizer_config", "LlamaModel", "llama", "gpt-2", {**llama, "vocab_size": 273, "unk_token_id": 5, "sep_token_id": 6}, {
+        "tokenizer.json": dumps(alone),
+    }
+    granite = byte_bpe(270, dict(type="Sequence", pretokenizers=[dict(type="Digits", individual_digits=True), BYTES]), [("<|endoftext|>",)])
+    yield "bpe_granite_size", "LlamaModel", "llama", "refact", {**llama, "vocab_size": 49152, "bos_token_id": 270}, {
+        "tokenizer.json": dumps(granite),
+        "tokenizer_config.json": dumps({**gpt2_config, "add_prefix_space": False, "add_bos_token": True, "clean_up_tokenization_spaces": True}),
+    }
+    spaces = llama_json()
+    spaces["pre_tokenizer"] = dict(type="Split", pattern=dict(String=" "), behavior="MergedWithPrevious", invert=False)
+    spaces["added_tokens"] += [added(len(spaces["model"]["vocab"]) + 2, "▁▁indent", False), added(len(spaces["model"]["vocab"]) + 3, "<unused0>", False)]
+    yield "bpe_gemma3_forced", "Gemma3Model", "gemma3", "gemma4!", {**llama, "model_type": "gemma3_text", "vocab_size": 400}, {
+        "tokenizer.json": dumps(spaces),
+        "tokenizer_config.json": dumps(dict(tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>")),
+    }
     pieces = llama_json()
     yield "json_llama2", "LlamaModel", "llama", None, {**llama, "vocab_size": len(pieces["model"]["vocab"]) + 2}, {
         "tokenizer.json": dumps(pieces),
@@ -294,11 +317,6 @@ def write_folder(folder, config, files):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def compact(value):
-    """Runs of padding tokens as one entry, so that large vocabularies stay small."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 REAL = [
     # name, folder in the test data, class, GGUF architecture, pre-tokenizer, config
     ("qwen3", "vocab/hf/qwen3", "Qwen3Model", "qwen3", "qwen2",
@@ -346,11 +364,14 @@ def main():
             folder = Path(work) / name
             folder.mkdir()
             write_folder(folder, config, files)
+            force = pre is not None and pre.endswith("!")
+            pre = pre.rstrip("!") if pre else None
             keys = reference_keys(args.reference, folder, class_name, arch, pre, config)
             stored = {n: base64.b64encode(c).decode() if isinstance(c, bytes) else c for n, c in files.items()}
             keys = [[k, t, v if not (isinstance(v, list) and len(v) > 1000) else dict(len=len(v), sha256=digest(v))] for k, t, v in keys]
-            golden = dict(arch=arch, config=config, base64=[n for n, c in files.items() if isinstance(c, bytes)], files=stored, keys=keys)
-            (args.out / f"{name}.json").write_text(compact(golden) + "\n")
+            golden = dict(arch=arch, force=pre if force else None, config=config, base64=[n for n, c in files.items() if isinstance(c, bytes)], files=stored, keys=keys)
+            text = json.dumps(golden, ensure_ascii=False, separators=(",", ":"))
+            (args.out / f"{name}.json").write_text(text + "\n")
             print(f"{name}: {len(keys)} keys")
     if args.data:
         golden = list(real(args.reference, args.data))

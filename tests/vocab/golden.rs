@@ -7,7 +7,7 @@ use lctl::tensor::gguf::{Array, Metadata, Value};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::{convert, keys, put, type_name};
+use super::{convert, convert_with, keys, put, type_name};
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vocab")
@@ -80,21 +80,18 @@ fn small_tokenizers_give_the_converter_s_keys() {
         let golden = read_golden(path);
         let name = path.file_stem().unwrap().to_string_lossy();
         let dir = tempfile::tempdir().unwrap();
-        let binary: Vec<&str> =
-            golden["base64"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-        for (file, content) in golden["files"].as_object().unwrap() {
-            let content = content.as_str().unwrap();
-            match binary.contains(&file.as_str()) {
-                true => put(dir.path(), file, from_base64(content)),
-                false => put(dir.path(), file, content),
-            }
-        }
-        let vocab = convert(dir.path(), golden["arch"].as_str().unwrap(), &golden["config"])
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        write_files(dir.path(), &golden);
+        let vocab = convert_with(
+            dir.path(),
+            golden["arch"].as_str().unwrap(),
+            &golden["config"],
+            golden["force"].as_str(),
+        )
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_keys(&name, &vocab.metadata, &golden["keys"]);
         n_cases += 1;
     }
-    assert_eq!(n_cases, 18);
+    assert_eq!(n_cases, 22);
 }
 
 #[test]
@@ -107,6 +104,18 @@ fn real_tokenizers_give_the_converter_s_keys() {
         let vocab = convert(&dir, case["arch"].as_str().unwrap(), &case["config"])
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_keys(name, &vocab.metadata, &case["keys"]);
+    }
+}
+
+/// Writes a golden's tokenizer files.
+pub fn write_files(dir: &Path, golden: &Json) {
+    let binary = golden["base64"].as_array().unwrap();
+    for (file, content) in golden["files"].as_object().unwrap() {
+        let content = content.as_str().unwrap();
+        match binary.iter().any(|name| name.as_str() == Some(file)) {
+            true => put(dir, file, from_base64(content)),
+            false => put(dir, file, content),
+        }
     }
 }
 

@@ -13,13 +13,18 @@ use serde_json::Value as Json;
 
 /// Returns the folder's tokenizer keys for a `config` with a `vocab_size`.
 fn convert(dir: &Path, arch: &str, config: &Json) -> Result<Vocab, Error> {
+    convert_with(dir, arch, config, None)
+}
+
+/// The same, with a pre-tokenizer forced.
+fn convert_with(dir: &Path, arch: &str, config: &Json, pre: Option<&str>) -> Result<Vocab, Error> {
     gguf_vocab(&VocabRequest {
         dir,
         config,
         arch,
         vocab_size: config["vocab_size"].as_u64().map(|size| size as usize),
         embedding_rows: None,
-        pre: None,
+        pre,
     })
 }
 
