@@ -1,13 +1,15 @@
 //! Output files that appear whole or not at all.
 
+mod partial;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 
+use self::partial::{PARTIAL_FILES, Registry};
 use super::Error;
 
 /// A file that has its name and is on the disk.
@@ -163,94 +165,6 @@ pub fn is_same_file(a: &Path, b: &Path) -> bool {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     }
-}
-
-static PARTIAL_FILES: Registry = Registry::new();
-
-/// The temporary files alive in this process. Creating, renaming and removing happen under its lock, so
-/// that an interrupt sees each file either listed or not yet (no longer) there.
-struct Registry {
-    state: Mutex<State>,
-}
-
-struct State {
-    shut: bool,
-    next_id: u64,
-    live: Vec<(u64, PathBuf)>,
-}
-
-impl Registry {
-    const fn new() -> Registry {
-        Registry { state: Mutex::new(State { shut: false, next_id: 0, live: Vec::new() }) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn create(&self, path: &Path, dir: &Path) -> Result<(NamedTempFile, u64), Error> {
-        let mut state = self.lock();
-        if state.shut {
-            return Err(Error::Interrupted { path: path.to_owned() });
-        }
-        let temp = create_temp(path, dir)?;
-        let id = state.next_id;
-        state.next_id += 1;
-        state.live.push((id, temp.path().to_owned()));
-        Ok((temp, id))
-    }
-
-    /// Renames all files under one lock, so that an interrupt comes before the first or after the last.
-    fn persist(&self, files: &mut [AtomicFile]) -> Result<(), Error> {
-        let mut state = self.lock();
-        for i in 0..files.len() {
-            let path = files[i].path.clone();
-            if state.shut {
-                return Err(Error::Interrupted { path });
-            }
-            let temp = files[i].temp.take().expect("present until here, and commit consumes the files");
-            if let Err(error) = temp.persist(&path) {
-                for named in &files[..i] {
-                    // The error at hand matters more than one from tidying up.
-                    let _ = std::fs::remove_file(&named.path);
-                }
-                let action = "give the finished file its name";
-                return Err(Error::Io { path, action, source: error.error });
-            }
-            let id = files[i].id;
-            state.live.retain(|(live, _)| *live != id);
-        }
-        Ok(())
-    }
-
-    fn forget(&self, id: u64) {
-        self.lock().live.retain(|(live, _)| *live != id);
-    }
-
-    fn shut(&self) -> usize {
-        let mut state = self.lock();
-        state.shut = true;
-        let live = std::mem::take(&mut state.live);
-        live.iter().filter(|(_, path)| std::fs::remove_file(path).is_ok()).count()
-    }
-}
-
-fn create_temp(path: &Path, dir: &Path) -> Result<NamedTempFile, Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!(".{name}.");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o644));
-    }
-    builder.tempfile_in(dir).map_err(|source| {
-        if source.kind() == std::io::ErrorKind::StorageFull {
-            return write_error(path, 0, source);
-        }
-        Error::Unwritable { path: path.to_owned(), dir: dir.to_owned(), source }
-    })
 }
 
 /// Resolves symbolic links and refuses what a finished file cannot replace.

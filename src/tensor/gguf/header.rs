@@ -1,7 +1,8 @@
 //! The GGUF header: counts, key-value pairs, tensor table; nothing is trusted before it is checked.
 //!
 //! Spec: ggml/docs/gguf.md. Where files in the wild and the spec part, the rule is what llama.cpp loads,
-//! except for what no writer produces (no dimensions, a zero dimension, an empty name), which is refused.
+//! except for what no writer produces (no dimensions, a zero dimension, an empty name, a bool of 2, text
+//! that is not UTF-8), which is refused, and arrays in arrays, which the spec has and llama.cpp has not.
 
 use std::collections::HashSet;
 
