@@ -13,8 +13,24 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Failure;
 
+const AFTER_HELP: &str = "\
+MODEL is a checkpoint directory, a .safetensors or .gguf file, or a hub id ORG/NAME[@REVISION].
+
+Results go to stdout, everything else to stderr.
+
+Exit status:
+  0    success
+  1    `inspect --diff`: the models differ
+  2    bad input or usage
+  130  interrupted
+
+Environment:
+  HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE  the hub and its cache (docs/pull.md)
+  NO_COLOR                                                      no colour on stderr";
+
 #[derive(Parser)]
-#[command(name = "lctl", version, about, propagate_version = true)]
+#[command(name = "lctl", version, about, propagate_version = true, after_help = AFTER_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,11 +44,11 @@ enum Command {
 }
 
 /// Parses the command line, runs the command, and returns the exit status:
-/// 0 success, 2 bad input or usage, 130 interrupted.
+/// 0 success, 1 models that differ, 2 bad input or usage, 130 interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             term::say(&failure.to_string());
             ExitCode::from(failure.exit_code())
@@ -40,10 +56,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Quantize(args) => quantize::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Pull(args) => pull::run(args),
+        Command::Quantize(args) => quantize::run(args)?,
+        Command::Inspect(args) => return inspect::run(args),
+        Command::Pull(args) => pull::run(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
