@@ -4,6 +4,7 @@ mod common;
 mod convert;
 #[cfg(feature = "hub")]
 mod hub;
+mod inspect;
 mod quantize;
 mod tensor;
 mod vocab;

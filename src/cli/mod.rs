@@ -26,7 +26,7 @@ Exit status:
 
 Environment:
   HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE  the hub and its cache (docs/pull.md)
-  NO_COLOR                                                      no colour on stderr";
+  NO_COLOR                                                      no colour on stderr\n";
 
 #[derive(Parser)]
 #[command(name = "lctl", version, about, propagate_version = true, after_help = AFTER_HELP)]

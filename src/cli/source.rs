@@ -41,14 +41,6 @@ pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
     Ok(hub::resolve(argument, &options, &mut |event| progress.show(event))?)
 }
 
-/// Returns the path if it exists; the error names the nearest name in its directory.
-pub fn existing_path(path: &Path) -> Result<PathBuf, Failure> {
-    match path.exists() {
-        true => Ok(path.to_owned()),
-        false => Err(no_such_path(path).into()),
-    }
-}
-
 /// `models/tiny` with a local folder `models` is a mistyped path, not a repository of an organization `models`.
 fn parent_exists(path: &Path) -> bool {
     path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())

@@ -8,6 +8,7 @@ mod cache;
 mod error;
 #[cfg(feature = "hub")]
 mod fetch;
+#[cfg(feature = "hub")]
 mod git_oid;
 mod id;
 mod options;
@@ -125,7 +126,11 @@ pub fn pull(
         return snapshot.report(id, selection);
     }
     #[cfg(feature = "hub")]
-    return fetch::pull(id, selection, options, observer);
+    {
+        fetch::pull(id, selection, options, observer)
+    }
     #[cfg(not(feature = "hub"))]
-    return Err(Error::NoNetwork { id: id.to_string() });
+    {
+        Err(Error::NoNetwork { id: id.to_string() })
+    }
 }

@@ -45,7 +45,8 @@ impl CrossCheck {
     /// Returns true if at least one reader agrees and none differs.
     pub fn passes(&self) -> bool {
         let differs = |(_, verdict): &(_, Verdict)| matches!(verdict, Verdict::Differs { .. });
-        !self.readers.iter().any(differs) && self.readers.iter().any(|(_, verdict)| *verdict == Verdict::Agrees)
+        !self.readers.iter().any(differs)
+            && self.readers.iter().any(|(_, verdict)| *verdict == Verdict::Agrees)
     }
 }
 
@@ -65,14 +66,17 @@ struct View {
     keys: BTreeMap<String, Plain>,
 }
 
-/// A metadata value without its width: gguf-rs keeps no integer types.
+/// A metadata value as far as readers keep it.
 #[derive(Debug, Clone, PartialEq)]
 enum Plain {
+    /// Without its width, which gguf-rs does not keep.
     Integer(i128),
-    /// Bits of the f64, so that NaN equals itself.
-    Float(u64),
-    /// gguf-rs turns NaN and infinities into null.
-    NotFinite,
+    Single(f32),
+    Double(f64),
+    /// gguf-rs: a float of either width, by way of its shortest decimal.
+    Decimal(f64),
+    /// gguf-rs: NaN or an infinity.
+    Null,
     Bool(bool),
     Text(String),
     List(Vec<Plain>),
@@ -124,8 +128,18 @@ fn our_view(header: &Header) -> View {
     }
 }
 
-fn float(value: f64) -> Plain {
-    if value.is_finite() { Plain::Float(value.to_bits()) } else { Plain::NotFinite }
+/// Returns true if `theirs` is `ours` as exactly as their reader can say it; NaN equals itself.
+fn is_same(ours: &Plain, theirs: &Plain) -> bool {
+    match (ours, theirs) {
+        (Plain::Single(a), Plain::Single(b)) => a.to_bits() == b.to_bits(),
+        (Plain::Double(a), Plain::Double(b)) => a.to_bits() == b.to_bits(),
+        (Plain::Single(a), Plain::Decimal(b)) => a.to_bits() == (*b as f32).to_bits(),
+        (Plain::Double(a), Plain::Decimal(b)) => a.to_bits() == b.to_bits(),
+        (Plain::Single(a), Plain::Null) => !a.is_finite(),
+        (Plain::Double(a), Plain::Null) => !a.is_finite(),
+        (Plain::List(a), Plain::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)),
+        _ => ours == theirs,
+    }
 }
 
 fn our_plain(value: &Value) -> Plain {
@@ -138,8 +152,8 @@ fn our_plain(value: &Value) -> Plain {
         Value::I32(v) => Plain::Integer((*v).into()),
         Value::U64(v) => Plain::Integer((*v).into()),
         Value::I64(v) => Plain::Integer((*v).into()),
-        Value::F32(v) => float((*v).into()),
-        Value::F64(v) => float(*v),
+        Value::F32(v) => Plain::Single(*v),
+        Value::F64(v) => Plain::Double(*v),
         Value::Bool(v) => Plain::Bool(*v),
         Value::String(v) => Plain::Text(v.clone()),
         Value::Array(v) => Plain::List(our_list(v)),
@@ -159,8 +173,8 @@ fn our_list(array: &Array) -> Vec<Plain> {
         Array::I32(v) => integers(v),
         Array::U64(v) => integers(v),
         Array::I64(v) => integers(v),
-        Array::F32(v) => v.iter().map(|item| float((*item).into())).collect(),
-        Array::F64(v) => v.iter().map(|item| float(*item)).collect(),
+        Array::F32(v) => v.iter().map(|item| Plain::Single(*item)).collect(),
+        Array::F64(v) => v.iter().map(|item| Plain::Double(*item)).collect(),
         Array::Bool(v) => v.iter().map(|item| Plain::Bool(*item)).collect(),
         Array::String(v) => v.iter().map(|item| Plain::Text(item.clone())).collect(),
         Array::Array(v) => v.iter().map(|item| Plain::List(our_list(item))).collect(),
@@ -187,15 +201,15 @@ fn gguf_rs_view(bytes: Vec<u8>) -> Result<View, String> {
 
 fn json_plain(value: &Json) -> Plain {
     match value {
-        // GGUF has no null, and no object.
-        Json::Null | Json::Object(_) => Plain::NotFinite,
+        // GGUF itself has neither: null is a float that JSON cannot say.
+        Json::Null | Json::Object(_) => Plain::Null,
         Json::Bool(v) => Plain::Bool(*v),
         Json::String(v) => Plain::Text(v.clone()),
         Json::Array(items) => Plain::List(items.iter().map(json_plain).collect()),
         Json::Number(number) => match (number.as_u64(), number.as_i64()) {
             (Some(v), _) => Plain::Integer(v.into()),
             (None, Some(v)) => Plain::Integer(v.into()),
-            (None, None) => float(number.as_f64().unwrap_or(f64::NAN)),
+            (None, None) => Plain::Decimal(number.as_f64().unwrap_or(f64::NAN)),
         },
     }
 }
@@ -247,8 +261,8 @@ fn candle_plain(value: &candle_core::quantized::gguf_file::Value) -> Plain {
         V::I32(v) => Plain::Integer((*v).into()),
         V::U64(v) => Plain::Integer((*v).into()),
         V::I64(v) => Plain::Integer((*v).into()),
-        V::F32(v) => float((*v).into()),
-        V::F64(v) => float(*v),
+        V::F32(v) => Plain::Single(*v),
+        V::F64(v) => Plain::Double(*v),
         V::Bool(v) => Plain::Bool(*v),
         V::String(v) => Plain::Text(v.clone()),
         V::Array(items) => Plain::List(items.iter().map(candle_plain).collect()),
@@ -261,7 +275,9 @@ thread_local! {
 }
 
 /// Runs a foreign parser on a thread of its own; its panic becomes a reason.
-fn behind_barrier<T: Send + 'static>(read: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+fn behind_barrier<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();
@@ -293,9 +309,7 @@ fn judge(ours: &View, theirs: Result<View, String>) -> Verdict {
         Err(reason) => return Verdict::NotComparable { reason },
     };
     let mut differences = compare("tensor", &ours.tensors, &theirs.tensors, describe_face);
-    differences.extend(compare("key", &ours.keys, &theirs.keys, |a, b| {
-        format!("we read {}, it reads {}", shorten(a), shorten(b))
-    }));
+    differences.extend(compare("key", &ours.keys, &theirs.keys, describe_values));
     let more = differences.len().saturating_sub(MAX_LISTED);
     if more > 0 {
         differences.truncate(MAX_LISTED);
@@ -304,18 +318,18 @@ fn judge(ours: &View, theirs: Result<View, String>) -> Verdict {
     if differences.is_empty() { Verdict::Agrees } else { Verdict::Differs { differences } }
 }
 
-fn compare<T: PartialEq>(
+/// Returns a line per difference; `describe` says how two values differ, if they do.
+fn compare<T>(
     what: &str,
     ours: &BTreeMap<String, T>,
     theirs: &BTreeMap<String, T>,
-    describe: impl Fn(&T, &T) -> String,
+    describe: impl Fn(&T, &T) -> Option<String>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in ours {
         match theirs.get(name) {
             None => found.push(format!("{what} {name:?}: it does not see it")),
-            Some(other) if other != value => found.push(format!("{what} {name:?}: {}", describe(value, other))),
-            Some(_) => {}
+            Some(other) => found.extend(describe(value, other).map(|how| format!("{what} {name:?}: {how}"))),
         }
     }
     let only_theirs = theirs.keys().filter(|name| !ours.contains_key(*name));
@@ -323,7 +337,7 @@ fn compare<T: PartialEq>(
     found
 }
 
-fn describe_face(a: &Face, b: &Face) -> String {
+fn describe_face(a: &Face, b: &Face) -> Option<String> {
     let mut parts = Vec::new();
     if a.type_id != b.type_id {
         parts.push(format!("type {}, it reads {}", a.type_id, b.type_id));
@@ -334,12 +348,15 @@ fn describe_face(a: &Face, b: &Face) -> String {
     if a.offset != b.offset {
         parts.push(format!("data at byte {}, it reads {}", a.offset, b.offset));
     }
-    parts.join("; ")
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn describe_values(a: &Plain, b: &Plain) -> Option<String> {
+    (!is_same(a, b)).then(|| format!("we read {}, it reads {}", shorten(a), shorten(b)))
 }
 
 fn shorten(value: &Plain) -> String {
     let text = match value {
-        Plain::Float(bits) => f64::from_bits(*bits).to_string(),
         Plain::List(items) => format!("a list of {} {:?}", items.len(), &items[..items.len().min(4)]),
         other => format!("{other:?}"),
     };

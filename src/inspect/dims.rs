@@ -89,7 +89,9 @@ impl Dimensions {
             Some(types) => types.iter().map(|kind| kind == "sliding_attention").collect(),
             None => match config.get("model_type").and_then(Json::as_str) {
                 Some("gemma2") => every(2, n_layers),
-                Some("gemma3" | "gemma3_text") => every(number("sliding_window_pattern").unwrap_or(6), n_layers),
+                Some("gemma3" | "gemma3_text") => {
+                    every(number("sliding_window_pattern").unwrap_or(6), n_layers)
+                }
                 _ => Vec::new(),
             },
         };

@@ -31,7 +31,8 @@ impl Memory {
     /// B * (3 d_ff + 2 d_model), output B * (vocab_size + d_model).
     /// Saturates instead of overflowing on absurd keys.
     pub fn estimate(weights: u64, dims: &Dimensions, context: Option<u64>) -> Memory {
-        let context = context.unwrap_or_else(|| dims.context_length.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT));
+        let context =
+            context.unwrap_or_else(|| dims.context_length.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT));
         let window = dims.sliding_window.unwrap_or(context).min(context);
         let head_bytes = dims.key_dim.saturating_add(dims.value_dim).saturating_mul(2);
         let layer = |(layer, heads): (usize, &u64)| {
@@ -94,7 +95,8 @@ mod tests {
 
     #[test]
     fn absurd_sizes_saturate() {
-        let absurd = Dimensions { n_kv_heads: vec![u64::MAX; 3], key_dim: u64::MAX, d_ff: u64::MAX, ..dims() };
+        let absurd =
+            Dimensions { n_kv_heads: vec![u64::MAX; 3], key_dim: u64::MAX, d_ff: u64::MAX, ..dims() };
         assert_eq!(Memory::estimate(1, &absurd, Some(u64::MAX)).total, u64::MAX);
     }
 }

@@ -14,9 +14,10 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use crate::model::ModelConfig;
 use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, Opened, TensorSource};
-use crate::text::{VocabSummary, summary};
+use crate::text::{VocabRequest, VocabSummary, gguf_vocab, summary};
 
 pub use cross::{CrossCheck, Verdict, cross_check};
 pub use diff::{Change, Diff, TensorKind, diff};
@@ -34,6 +35,8 @@ pub struct Model {
     pub opened: Opened,
     /// config.json beside safetensors.
     pub config: Option<Json>,
+    /// The directory of safetensors.
+    dir: Option<PathBuf>,
     chat_template_file: Option<String>,
 }
 
@@ -60,6 +63,8 @@ pub struct Report {
     pub keys: Vec<KeyView>,
     pub dimensions: Option<Dimensions>,
     pub tokenizer: Option<VocabSummary>,
+    /// Why something that a checkpoint should have is not shown.
+    pub notes: Vec<String>,
     /// The default chat template, whole.
     pub chat_template: Option<String>,
     pub memory: Option<Memory>,
@@ -114,13 +119,13 @@ impl Model {
     /// Opens a model and its config.json, if there is one beside safetensors.
     pub fn open(path: &Path) -> Result<Model, Error> {
         let opened = crate::tensor::open(path)?;
-        let (mut config, mut chat_template_file) = (None, None);
-        if let Opened::SafeTensors(_) = opened {
-            let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-            config = read_config(&dir.join("config.json"))?;
-            chat_template_file = read_template(dir);
+        if let Opened::Gguf(_) = opened {
+            return Ok(Model { opened, config: None, dir: None, chat_template_file: None });
         }
-        Ok(Model { opened, config, chat_template_file })
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let dir = if path.is_dir() { path } else { parent.unwrap_or(Path::new(".")) };
+        let config = read_config(&dir.join("config.json"))?;
+        Ok(Model { opened, config, chat_template_file: read_template(dir), dir: Some(dir.to_owned()) })
     }
 
     pub fn source(&self) -> &dyn TensorSource {
@@ -136,9 +141,15 @@ impl Model {
                 // Shards repeat the same pairs.
                 let mut pairs: IndexMap<&str, &str> = IndexMap::new();
                 for shard in 0..source.files().len() {
-                    pairs.extend(source.metadata(shard).iter().map(|(key, value)| (key.as_str(), value.as_str())));
+                    pairs.extend(
+                        source.metadata(shard).iter().map(|(key, value)| (key.as_str(), value.as_str())),
+                    );
                 }
-                keys.extend(pairs.into_iter().map(|(key, value)| KeyView::text(&format!("__metadata__.{key}"), value)));
+                keys.extend(
+                    pairs
+                        .into_iter()
+                        .map(|(key, value)| KeyView::text(&format!("__metadata__.{key}"), value)),
+                );
                 let config = self.config.as_ref().and_then(Json::as_object);
                 let entries = config.into_iter().flatten();
                 keys.extend(entries.map(|(key, value)| KeyView::json(&format!("config.{key}"), value)));
@@ -179,6 +190,31 @@ impl Model {
         }
     }
 
+    /// Returns the tokenizer; of a checkpoint, as its GGUF would have it, or a note on why not.
+    fn tokenizer(&self) -> (Option<VocabSummary>, Option<String>) {
+        if let Some(metadata) = self.metadata() {
+            let vocab = summary(metadata);
+            return (Some(vocab).filter(|vocab| vocab.model.is_some() || vocab.n_tokens > 0), None);
+        }
+        let (Some(dir), Some(config)) = (&self.dir, &self.config) else { return (None, None) };
+        let known = match ModelConfig::from_hf(config, &dir.join("config.json")) {
+            Ok(known) => known,
+            Err(error) => return (None, Some(error.to_string())),
+        };
+        let request = VocabRequest {
+            dir,
+            config,
+            arch: known.arch,
+            vocab_size: Some(known.vocab_size),
+            embedding_rows: None,
+            pre: None,
+        };
+        match gguf_vocab(&request) {
+            Ok(vocab) => (Some(summary(&vocab.metadata)), None),
+            Err(error) => (None, Some(error.to_string())),
+        }
+    }
+
     /// Returns the facts. Reads tensor data only for `wanted.digests`.
     pub fn report(&self, wanted: Wanted) -> Result<Report, Error> {
         let source = self.source();
@@ -194,7 +230,7 @@ impl Model {
             Opened::Gguf(gguf) => (Some(gguf.version()), Some(gguf.alignment())),
             Opened::SafeTensors(_) => (None, None),
         };
-        let tokenizer = self.metadata().map(summary).filter(|vocab| vocab.model.is_some() || vocab.n_tokens > 0);
+        let (tokenizer, note) = self.tokenizer();
         Ok(Report {
             path: source.path().to_owned(),
             format: if self.metadata().is_some() { "gguf" } else { "safetensors" },
@@ -211,6 +247,7 @@ impl Model {
             keys: self.keys(),
             dimensions,
             tokenizer,
+            notes: note.into_iter().collect(),
             chat_template: self.chat_template(),
             memory,
             tensors: match wanted.tensors || wanted.digests {
@@ -272,7 +309,11 @@ fn tensor_rows(source: &dyn TensorSource, digests: bool) -> Result<Vec<TensorRow
 fn read_config(path: &Path) -> Result<Option<Json>, Error> {
     let Ok(meta) = std::fs::metadata(path) else { return Ok(None) };
     if meta.len() > MAX_CONFIG_BYTES {
-        return Err(Error::ConfigTooLarge { path: path.to_owned(), bytes: meta.len(), most: MAX_CONFIG_BYTES });
+        return Err(Error::ConfigTooLarge {
+            path: path.to_owned(),
+            bytes: meta.len(),
+            most: MAX_CONFIG_BYTES,
+        });
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let config = serde_json::from_slice(&bytes);

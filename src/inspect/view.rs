@@ -29,7 +29,8 @@ impl KeyView {
 
     /// Returns true if elements are left out of `value`.
     pub fn is_abbreviated(&self) -> bool {
-        self.kind.ends_with(']') && self.value.as_array().is_some_and(|shown| !self.kind.ends_with(&format!("[{}]", shown.len())))
+        self.kind.ends_with(']')
+            && self.value.as_array().is_some_and(|shown| !self.kind.ends_with(&format!("[{}]", shown.len())))
     }
 }
 

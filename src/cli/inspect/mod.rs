@@ -66,8 +66,12 @@ enum CrossError {
 impl Diagnostic for CrossError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            CrossError::Disagree { .. } => "do not load it: what you inspect here may not be what runs elsewhere".into(),
-            CrossError::NothingCompared { .. } => "leave out --cross-check to inspect it by our reader alone".into(),
+            CrossError::Disagree { .. } => {
+                "do not load it: what you inspect here may not be what runs elsewhere".into()
+            }
+            CrossError::NothingCompared { .. } => {
+                "leave out --cross-check to inspect it by our reader alone".into()
+            }
         })
     }
 }
@@ -125,7 +129,9 @@ fn show_diff(args: &Args, a: &Model, b: &Model) -> Result<ExitCode, Failure> {
     let found = diff(a, b, args.digest)?;
     let names = [a, b].map(|model| model.source().path().display().to_string());
     match args.json {
-        true => term::out_json(&json!({"before": names[0], "after": names[1], "differs": !found.is_empty(), "diff": found}))?,
+        true => term::out_json(
+            &json!({"before": names[0], "after": names[1], "differs": !found.is_empty(), "diff": found}),
+        )?,
         false => term::out(&text::diff(&names, &found))?,
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde_json::Value as Json;
 
 use crate::cli::term::{bytes, printable};
-use crate::inspect::{Change, CrossCheck, Diff, Dimensions, KeyView, Memory, Report, TensorKind, TensorRow, Verdict};
+use crate::inspect::{
+    Change, CrossCheck, Diff, Dimensions, KeyView, Memory, Report, TensorKind, TensorRow, Verdict,
+};
 use crate::text::VocabSummary;
 
 /// Characters of a value that fit on its line.
@@ -21,6 +23,7 @@ pub fn report(report: &Report) -> String {
     }
     sections.push(keys(&report.keys));
     sections.extend(report.tokenizer.as_ref().map(tokenizer));
+    sections.extend(report.notes.iter().map(|note| format!("note: {}\n", printable(note))));
     sections.push(template(report.chat_template.as_deref()));
     sections.extend(report.memory.as_ref().map(memory));
     sections.extend(report.tensors.as_deref().map(tensors));
@@ -43,7 +46,7 @@ fn overview(report: &Report) -> String {
         Some(version) => format!("GGUF version {version}"),
         None => "safetensors".to_owned(),
     };
-    let files = if report.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", report.files.len()) };
+    let files = counted(report.files.len(), "file");
     let mut rows = vec![
         ("format", format!("{format}, {files}, {}", bytes(total))),
         ("architecture", printable(report.architecture.as_deref().unwrap_or("not stated"))),
@@ -66,8 +69,11 @@ fn dimensions(dims: &Dimensions) -> Vec<(&'static str, String)> {
         (_, most) => most.copied().unwrap_or(0).to_string(),
     };
     let attention = format!(
-        "{} layers of width {}, {} heads, {kv} key-value heads of {}",
-        dims.n_layers, dims.d_model, dims.n_heads, dims.key_dim
+        "{} of width {}, {}, {kv} for keys and values, of {}",
+        counted(dims.n_layers as usize, "layer"),
+        dims.d_model,
+        counted(dims.n_heads as usize, "head"),
+        dims.key_dim
     );
     let mut rows = vec![("layers", attention)];
     if let Some(context) = dims.context_length {
@@ -82,10 +88,17 @@ fn dimensions(dims: &Dimensions) -> Vec<(&'static str, String)> {
 }
 
 fn types(report: &Report) -> String {
-    let mut rows: Vec<[String; 5]> = vec![["type", "tensors", "parameters", "bytes", "bits/weight"].map(str::to_owned)];
+    let mut rows: Vec<[String; 5]> =
+        vec![["type", "tensors", "parameters", "bytes", "bits/weight"].map(str::to_owned)];
     for row in &report.types {
         let bits = format!("{:.2}", row.bits_per_weight);
-        rows.push([row.dtype.clone(), row.tensors.to_string(), grouped(row.parameters), grouped(row.bytes), bits]);
+        rows.push([
+            row.dtype.clone(),
+            row.tensors.to_string(),
+            grouped(row.parameters),
+            grouped(row.bytes),
+            bits,
+        ]);
     }
     format!("tensors by type\n{}", table(&rows, 1))
 }
@@ -93,10 +106,23 @@ fn types(report: &Report) -> String {
 fn tensors(rows: &[TensorRow]) -> String {
     let with_digests = rows.iter().any(|row| row.sha256.is_some());
     let many_files = rows.iter().any(|row| row.file > 0);
-    let mut lines = vec![vec!["name".to_owned(), "type".to_owned(), "shape".to_owned(), "bytes".to_owned(), "offset".to_owned()]];
+    let mut lines = vec![vec![
+        "name".to_owned(),
+        "type".to_owned(),
+        "shape".to_owned(),
+        "bytes".to_owned(),
+        "offset".to_owned(),
+    ]];
     for row in rows {
-        let place = if many_files { format!("{}:{}", row.file + 1, row.offset) } else { row.offset.to_string() };
-        lines.push(vec![printable(&row.name), row.dtype.clone(), shape(&row.shape), grouped(row.bytes), place]);
+        let place =
+            if many_files { format!("{}:{}", row.file + 1, row.offset) } else { row.offset.to_string() };
+        lines.push(vec![
+            printable(&row.name),
+            row.dtype.clone(),
+            shape(&row.shape),
+            grouped(row.bytes),
+            place,
+        ]);
     }
     if with_digests {
         lines[0].push("sha256".to_owned());
@@ -110,7 +136,8 @@ fn tensors(rows: &[TensorRow]) -> String {
 /// Columns padded to their widest cell, the first `left` of them to the left, the others to the right.
 fn table<R: AsRef<[String]>>(rows: &[R], left: usize) -> String {
     let columns = rows.first().map_or(0, |row| row.as_ref().len());
-    let width = |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for row in rows {
@@ -125,7 +152,8 @@ fn table<R: AsRef<[String]>>(rows: &[R], left: usize) -> String {
 }
 
 fn keys(keys: &[KeyView]) -> String {
-    let rows: Vec<[String; 3]> = keys.iter().map(|view| [printable(&view.key), view.kind.clone(), value(view)]).collect();
+    let rows: Vec<[String; 3]> =
+        keys.iter().map(|view| [printable(&view.key), view.kind.clone(), value(view)]).collect();
     format!("keys ({})\n{}", keys.len(), table(&rows, 3))
 }
 
@@ -158,7 +186,10 @@ fn tokenizer(vocab: &VocabSummary) -> String {
         ("tokens", format!("{}, {} merges", grouped(vocab.n_tokens as u64), grouped(vocab.n_merges as u64))),
     ];
     for token in &vocab.special_tokens {
-        let text = token.text.as_ref().map_or("past the vocabulary".to_owned(), |text| printable(&format!("{text:?}")));
+        let text = token
+            .text
+            .as_ref()
+            .map_or("past the vocabulary".to_owned(), |text| printable(&format!("{text:?}")));
         rows.push(("special", printable(&format!("{} {} {text}", token.role, token.id))));
     }
     for (name, flag) in &vocab.flags {
@@ -170,7 +201,7 @@ fn tokenizer(vocab: &VocabSummary) -> String {
 fn template(template: Option<&str>) -> String {
     let Some(template) = template else { return "chat template: none\n".to_owned() };
     let lines: Vec<&str> = template.lines().collect();
-    let mut out = format!("chat template: {} bytes, {} lines\n", template.len(), lines.len());
+    let mut out = format!("chat template: {} bytes, {}\n", template.len(), counted(lines.len(), "line"));
     for line in lines.iter().take(TEMPLATE_LINES) {
         let _ = writeln!(out, "  {}", cut(&printable(line)));
     }
@@ -187,7 +218,10 @@ fn memory(memory: &Memory) -> String {
         ("activations of one batch", bytes(memory.compute)),
         ("total", bytes(memory.total)),
     ];
-    facts(&format!("memory to run at {} tokens of context (estimate, docs/inspect.md)", memory.context), &rows)
+    facts(
+        &format!("memory to run at {} tokens of context (estimate, docs/inspect.md)", memory.context),
+        &rows,
+    )
 }
 
 /// Returns a line per reader and file, and one per difference.
@@ -225,8 +259,7 @@ pub fn diff(names: &[String; 2], diff: &Diff) -> String {
     let count = diff.keys.len() + diff.tensors.len() + diff.data.as_ref().map_or(0, Vec::len);
     let _ = match count {
         0 => writeln!(out, "no differences{data}"),
-        1 => writeln!(out, "1 difference{data}"),
-        more => writeln!(out, "{more} differences{data}"),
+        count => writeln!(out, "{}{data}", counted(count, "difference")),
     };
     out
 }
@@ -253,6 +286,11 @@ fn shape(dims: &[usize]) -> String {
         [] => "scalar".to_owned(),
         dims => dims.iter().map(usize::to_string).collect::<Vec<_>>().join(" x "),
     }
+}
+
+/// Returns `1 file`, `2 files`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Returns the number with a comma between thousands.
