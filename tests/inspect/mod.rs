@@ -9,6 +9,8 @@ use lctl::tensor::gguf::{Array, GgufWriter, Metadata, Split, Value, WriteOptions
 use lctl::tensor::{TensorDecl, format};
 use serde_json::{Value as Json, json};
 
+use crate::common::test_data;
+
 fn inspect(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lctl"));
     command.arg("inspect").args(args).env("HF_HUB_OFFLINE", "1");
@@ -25,15 +27,6 @@ fn stderr(output: &Output) -> String {
 
 fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// Returns the data folder, or says that the test is skipped.
-fn test_data() -> Option<PathBuf> {
-    let data = std::env::var_os("LCTL_TEST_DATA").map(PathBuf::from);
-    if data.is_none() {
-        println!("skipped: LCTL_TEST_DATA is not set");
-    }
-    data
 }
 
 /// A llama of one layer with a tokenizer and a chat template.
