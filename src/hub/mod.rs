@@ -83,11 +83,17 @@ pub struct Pulled {
     /// The 40-digit commit the revision stood for.
     pub commit: String,
     /// The snapshot directory: a directory that looks like the repository.
+    #[serde(serialize_with = "as_text")]
     pub snapshot: PathBuf,
     pub files: Vec<PulledFile>,
     pub skipped: Vec<SkippedFile>,
     /// Bytes that came over the network in this call.
     pub received_bytes: u64,
+}
+
+/// JSON has no names that are not Unicode; serializing such a path as it is would fail.
+fn as_text<S: serde::Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Returns the snapshot directory of hub id `id` (`ORG/NAME[@REVISION]`).

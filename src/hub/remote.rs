@@ -54,8 +54,8 @@ impl Remote {
         let direct =
             builder().redirect(reqwest::redirect::Policy::none()).build().map_err(|e| transfer(&name, e))?;
         let mut hub = HFClient::builder().client(client).endpoint(&options.endpoint).retry_max_attempts(2);
-        // An empty token stops hf-hub from looking for one itself; the options have decided.
-        hub = hub.token(options.token.clone().unwrap_or_default());
+        // Without a token hf-hub would look for one itself; it sends none that a header cannot hold.
+        hub = hub.token(options.token.as_deref().unwrap_or("\n"));
         let hub = hub.build().map_err(|e| transfer(&name, e))?;
         let repository = hub.model(&id.org, &id.name);
         Ok(Remote { runtime, repository, direct, options: options.clone(), id: id.clone() })

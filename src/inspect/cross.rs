@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::panic;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Once;
 
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub enum Verdict {
 /// The verdicts on one file (a split model has several).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CrossCheck {
-    pub file: PathBuf,
+    pub file: String,
     pub tensors: usize,
     pub keys: usize,
     /// Reader's name and version, its verdict.
@@ -98,7 +98,12 @@ fn check_file(path: &Path) -> Result<CrossCheck, Error> {
         ("gguf-rs 0.1.8", judge(&ours, behind_barrier(move || gguf_rs_view(for_gguf_rs)))),
         ("candle 0.11.1", judge(&ours, behind_barrier(move || candle_view(for_candle)))),
     ];
-    Ok(CrossCheck { file: path.to_owned(), tensors: ours.tensors.len(), keys: ours.keys.len(), readers })
+    Ok(CrossCheck {
+        file: path.display().to_string(),
+        tensors: ours.tensors.len(),
+        keys: ours.keys.len(),
+        readers,
+    })
 }
 
 /// Returns our reading of the file and its bytes up to the data section.

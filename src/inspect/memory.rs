@@ -27,7 +27,7 @@ impl Memory {
     /// weights = bytes of all tensors;
     /// kv_cache = sum over layers of 2 (f16) * n_kv_heads * (key_dim + value_dim) * min(context, window);
     /// compute = the largest of one batch's phases in f32, B = min(512, context) tokens:
-    /// attention without flash attention B * (n_heads * context + 5 d_model), feed-forward
+    /// attention without flash attention, its mask included, B * ((n_heads + 1) * context + 5 d_model), feed-forward
     /// B * (3 d_ff + 2 d_model), output B * (vocab_size + d_model).
     /// Saturates instead of overflowing on absurd keys.
     pub fn estimate(weights: u64, dims: &Dimensions, context: Option<u64>) -> Memory {
@@ -44,7 +44,10 @@ impl Memory {
 
         let batch_bytes = BATCH.min(context) * 4;
         let widths = [
-            dims.n_heads.saturating_mul(context).saturating_add(dims.d_model.saturating_mul(5)),
+            dims.n_heads
+                .saturating_add(1)
+                .saturating_mul(context)
+                .saturating_add(dims.d_model.saturating_mul(5)),
             dims.d_ff.saturating_mul(3).saturating_add(dims.d_model.saturating_mul(2)),
             dims.vocab_size.saturating_add(dims.d_model),
         ];
@@ -80,7 +83,7 @@ mod tests {
         let memory = Memory::estimate(1000, &dims(), None);
         assert_eq!(memory.context, 2048);
         assert_eq!(memory.kv_cache, 2 * 2 * 2 * (16 + 16) * 2048);
-        assert_eq!(memory.compute, 512 * 4 * (4 * 2048 + 5 * 64));
+        assert_eq!(memory.compute, 512 * 4 * (5 * 2048 + 5 * 64));
         assert_eq!(memory.total, 1000 + memory.kv_cache + memory.compute);
         // At one token the output layer is widest.
         assert_eq!(Memory::estimate(0, &dims(), Some(1)).compute, 4 * (1000 + 64));

@@ -43,7 +43,7 @@ pub struct Model {
 /// The facts of a model, in the order they are shown; docs/inspect.md documents the JSON form.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    pub path: PathBuf,
+    pub path: String,
     /// `gguf` or `safetensors`.
     pub format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +74,7 @@ pub struct Report {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct FileFacts {
-    pub path: PathBuf,
+    pub path: String,
     pub bytes: u64,
 }
 
@@ -232,7 +232,7 @@ impl Model {
         };
         let (tokenizer, note) = self.tokenizer();
         Ok(Report {
-            path: source.path().to_owned(),
+            path: source.path().display().to_string(),
             format: if self.metadata().is_some() { "gguf" } else { "safetensors" },
             gguf_version,
             alignment,
@@ -265,7 +265,7 @@ fn bits_per_weight(bytes: u64, parameters: u64) -> f64 {
 fn file_facts(source: &dyn TensorSource) -> Result<Vec<FileFacts>, Error> {
     let facts = |path: &PathBuf| {
         let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
-        Ok(FileFacts { path: path.clone(), bytes: meta.len() })
+        Ok(FileFacts { path: path.display().to_string(), bytes: meta.len() })
     };
     source.files().iter().map(facts).collect()
 }

@@ -47,6 +47,7 @@ struct State {
     connections: usize,
     transfers: usize,
     ranges: Vec<String>,
+    authorizations: Vec<String>,
 }
 
 #[derive(Default)]
@@ -135,6 +136,11 @@ impl FakeHub {
         self.state.lock().unwrap().connections
     }
 
+    /// The Authorization headers of all requests.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.state.lock().unwrap().authorizations.clone()
+    }
+
     /// Bodies of files sent so far, whole or in part.
     pub fn transfers(&self) -> usize {
         self.state.lock().unwrap().transfers
@@ -198,6 +204,7 @@ impl Reply {
 
 impl State {
     fn answer(&mut self, request: &Request, url: &str) -> Reply {
+        self.authorizations.extend(request.headers.get("authorization").cloned());
         if let Some(digest) = request.target.strip_prefix("/cdn/") {
             return self.content(request, &digest.to_owned());
         }

@@ -313,6 +313,13 @@ fn the_token_goes_with_every_request_to_the_hub() {
 }
 
 #[test]
+fn without_a_token_none_is_sent() {
+    let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
+    pull(&hub, home.path(), |_| ()).unwrap();
+    assert_eq!(hub.authorizations(), [""; 0]);
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
     let talk = |args: &[&str], env: &[(&str, &str)]| {

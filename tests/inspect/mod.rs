@@ -126,8 +126,8 @@ chat template: 52 bytes, 3 lines
 memory to run at 128 tokens of context (estimate, docs/inspect.md)
   weights                   9.13 KB
   key-value cache, f16      16.38 KB
-  activations of one batch  425.98 KB
-  total                     451.50 KB
+  activations of one batch  491.52 KB
+  total                     517.03 KB
 
 tensors
   name                 type  shape    bytes  offset
@@ -161,9 +161,9 @@ fn json_has_the_documented_fields() {
         report["keys"][8],
         json!({"key": "llama.attention.layer_norm_rms_epsilon", "type": "f32", "value": 0.00001})
     );
-    // 1 layer, 2 heads of 16 + 16, 2 bytes, 64 tokens; attention: 64 tokens * (4 heads * 64 + 5 * 64) * 4 bytes.
+    // 1 layer, 2 heads of 16 + 16, 2 bytes, 64 tokens; attention: 64 tokens * ((4 heads + mask) * 64 + 5 * 64) * 4 bytes.
     let memory =
-        json!({"context": 64, "weights": 9128, "kv_cache": 8192, "compute": 147_456, "total": 164_776});
+        json!({"context": 64, "weights": 9128, "kv_cache": 8192, "compute": 163_840, "total": 181_160});
     assert_eq!(report["memory"], memory);
     assert_eq!(report["tokenizer"]["n_tokens"], 10);
     // `head -c 680 /dev/zero | sha256sum`: the first tensor is zeros.

@@ -107,7 +107,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         term::out(&text::cross_checks(&checks))?;
     }
     for check in &checks {
-        let file = check.file.display().to_string();
+        let file = check.file.clone();
         if check.readers.iter().any(|(_, verdict)| matches!(verdict, Verdict::Differs { .. })) {
             return Err(CrossError::Disagree { file }.into());
         }
@@ -120,7 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 
 fn show_template(report: &Report) -> Result<ExitCode, Failure> {
     let template = report.chat_template.as_ref();
-    let template = template.ok_or_else(|| NoTemplate { path: report.path.display().to_string() })?;
+    let template = template.ok_or_else(|| NoTemplate { path: report.path.clone() })?;
     term::out(&format!("{}\n", template.trim_end_matches('\n')))?;
     Ok(ExitCode::SUCCESS)
 }

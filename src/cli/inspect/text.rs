@@ -60,7 +60,7 @@ fn overview(report: &Report) -> String {
         rows.push(("tensor data", format!("{}, {bits:.2} bits per weight", bytes(report.tensor_bytes))));
     }
     rows.extend(report.dimensions.iter().flat_map(dimensions));
-    facts(&printable(&report.path.display().to_string()), &rows)
+    facts(&printable(&report.path), &rows)
 }
 
 fn dimensions(dims: &Dimensions) -> Vec<(&'static str, String)> {
@@ -228,7 +228,7 @@ fn memory(memory: &Memory) -> String {
 pub fn cross_checks(checks: &[CrossCheck]) -> String {
     let mut out = String::new();
     for check in checks {
-        let file = printable(&check.file.display().to_string());
+        let file = printable(&check.file);
         let _ = writeln!(out, "\ncross-check of {file} ({} tensors, {} keys)", check.tensors, check.keys);
         for (reader, verdict) in &check.readers {
             let _ = match verdict {
