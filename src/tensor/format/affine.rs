@@ -170,7 +170,7 @@ pub(super) fn search<S: Simd>(s: S, x: &[S::F32], w: &[S::F32], search: Search) 
     }
     let mut offset = s.select(s.gt(low, zero), zero, low);
     let flat = s.le(high, offset);
-    // a flat lane's result is fixed: any range will do that keeps it from looking out of range
+    // a flat lane's result is fixed: this range only keeps the lane from looking out of range
     high = s.select(flat, offset + s.splat(1.0), high);
 
     let mut levels = [zero; MAX_SUB_LEN];
