@@ -86,7 +86,8 @@ impl<'a> Rows<'a> {
         if column + buffer.len() <= self.row_len {
             return Some(&importance[column..][..buffer.len()]);
         }
-        for (out, value) in buffer.iter_mut().zip(importance.iter().cycle().skip(column)) {
+        let next_rows = importance.iter().cycle();
+        for (out, value) in buffer.iter_mut().zip(importance[column..].iter().chain(next_rows)) {
             *out = *value;
         }
         Some(buffer)

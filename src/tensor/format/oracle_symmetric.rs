@@ -1,5 +1,5 @@
 //! Slow, obvious forms of the symmetric scale searches, one sub-block at a time: what the lane-parallel forms in
-//! [`super::symmetric`] are tested against.
+//! [`super::symmetric`] and [`super::descent`] are tested against.
 
 /// Rounds half to even by adding 1.5 * 2^23 and reading the mantissa; |v| above 2^22 wraps, infinities and
 /// NaN give fixed values. The searches depend on all of it.

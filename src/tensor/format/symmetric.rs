@@ -1,7 +1,7 @@
 //! Scale searches for formats without an offset, one sub-block per SIMD lane.
 //!
 //! Vectors hold one element of every sub-block, so each lane sums its own sub-block in order and no bit
-//! depends on the width. [`super::oracle_symmetric`] has the same searches one sub-block at a time.
+//! depends on the width. `oracle_symmetric.rs` has the same searches one sub-block at a time.
 
 use crate::kernel::simd::{ROUND_MAGIC, Simd};
 
