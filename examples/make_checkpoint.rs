@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 #[derive(Parser)]
-struct Args {
+pub struct Args {
     /// Directory to create.
     #[arg(long)]
     out: PathBuf,
@@ -83,7 +83,11 @@ impl ShapeName {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args = Args::parse();
+    run(Args::parse())
+}
+
+/// Writes the checkpoint.
+pub fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let shape = args.shape.shape();
     let dtype = format::by_name(&args.dtype)
         .filter(|dtype| dtype.can_encode() && dtype.block_len() == 1)

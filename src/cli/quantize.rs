@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::source::model_path;
+use super::term;
 use crate::error::Failure;
 use crate::quantize::{Control, Importance, Output, Prepared, Request, Source};
 use crate::tensor::cleanup_partial_files;
@@ -23,7 +25,8 @@ use report::{Finished, Report};
 pub struct Args {
     /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
     /// id ORG/NAME[@REVISION]
-    model: PathBuf,
+    #[arg(value_name = "MODEL")]
+    model: String,
 
     /// What to make of it, e.g. Q4_K_M, Q8_0, F16; int4 is Q4_K_M, int8 is Q8_0
     #[arg(short = 't', long = "type", value_name = "TYPE")]
@@ -70,6 +73,10 @@ pub struct Args {
     #[arg(long, value_name = "KEY=TYPE:VALUE")]
     override_kv: Vec<String>,
 
+    /// Take a hub id from the cache only, never from the network
+    #[arg(long)]
+    offline: bool,
+
     /// Name the pre-tokenizer instead of deciding it from tokenizer.json
     #[arg(long, value_name = "NAME")]
     pre: Option<String>,
@@ -111,15 +118,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let isa = options::isa(args.isa.as_deref())?;
     let n_threads = args.threads.map_or_else(default_threads, usize::from);
 
-    let source = Source::open(&args.model, request.options.recipe, args.pre.as_deref())?;
+    let model = model_path(&args.model, args.offline)?;
+    let source = Source::open(&model, request.options.recipe, args.pre.as_deref())?;
     let prepared = Prepared::new(source, request, args.dry_run)?;
     if !args.quiet {
-        prepared.notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+        prepared.notices.iter().for_each(|notice| term::say(&format!("note: {}", term::printable(notice))));
     }
     let report = Report::new(&prepared);
     if args.dry_run {
-        report::print(&report, None, args.json, args.quiet);
-        return Ok(());
+        return report::print(&report, None, args.json, args.quiet);
     }
     let path = args.output.as_deref().ok_or(OptionError::NoOutput)?;
     let output = Output { path, force: args.force, split, isa, n_threads, with_stats: !args.no_stats };
@@ -129,8 +136,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let outcome = prepared.execute(&output, &Control { interrupted: &interrupted, progress: &advance });
     progress.finish();
     let finished = Finished { outcome: outcome?, elapsed: started.elapsed(), isa, n_threads };
-    report::print(&report, Some(&finished), args.json, args.quiet);
-    Ok(())
+    report::print(&report, Some(&finished), args.json, args.quiet)
 }
 
 fn request_of(args: &Args) -> Result<Request, Failure> {

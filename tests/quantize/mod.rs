@@ -1,9 +1,11 @@
 //! `lctl quantize`, end to end.
 
 mod bytes;
+mod checkpoints;
 mod errors;
 mod goldens;
 mod interrupt;
 mod model;
 mod options;
+mod reference;
 mod schemas;

@@ -82,10 +82,15 @@ impl Model {
         set("general.architecture", "llama".into());
         set("general.file_type", Value::U32(1));
         set("llama.block_count", count(self.n_layers));
+        set("llama.context_length", Value::U32(128));
+        set("llama.embedding_length", count(self.d_model));
+        set("llama.feed_forward_length", count(self.d_ff));
+        set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
         set("llama.attention.head_count", Value::U32(4));
         set("llama.attention.head_count_kv", Value::U32(2));
         if self.n_experts > 0 {
             set("llama.expert_count", count(self.n_experts));
+            set("llama.expert_used_count", Value::U32(2));
         }
         set("general.quantization_version", Value::U32(2));
         set("tokenizer.ggml.model", "llama".into());

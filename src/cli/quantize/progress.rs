@@ -1,10 +1,11 @@
 //! Progress on stderr: a bar with the time left on a terminal, a line now and then elsewhere.
 
-use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::term;
 
 /// Seconds between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ impl Progress {
             return Progress::Silent;
         }
         let started = Instant::now();
-        if !std::io::stderr().is_terminal() {
+        if !term::is_interactive() {
             let state = Mutex::new(LineState { done: 0, printed: started });
             return Progress::Lines { total, started, state };
         }
@@ -53,7 +54,7 @@ impl Progress {
                 let share = state.done as f64 / *total as f64;
                 let elapsed = started.elapsed().as_secs_f64();
                 let left = elapsed * (1.0 - share) / share;
-                eprintln!("{:>3.0} %, {elapsed:.0} s elapsed, {left:.0} s left", share * 100.0);
+                term::say(&format!("{:>3.0} %, {elapsed:.0} s elapsed, {left:.0} s left", share * 100.0));
             }
             Progress::Silent => {}
         }

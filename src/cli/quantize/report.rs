@@ -1,11 +1,12 @@
 //! What `lctl quantize` prints: the plan as a table, the summary, both as JSON.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cli::term;
+use crate::error::Failure;
 use crate::kernel::Isa;
 use crate::quantize::{Outcome, PlanRow, Prepared};
 
@@ -49,15 +50,19 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Prints the report to stdout. A closed stdout is no error: the work is done.
-pub fn print(report: &Report, finished: Option<&Finished>, as_json: bool, quiet: bool) {
-    let text = match finished {
-        _ if as_json => format!("{:#}\n", to_json(report, finished)),
-        _ if quiet => return,
-        Some(finished) => summary(report, finished),
-        None => table(report),
-    };
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Prints the report to stdout: as JSON, or as a table (a plan) or a summary (a finished run) unless `quiet`.
+pub fn print(
+    report: &Report,
+    finished: Option<&Finished>,
+    as_json: bool,
+    quiet: bool,
+) -> Result<(), Failure> {
+    match finished {
+        _ if as_json => term::out_json(&to_json(report, finished)),
+        _ if quiet => Ok(()),
+        Some(finished) => term::out(&summary(report, finished)),
+        None => term::out(&table(report)),
+    }
 }
 
 fn shape_text(shape: &[usize]) -> String {
@@ -73,7 +78,7 @@ fn table(report: &Report) -> String {
             None => row.to.to_string(),
         };
         lines.push([
-            row.name.to_owned(),
+            term::printable(row.name),
             shape_text(row.shape),
             row.from.to_string(),
             to,
@@ -106,8 +111,8 @@ fn summary(report: &Report, finished: &Finished) -> String {
         text,
         "{}: {} -> {} ({:.2} x smaller), {:.4} bits per weight, {:.1} s",
         report.prepared.recipe.name,
-        size_text(report.source_bytes),
-        size_text(out_bytes),
+        term::bytes(report.source_bytes),
+        term::bytes(out_bytes),
         report.source_bytes as f64 / out_bytes.max(1) as f64,
         report.bits_per_weight(),
         finished.elapsed.as_secs_f64(),
@@ -117,7 +122,7 @@ fn summary(report: &Report, finished: &Finished) -> String {
         text.push_str("worst tensors by relative RMSE:\n");
     }
     for (row, rmse) in worst {
-        let _ = writeln!(text, "  {rmse:.5}  {:<6}  {}", row.to, row.name);
+        let _ = writeln!(text, "  {rmse:.5}  {:<6}  {}", row.to, term::printable(row.name));
     }
     for file in &finished.outcome.files {
         let digest = file.sha256_hex().unwrap_or_default();
@@ -133,17 +138,6 @@ fn worst<'r, 'a>(report: &'r Report<'a>, finished: &Finished) -> Vec<(&'r PlanRo
     rows.sort_by(|a, b| b.1.total_cmp(&a.1));
     rows.truncate(N_WORST);
     rows
-}
-
-fn size_text(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1000.0 && unit + 1 < UNITS.len() {
-        size /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{size:.2} {}", UNITS[unit]) }
 }
 
 fn to_json(report: &Report, finished: Option<&Finished>) -> Value {
@@ -180,16 +174,4 @@ fn to_json(report: &Report, finished: Option<&Finished>) -> Value {
         "tensors": report.rows.iter().enumerate().map(tensor).collect::<Vec<_>>(),
         "notes": report.prepared.notices,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_decimal() {
-        assert_eq!(size_text(999), "999 B");
-        assert_eq!(size_text(1000), "1.00 kB");
-        assert_eq!(size_text(2_201_113_280), "2.20 GB");
-    }
 }
