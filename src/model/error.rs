@@ -90,6 +90,9 @@ impl Diagnostic for Error {
                 "the checkpoint may be a variant of its architecture (an adapter, a classifier, a quantized one)"
                     .to_owned(),
             ),
+            Error::Shape { .. } | Error::IndexOutOfRange { .. } => {
+                Some("config.json and the weights may belong to different models".to_owned())
+            }
             Error::ScaleShape { .. } => Some(
                 "known: one value, one per row, or one per block (`weight_block_size` in quantization_config)"
                     .to_owned(),

@@ -32,7 +32,10 @@ fn one_step_equals_two() {
     for recipe in ["Q4_K_M", "Q8_0"] {
         ok(dir, &["quantize", "model", "-t", recipe, "-o", "one.gguf", "-f"]);
         ok(dir, &["quantize", "bf16.gguf", "-t", recipe, "-o", "two.gguf", "-f"]);
-        assert!(std::fs::read(dir.join("one.gguf")).unwrap() == std::fs::read(dir.join("two.gguf")).unwrap(), "{recipe}");
+        assert!(
+            std::fs::read(dir.join("one.gguf")).unwrap() == std::fs::read(dir.join("two.gguf")).unwrap(),
+            "{recipe}"
+        );
     }
     // the file itself stands for its directory
     ok(dir, &["quantize", "model/model.safetensors", "-t", "Q8_0", "-o", "file.gguf"]);

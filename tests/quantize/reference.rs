@@ -84,8 +84,11 @@ fn casts_give_the_references_files() {
     let source = data.join("golden/quantize/probe-llama-bf16.gguf");
     for recipe in ["F16", "F32"] {
         let output = casts.path().join(format!("probe-llama-{recipe}.gguf"));
-        let args = ["quantize", source.to_str().unwrap(), "-t", recipe, "-o", output.to_str().unwrap(), "--quiet"];
+        let args =
+            ["quantize", source.to_str().unwrap(), "-t", recipe, "-o", output.to_str().unwrap(), "--quiet"];
         assert_eq!(run_lctl(casts.path(), &args).0, 0);
     }
-    check(&data.join("golden/quantize"), "casts", |name| casts.path().join(name).to_str().unwrap().to_owned());
+    check(&data.join("golden/quantize"), "casts", |name| {
+        casts.path().join(name).to_str().unwrap().to_owned()
+    });
 }
