@@ -61,6 +61,9 @@ pub enum Error {
     #[error("{path}: `{name}` is stored as {dtype}, which holds no weights lctl can read")]
     UnreadableDtype { path: PathBuf, name: String, dtype: String },
 
+    #[error("`{name}` is no float type of a whole file; known: F32, F16, BF16")]
+    NotAFloatType { name: String },
+
     #[error(
         "{path}: scale `{name}` has shape {found:?}, which fits no layout of a weight of shape {weight:?}"
     )]

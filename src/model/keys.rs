@@ -156,6 +156,19 @@ fn write_rope_scaling(facts: &Facts, out: &mut Metadata) -> Result<(), Error> {
     Ok(())
 }
 
+/// Returns a sentence if the config scales rope in a way that the GGUF will not say.
+pub(super) fn unwritten_rope(facts: &Facts) -> Result<Option<String>, Error> {
+    let Facts { config, hparams, .. } = *facts;
+    let flags = super::arch::by_gguf_name(config.arch, hparams.path())?.flags;
+    let kind = hparams.rope_type();
+    let written = config.rope.scaling != RopeScaling::None
+        || kind == "default"
+        || (flags.rope_freqs && kind == "llama3");
+    Ok((!written).then(|| {
+        format!("rope scaling `{kind}` has no form in a `{}` GGUF: long contexts will differ", config.arch)
+    }))
+}
+
 /// A tensor computed from the config: GGUF name and values.
 pub(super) type Generated = (&'static str, Vec<f32>);
 

@@ -1,12 +1,14 @@
 //! Architectures as declarative tables, and what a checkpoint becomes as GGUF.
 
 pub mod arch;
+mod checkpoint;
 mod config;
 mod error;
 mod general;
 mod hparams;
 mod keys;
 mod map;
+mod mapper;
 mod name;
 mod names;
 mod rows;
@@ -14,41 +16,17 @@ mod scale;
 mod unmap;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use crate::kernel::Isa;
 use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, TensorSource};
 
+pub use checkpoint::Checkpoint;
 pub use config::{Experts, ModelConfig, Rope, RopeScaling};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
 pub use rows::{RowMap, ValueMap};
 pub use unmap::unmap_gguf;
-
-/// A Hugging Face checkpoint: tensors (headers only) and its config.json.
-pub struct Checkpoint {
-    pub dir: PathBuf,
-    pub config: serde_json::Value,
-    pub source: Box<dyn TensorSource>,
-}
-
-impl Checkpoint {
-    /// Opens a directory with config.json and safetensors files; reads headers only.
-    ///
-    /// Errors on a file that is missing or broken; whether the model is known is [`map_checkpoint`]'s to say.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("config.json");
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let config = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, source: crate::tensor::open(dir)?.into_source() })
-    }
-
-    /// Returns the sizes and settings in config.json.
-    pub fn model_config(&self) -> Result<ModelConfig, Error> {
-        ModelConfig::from_hf(&self.config, &self.dir.join("config.json"))
-    }
-}
 
 /// What a checkpoint, or an existing GGUF, becomes: metadata without the tokenizer, and tensors
 /// in the order the reference converter writes them (file order for a GGUF).

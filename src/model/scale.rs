@@ -104,3 +104,40 @@ fn block_of(rows: usize, cols: usize, r: usize, c: usize) -> Option<Layout> {
         .find(|size| rows.div_ceil(*size) == r && cols.div_ceil(*size) == c)
         .map(|size| Layout::Block { rows: size, cols: size, per_row: c })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::format::by_name;
+
+    fn layout(scale: &[usize], weight: &[usize], block: Option<[usize; 2]>) -> Option<Layout> {
+        let info = TensorInfo {
+            name: "w_scale".to_owned(),
+            dtype: by_name("F32").unwrap(),
+            shape: scale.to_vec(),
+            n_bytes: scale.iter().product::<usize>() as u64 * 4,
+            shard: 0,
+            offset: 0,
+        };
+        Scale::fit(&info, weight, block).map(|scale| scale.layout)
+    }
+
+    #[test]
+    fn shapes_tell_the_layout() {
+        let block = |rows, cols, per_row| Some(Layout::Block { rows, cols, per_row });
+        assert_eq!(layout(&[], &[256, 512], None), Some(Layout::Tensor));
+        assert_eq!(layout(&[1], &[256, 512], Some([128, 128])), Some(Layout::Tensor));
+        assert_eq!(layout(&[256], &[256, 512], None), Some(Layout::Row));
+        assert_eq!(layout(&[256, 1], &[256, 512], None), Some(Layout::Row));
+        assert_eq!(layout(&[2, 4], &[256, 512], Some([128, 128])), block(128, 128, 4));
+        // without a declared size, and with blocks cut short
+        assert_eq!(layout(&[3, 5], &[300, 520], None), block(128, 128, 5));
+        assert_eq!(layout(&[5, 9], &[300, 520], None), block(64, 64, 9));
+        // stacks of experts
+        assert_eq!(layout(&[8, 2, 4], &[8, 256, 512], Some([128, 128])), block(128, 128, 4));
+        assert_eq!(layout(&[8], &[8, 256, 512], None), Some(Layout::Tensor));
+        assert_eq!(layout(&[3, 4], &[256, 512], Some([128, 128])), None);
+        assert_eq!(layout(&[7], &[256, 512], None), None);
+        assert_eq!(layout(&[1], &[256], None), None, "vectors have no scales");
+    }
+}

@@ -84,6 +84,7 @@ CHECKPOINTS = {
     "qwen3-fp8-block": ("qwen3", "qwen2", dict(
         head_dim=16, hidden_size=96, intermediate_size=160, num_hidden_layers=1, fp8="block")),
     "llama-fp8-channel": ("llama", "spm", dict(fp8="channel")),
+    "mistral-fp8-tensor": ("mistral", "spm", dict(fp8="tensor")),
 }
 CARDS = {
     "qwen2": "---\nlicense: apache-2.0\nlanguage:\n- en\n- no\npipeline_tag: text-generation\n"
@@ -200,7 +201,7 @@ def stack_experts(out):
 
 
 def quantize_fp8(out, kind):
-    """Linear layers to e4m3: one scale per 64 x 64 block (DeepSeek's layout), or per row (compressed-tensors)."""
+    """Linear layers to e4m3: one scale per 64 x 64 block (DeepSeek's layout), per row (compressed-tensors) or per tensor."""
     path = out / "model.safetensors"
     tensors = load_file(path)
     for name in [name for name in tensors if "_proj.weight" in name]:
@@ -208,17 +209,22 @@ def quantize_fp8(out, kind):
         rows, cols = w.shape
         if kind == "block":
             shape, repeat, key = (-(-rows // 64), -(-cols // 64)), (64, 64), "_scale_inv"
-        else:
+        elif kind == "channel":
             shape, repeat, key = (rows, 1), (1, cols), "_scale"
+        else:
+            shape, repeat, key = (1, 1), (rows, cols), "_scale_inv"
         scale = 0.5 + values(name + key, shape).abs()
         full = scale.repeat_interleave(repeat[0], 0).repeat_interleave(repeat[1], 1)[:rows, :cols]
         tensors[name] = (w / full).to(torch.float8_e4m3fn)
-        tensors[name + key] = scale.float() if kind == "block" else scale.to(torch.bfloat16)
+        tensors[name + key] = scale.to(torch.bfloat16) if kind == "channel" else scale.float()
+        if kind == "tensor":
+            tensors[name + key] = tensors[name + key].reshape(())
+            tensors[name.replace(".weight", ".activation_scale")] = torch.tensor(1.0)
     save_file(tensors, path, metadata={"format": "pt"})
     config = json.loads((out / "config.json").read_text())
     config["quantization_config"] = dict(
         quant_method="fp8", weight_block_size=[64, 64], fmt="e4m3", activation_scheme="dynamic",
-    ) if kind == "block" else dict(
+    ) if kind == "block" else dict(quant_method="fp8", activation_scheme="static") if kind == "tensor" else dict(
         quant_method="compressed-tensors", format="float-quantized", config_groups=dict(group_0=dict(
             targets=["Linear"], weights=dict(num_bits=8, type="float", strategy="channel", symmetric=True))))
     (out / "config.json").write_text(json.dumps(config, indent=1))
