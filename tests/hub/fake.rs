@@ -206,7 +206,7 @@ impl State {
     fn answer(&mut self, request: &Request, url: &str) -> Reply {
         self.authorizations.extend(request.headers.get("authorization").cloned());
         if let Some(digest) = request.target.strip_prefix("/cdn/") {
-            return self.content(request, &digest.to_owned());
+            return self.content(request, digest);
         }
         let expected = self.token.as_ref().map(|token| format!("Bearer {token}"));
         if expected.is_some() && expected.as_ref() != request.headers.get("authorization") {
