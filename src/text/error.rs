@@ -34,7 +34,7 @@ pub enum Error {
     UnknownMerge { path: PathBuf, index: usize, left: String, right: String, unknown: String },
     #[error("{path}: vocabulary size {found} is above the limit of {limit}")]
     VocabSize { path: PathBuf, found: u64, limit: usize },
-    #[error("{path}: {what}, which a `{arch}` model cannot have")]
+    #[error("{path}: {what}; not converted for a `{arch}` model")]
     Unsupported { path: PathBuf, what: String, arch: String },
     #[error("unknown pre-tokenizer `{name}`")]
     UnknownPre { name: String, nearest: Option<String> },
@@ -87,7 +87,8 @@ impl Diagnostic for Error {
                     .to_owned()
             }
             Error::Unsupported { .. } => {
-                "SentencePiece tokenizer.model and BPE tokenizer.json files are converted".to_owned()
+                "a SentencePiece tokenizer.model or a byte-level BPE tokenizer.json of the original checkpoint is needed"
+                    .to_owned()
             }
             Error::UnknownPre { nearest: Some(name), .. } => format!("did you mean `--pre {name}`?"),
             Error::UnknownPre { nearest: None, .. } => {

@@ -88,12 +88,14 @@ pub fn shape_error(path: &Path, field: impl Into<String>, expected: &'static str
     Error::Shape { path: path.to_owned(), field: field.into(), expected, found: kind_of(found) }
 }
 
-fn kind_of(value: &Json) -> String {
+/// Returns what the value is, in a few words.
+pub fn kind_of(value: &Json) -> String {
     match value {
         Json::Null => "null".to_owned(),
         Json::Bool(value) => value.to_string(),
         Json::Number(number) => number.to_string(),
-        Json::String(text) => format!("the string {text:.40?}"),
+        Json::String(text) if text.chars().count() > 60 => format!("a string of {} bytes", text.len()),
+        Json::String(text) => format!("the string {text:?}"),
         Json::Array(items) => format!("an array of {}", items.len()),
         Json::Object(fields) => format!("an object of {}", fields.len()),
     }

@@ -228,6 +228,10 @@ fn write_llama_json(request: &VocabRequest, files: &Files, vocab: &mut Vocab) ->
     }
     let Some(tokens) = HfVocab::load(files, &mut vocab.notes)? else { return Ok(false) };
     let mut table = llama_json::llama_json_table(&tokens)?;
+    vocab.notes.push(format!(
+        "{}: no tokenizer.model beside it, so the scores are lost and some texts may be split differently",
+        tokens.path.display()
+    ));
     if let Some(vocab_size) = request.vocab_size.filter(|size| *size > table.tokens.len()) {
         spm_vocab::check_size(vocab_size, request)?;
         vocab.notes.push(format!(
@@ -249,7 +253,16 @@ fn write_byte_level(request: &VocabRequest, files: &Files, vocab: &mut Vocab) ->
         let (path, arch) = (files.path("tokenizer.json"), request.arch.to_owned());
         return Err(Error::Unsupported { path, what: format!("a {kind} tokenizer"), arch });
     }
+    if request.pre.is_none() && llama_json::is_llama_json(files) {
+        let (path, arch) = (files.path("tokenizer.json"), request.arch.to_owned());
+        let what = "a SentencePiece tokenizer without its tokenizer.model".to_owned();
+        return Err(Error::Unsupported { path, what, arch });
+    }
     let Some(tokens) = HfVocab::load(files, &mut vocab.notes)? else { return Ok(false) };
+    if pretokenizer::adds_space(files) {
+        let path = files.path("tokenizer.json");
+        vocab.notes.push(format!("{}: puts a space before the text; GGUF readers do not", path.display()));
+    }
     let table = bpe::byte_level_table(request, files, &tokens)?;
     let pre = match request.pre {
         Some(name) => pretokenizer::check_forced(name)?,
@@ -294,8 +307,9 @@ fn write_space_prefix(files: &Files, vocab: &mut Vocab) {
             vocab.metadata.insert("tokenizer.ggml.add_space_prefix".to_owned(), Value::Bool(*add));
         }
         Some(other) => vocab.notes.push(format!(
-            "{}: `add_prefix_space` is {other:.40}, neither true nor false; left out",
-            files.path("tokenizer_config.json").display()
+            "{}: `add_prefix_space` is {}, neither true nor false; left out",
+            files.path("tokenizer_config.json").display(),
+            files::kind_of(other)
         )),
     }
 }

@@ -209,6 +209,16 @@ fn canonical(regex: &str) -> String {
     spellings.iter().fold(regex.to_owned(), |regex, (from, to)| regex.replace(from, to))
 }
 
+/// Returns whether the pre-tokenizer puts a space before the text.
+pub fn adds_space(files: &Files) -> bool {
+    fn any(step: &Json) -> bool {
+        let inner = step.get("pretokenizers").and_then(Json::as_array);
+        step.get("add_prefix_space").and_then(Json::as_bool) == Some(true)
+            || inner.into_iter().flatten().any(any)
+    }
+    files.tokenizer.as_ref().is_some_and(|tokenizer| any(&tokenizer.pre_tokenizer))
+}
+
 fn has_nfc(normalizer: &Json) -> bool {
     let inner = normalizer.get("normalizers").and_then(Json::as_array);
     normalizer.get("type").and_then(Json::as_str) == Some("NFC") || inner.into_iter().flatten().any(has_nfc)

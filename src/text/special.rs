@@ -203,7 +203,9 @@ impl SpecialTokens {
                 self.roles.push(role);
                 tokens.set(&format!("{role}_token"), tokens.eos.clone());
             }
-            None => self.notes.push(format!("the end-of-sequence token {} gives way to {id:?}", tokens.eos)),
+            None => self.notes.push(format!(
+                "the end-of-sequence token of tokenizer_config.json gives way to {id:?} of tokenizer.json"
+            )),
         }
         tokens.eos = id.into();
         tokens.set("eos_token", id.into());

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use crate::tensor::gguf::{Array, Metadata, Value};
 
 use super::error::Error;
-use super::files::{Files, read_json, read_text, shape_error};
+use super::files::{Files, kind_of, read_json, read_text, shape_error};
 
 /// A checkpoint's chat template, or its several by name.
 #[derive(Debug)]
@@ -69,8 +69,9 @@ impl ChatTemplate {
             }
             other => {
                 notes.push(format!(
-                    "{}: the chat template is neither text nor a list ({other:.40}); left out",
-                    path.display()
+                    "{}: the chat template is {}, neither text nor a list; left out",
+                    path.display(),
+                    kind_of(other)
                 ));
                 Ok(None)
             }

@@ -59,7 +59,7 @@ fn no_files_at_all_names_what_was_looked_for() {
     let (message, _) = failure("llama", &[("tekken.json", "{}")]);
     assert_eq!(
         message,
-        "DIR/tekken.json: Mistral's own tokenizer format alone, which a `llama` model cannot have"
+        "DIR/tekken.json: Mistral's own tokenizer format alone; not converted for a `llama` model"
     );
 }
 
@@ -136,7 +136,25 @@ fn ids_past_the_vocabulary_are_named() {
 #[test]
 fn a_tokenizer_of_another_kind_is_named() {
     let message = changed(|json| json["model"] = json!({"type": "Unigram", "vocab": [["a", 0.0]]}));
-    assert_eq!(message, "DIR/tokenizer.json: a Unigram tokenizer, which a `llama` model cannot have");
+    assert_eq!(message, "DIR/tokenizer.json: a Unigram tokenizer; not converted for a `llama` model");
+}
+
+#[test]
+fn a_sentencepiece_tokenizer_json_without_its_model_is_named() {
+    let mut tokenizer = small_bpe();
+    tokenizer["model"]["byte_fallback"] = json!(true);
+    tokenizer["decoder"] = json!({"type": "Sequence", "decoders": []});
+    let (message, _) = failure("phi3", &[("tokenizer.json", &tokenizer.to_string())]);
+    let expected = "DIR/tokenizer.json: a SentencePiece tokenizer without its tokenizer.model; not converted for a `phi3` model";
+    assert_eq!(message, expected);
+    // Llama has a way round, which loses the scores
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "tokenizer.json", tokenizer.to_string());
+    let vocab = convert(dir.path(), "llama", &json!({"vocab_size": 6})).unwrap();
+    let tokens = lctl::text::summary(&vocab.metadata).n_tokens;
+    assert_eq!(tokens, 6);
+    assert!(vocab.notes[0].contains("no tokenizer.model"), "{:?}", vocab.notes);
+    assert!(vocab.notes[1].contains("4 tokens padded to the vocabulary size 6"), "{:?}", vocab.notes);
 }
 
 #[test]

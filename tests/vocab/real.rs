@@ -75,6 +75,51 @@ fn llama_2_s_tokenizer_json_has_the_tokens_of_its_sentencepiece_model() {
     assert_same(&kinds(&vocab.metadata)[1..], &kinds(expected.metadata())[1..]);
 }
 
+/// Makes a tokenizer.json of a GGUF's vocabulary and the family's published pre-tokenizer, and converts it.
+#[test]
+fn large_vocabularies_come_back_as_they_were() {
+    let Some(data) = test_data() else { return };
+    let llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let split = |regex: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+        ]})
+    };
+    for (family, arch, pre_tokenizer, ignore_merges) in [
+        ("llama-bpe", "llama", split(llama3), true),
+        ("qwen2", "qwen2", split(&llama3.replace("{1,3}", "")), false),
+        ("gpt-2", "llama", json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true}), false),
+    ] {
+        let gguf = Gguf::open(&data.join(format!("vocab/ggml-vocab-{family}.gguf"))).unwrap();
+        let (tokens, merges) = (
+            strings(gguf.metadata(), "tokenizer.ggml.tokens"),
+            strings(gguf.metadata(), "tokenizer.ggml.merges"),
+        );
+        let (mut vocab, mut added) = (serde_json::Map::new(), Vec::new());
+        for (id, (token, kind)) in tokens.iter().zip(kinds(gguf.metadata())).enumerate() {
+            match kind {
+                1 => drop(vocab.insert(token.clone(), json!(id))),
+                3 | 4 => added
+                    .push(json!({"id": id, "content": token, "special": *kind == 3, "normalized": false})),
+                _ => assert_eq!(*token, format!("[PAD{id}]"), "{family}"),
+            }
+        }
+        let tokenizer = json!({
+            "added_tokens": added, "normalizer": null, "pre_tokenizer": pre_tokenizer, "post_processor": null,
+            "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": ignore_merges},
+        });
+        let dir = tempfile::tempdir().unwrap();
+        super::put(dir.path(), "tokenizer.json", tokenizer.to_string());
+        let converted = convert(dir.path(), arch, &json!({"vocab_size": tokens.len()})).unwrap();
+        assert_eq!(converted.metadata["tokenizer.ggml.pre"], family.into());
+        assert_same(strings(&converted.metadata, "tokenizer.ggml.tokens"), tokens);
+        assert_same(strings(&converted.metadata, "tokenizer.ggml.merges"), merges);
+        assert_same(kinds(&converted.metadata), kinds(gguf.metadata()));
+    }
+}
+
 #[test]
 fn qwen_3_extends_the_tokens_and_merges_of_qwen_2() {
     let Some(data) = test_data() else { return };
