@@ -181,7 +181,10 @@ fn capitalized(word: &str) -> String {
     let mut in_letters = false;
     for c in word.chars() {
         if c.is_alphabetic() && !in_letters {
-            out.extend(c.to_uppercase());
+            // title case: of several capitals (ß) only the first is one
+            let mut capitals = c.to_uppercase();
+            out.extend(capitals.next());
+            out.extend(capitals.flat_map(char::to_lowercase));
         } else {
             out.push(c);
         }
@@ -229,5 +232,30 @@ mod tests {
         assert_eq!(title("stories260K-hf"), "stories260K Hf");
         assert_eq!(title("probe-llama"), "Probe Llama");
         assert_eq!(title("Mistral-7B-v0.2-7b"), "Mistral 7B v0.2 7b");
+    }
+
+    #[test]
+    fn names_come_apart_as_the_reference_takes_them() {
+        let golden = include_str!("../../tests/golden/model_names.json");
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+        let names = golden["names"].as_array().unwrap();
+        assert!(names.len() > 40);
+        for row in names {
+            let id = row[0].as_str().unwrap();
+            let expected: Vec<_> = (0..6).map(|i| row[2][i].as_str().map(str::to_owned)).collect();
+            let found = ModelName::parse(id, row[1].as_u64().unwrap());
+            let found = [
+                Some(found.full),
+                found.organization,
+                found.basename,
+                found.finetune,
+                found.version,
+                found.size_label,
+            ];
+            assert_eq!(found[..], expected[..], "{id}");
+        }
+        for row in golden["titles"].as_array().unwrap() {
+            assert_eq!(title(row[0].as_str().unwrap()), row[1].as_str().unwrap());
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use lctl::kernel::Isa;
 use lctl::model::{Checkpoint, Mapped, map_checkpoint, map_gguf, unmap_gguf};
+use lctl::tensor::TensorDecl;
 use lctl::tensor::format::by_name;
 use lctl::tensor::gguf::{Array, Gguf, GgufWriter, Value, WriteOptions};
-use lctl::tensor::{TensorDecl, TensorSource};
 
 use super::{bytes_of, golden_dir, tiny_names};
 
