@@ -14,6 +14,7 @@ fuzz_target!(|file: &[u8]| {
     for tensor in &header.tensors {
         assert_eq!(tensor.offset, covered);
         covered += tensor.n_bytes;
+        assert_eq!(tensor.n_bytes, (tensor.n_rows() * tensor.row_bytes()) as u64);
         let info = theirs.info(&tensor.name).expect("the same names");
         assert_eq!(info.shape, tensor.shape);
         assert_eq!((info.data_offsets.1 - info.data_offsets.0) as u64, tensor.n_bytes);

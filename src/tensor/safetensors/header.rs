@@ -148,6 +148,9 @@ fn size_of(name: &str, dtype: Dtype, shape: &[u64]) -> Result<(Vec<usize>, u64),
         let (tensor, dtype) = (name.to_owned(), dtype.0.name());
         return Err(HeaderError::RowLength { tensor, dtype, row_len, block_len });
     }
+    // A row must be countable even where an outer dimension of zero makes the tensor empty.
+    let row_bytes = (row_len / block_len as u64).checked_mul(dtype.block_bytes() as u64);
+    row_bytes.and_then(|n| usize::try_from(n).ok()).ok_or_else(overflow)?;
     let blocks = elements / block_len as u64;
     let n_bytes = blocks.checked_mul(dtype.block_bytes() as u64).ok_or_else(overflow)?;
     let shape: Result<Vec<usize>, _> = shape.iter().map(|dim| usize::try_from(*dim)).collect();
@@ -397,7 +400,12 @@ mod tests {
             says(&one("[2,2]", 0, 12), 12),
             "`t`: data_offsets hold 12 bytes, but shape [2, 2] of F32 needs 16"
         );
-        for shape in ["[4294967296,4294967296]", "[9223372036854775808]", "[18446744073709551615,2]"] {
+        for shape in [
+            "[4294967296,4294967296]",
+            "[9223372036854775808]",
+            "[18446744073709551615,2]",
+            "[0,9223372036854775808]",
+        ] {
             let error = parse_header(&file(&one(shape, 0, 0), 0)).unwrap_err();
             assert!(matches!(error, HeaderError::Overflow { .. }), "{shape}: {error}");
         }
