@@ -67,16 +67,40 @@ pub enum Error {
     Interrupted,
 
     #[error(transparent)]
-    Importance(#[from] ImportanceError),
+    Importance(Box<ImportanceError>),
 
     #[error(transparent)]
-    Tensor(#[from] crate::tensor::Error),
+    Tensor(Box<crate::tensor::Error>),
 
     #[error(transparent)]
-    Model(#[from] crate::model::Error),
+    Model(Box<crate::model::Error>),
 
     #[error(transparent)]
-    Text(#[from] crate::text::Error),
+    Text(Box<crate::text::Error>),
+}
+
+impl From<ImportanceError> for Error {
+    fn from(error: ImportanceError) -> Self {
+        Error::Importance(Box::new(error))
+    }
+}
+
+impl From<crate::tensor::Error> for Error {
+    fn from(error: crate::tensor::Error) -> Self {
+        Error::Tensor(Box::new(error))
+    }
+}
+
+impl From<crate::model::Error> for Error {
+    fn from(error: crate::model::Error) -> Self {
+        Error::Model(Box::new(error))
+    }
+}
+
+impl From<crate::text::Error> for Error {
+    fn from(error: crate::text::Error) -> Self {
+        Error::Text(Box::new(error))
+    }
 }
 
 fn show(number: Option<usize>) -> String {

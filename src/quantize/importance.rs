@@ -52,7 +52,7 @@ pub enum ImportanceError {
     Gguf {
         path: PathBuf,
         #[source]
-        source: crate::tensor::Error,
+        source: Box<crate::tensor::Error>,
     },
 
     #[error("{path}: no `.in_sum2` tensor among {n_tensors}")]
@@ -221,7 +221,7 @@ fn cut_text(text: &str) -> Value {
 }
 
 fn parse_gguf(path: &Path) -> Result<Parsed, ImportanceError> {
-    let wrap = |source| ImportanceError::Gguf { path: path.to_owned(), source };
+    let wrap = |source| ImportanceError::Gguf { path: path.to_owned(), source: Box::new(source) };
     let file = Gguf::open(path).map_err(wrap)?;
     let mut parsed = Parsed::default();
     for sums in file.tensors() {
@@ -263,7 +263,7 @@ fn read_f32(file: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>, ImportanceErro
     }
     let mut bytes = vec![0u8; tensor.n_elements() * 4];
     file.read_at(tensor, 0, &mut bytes)
-        .map_err(|source| ImportanceError::Gguf { path: file.path().into(), source })?;
+        .map_err(|source| ImportanceError::Gguf { path: file.path().into(), source: Box::new(source) })?;
     Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 

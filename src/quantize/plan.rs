@@ -201,7 +201,7 @@ fn planned(
     options: &Options,
 ) -> Result<Planned, Error> {
     let row_len = row_len(tensor.shape);
-    if row_len % dtype.block_len() != 0 {
+    if !row_len.is_multiple_of(dtype.block_len()) {
         return Err(Error::RowFitsNoBlock {
             tensor: tensor.name.to_owned(),
             row_len,
@@ -303,7 +303,7 @@ fn output_type(tensor: &Input, options: &Options) -> Dtype {
     if let Some(dtype) = options.output_type {
         return dtype;
     }
-    let fits = row_len(tensor.shape) % base.block_len() == 0;
+    let fits = row_len(tensor.shape).is_multiple_of(base.block_len());
     if options.recipe.dense.is_some() || !fits || base == known("Q8_0") {
         known("Q8_0")
     } else {
@@ -326,7 +326,7 @@ fn applies(when: When, place: &Place, hyper: &Hyper, guided: bool) -> bool {
 
 /// Returns the type with smaller blocks that takes the place of `wanted` where rows don't fit.
 fn fitting(wanted: Dtype, shape: &[usize]) -> Dtype {
-    let fits = |dtype: Dtype| row_len(shape) % dtype.block_len() == 0;
+    let fits = |dtype: Dtype| row_len(shape).is_multiple_of(dtype.block_len());
     if fits(wanted) {
         return wanted;
     }

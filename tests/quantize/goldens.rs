@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lctl::quantize::Importance;
 use lctl::tensor::TensorSource;
 use lctl::tensor::gguf::{Gguf, Value};
 use sha2::{Digest, Sha256};
@@ -85,4 +86,27 @@ fn importance_is_recorded_with_the_references_keys() {
         ("quantize.imatrix.chunks_count", &Value::U32(8)),
     ];
     assert_eq!(last, expected);
+}
+
+/// Two real files of the legacy form (sums and call counts read by hand), and the GGUF form.
+#[test]
+fn importance_of_real_models_is_read() {
+    let Some(data) = test_data() else { return };
+    let open = |name: &str| Importance::open(&data.join(name)).unwrap();
+    for (name, n_entries, entry, sum, n_calls) in [
+        ("adapters/imatrix/imatrix.dat", 154, "blk.21.ffn_up.weight", 27.720_335_f32, 365),
+        ("adapters/imatrix/imatrix2.dat", 238, "blk.33.attn_output.weight", 74.696_57, 320),
+    ] {
+        let read = open(name);
+        assert_eq!(read.len(), n_entries, "{name}");
+        let weights = read.weights(entry, &[9, 2048]).unwrap().unwrap();
+        assert_eq!((weights.len(), weights[0]), (2048, sum / n_calls as f32), "{name}");
+        let keys = read.metadata();
+        assert_eq!(keys["quantize.imatrix.dataset"], Value::from("imatrix-training-full-3"));
+        assert_eq!(keys["quantize.imatrix.chunks_count"], Value::U32(n_calls));
+    }
+    let read = open("golden/quantize/probe-llama.imatrix.gguf");
+    assert_eq!(read.len(), 28);
+    let weights = read.weights("blk.0.attn_k.weight", &[128, 256]).unwrap().unwrap();
+    assert_eq!(weights[0], 578.9837_f32 / 1024.0);
 }
