@@ -28,7 +28,9 @@ pub(super) enum Key {
     ExpertCount,
     ExpertUsedCount,
     ExpertFeedForwardLength,
-    AttnLogitSoftcap,
+    /// Both caps: where the keys are missing, llama.cpp caps all the same (Gemma 2).
+    LogitSoftcaps,
+    /// The output's cap alone, if any: there is none on attention (Gemma 3).
     FinalLogitSoftcap,
     SlidingWindow,
     /// 0 without a window: tells Phi-4 from Phi-3.
@@ -93,12 +95,27 @@ impl Key {
                     }
                 }
             }
-            Key::AttnLogitSoftcap => {
-                if let Some(cap) = config.attn_logit_softcap {
-                    put("attn_logit_softcapping", Value::F32(cap));
+            Key::LogitSoftcaps => {
+                let caps = [
+                    ("attn_logit_softcapping", config.attn_logit_softcap),
+                    ("final_logit_softcapping", config.final_logit_softcap),
+                ];
+                for (name, cap) in caps {
+                    let given = || hparams.get(name).cloned().unwrap_or_default();
+                    let cap = cap.filter(|cap| *cap > 0.0).ok_or_else(|| {
+                        hparams.bad(name, &given(), "a number above 0: this model's logits are capped")
+                    })?;
+                    put(name, Value::F32(cap));
                 }
             }
             Key::FinalLogitSoftcap => {
+                if let Some(cap) = hparams.get("attn_logit_softcapping") {
+                    return Err(hparams.bad(
+                        "attn_logit_softcapping",
+                        cap,
+                        "null: a GGUF of this model has no key for it",
+                    ));
+                }
                 if let Some(cap) = config.final_logit_softcap.filter(|cap| *cap != 0.0) {
                     put("final_logit_softcapping", Value::F32(cap));
                 }
@@ -196,7 +213,8 @@ pub(super) fn generated(facts: &Facts) -> Result<(Vec<Generated>, Metadata), Err
     Ok((tensors, keys))
 }
 
-/// Single precision throughout, each power rounded once: what torch computes.
+/// Single precision throughout, each power rounded once: what torch computes. It divides a number by
+/// a tensor as the tensor's reciprocal times the number, and that rounds twice.
 fn llama3_factors(facts: &Facts) -> Result<Vec<f32>, Error> {
     let hparams = facts.hparams;
     let theta = hparams.require_rope_f64("rope_theta")?;
@@ -207,16 +225,17 @@ fn llama3_factors(facts: &Facts) -> Result<Vec<f32>, Error> {
     let old_context = or("original_max_position_embeddings", 8192.0)?;
     let (low_wavelen, high_wavelen) = ((old_context / low) as f32, (old_context / high) as f32);
     let dim = facts.config.head_dim;
+    let divide = |number: f64, by: f32| (1.0 / by) * number as f32;
     let factors = (0..dim).step_by(2).map(|i| {
         let exponent = i as f32 / dim as f32;
         let freq = 1.0 / theta.powf(f64::from(exponent)) as f32;
-        let wavelen = std::f64::consts::TAU as f32 / freq;
+        let wavelen = divide(std::f64::consts::TAU, freq);
         if wavelen < high_wavelen {
             1.0
         } else if wavelen > low_wavelen {
             factor as f32
         } else {
-            let smooth = (old_context as f32 / wavelen - low as f32) / (high - low) as f32;
+            let smooth = (divide(old_context, wavelen) - low as f32) / (high - low) as f32;
             1.0 / ((1.0 - smooth) / factor as f32 + smooth)
         }
     });

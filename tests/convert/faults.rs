@@ -74,6 +74,19 @@ fn shapes_against_the_config_show_both() {
 }
 
 #[test]
+fn caps_that_the_gguf_cannot_say_are_an_error() {
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        let error = map_with("gemma-2-2b-it", |config| config[key] = json!(null)).unwrap_err();
+        assert_says(&error, &[key, "is null", "above 0"]);
+        let error = map_with("gemma-2-2b-it", |config| config[key] = json!(0.0)).unwrap_err();
+        assert_says(&error, &[key, "is 0.0", "above 0"]);
+    }
+    let error = map_with("gemma3", |config| config["attn_logit_softcapping"] = json!(50.0)).unwrap_err();
+    assert_says(&error, &["`attn_logit_softcapping` is 50.0", "no key"]);
+    assert!(map_with("gemma3", |config| config["final_logit_softcapping"] = json!(30.0)).is_ok());
+}
+
+#[test]
 fn quantized_checkpoints_are_refused_by_method() {
     for method in ["gptq", "awq", "bitsandbytes"] {
         let section = json!({ "quant_method": method, "bits": 4 });

@@ -52,6 +52,10 @@ def longrope(n):
 CHECKPOINTS = {
     "Tiny-Llama-2-7b-chat-hf": ("llama", "spm", dict()),
     "llama3-scaled": ("llama", "llama-bpe", dict(rope_parameters=LLAMA3_ROPE, head_dim=16, tie_word_embeddings=True)),
+    # two of these factors show how each step rounds
+    "llama3-factors": ("llama", "llama-bpe", dict(
+        hidden_size=8, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=64,
+        tie_word_embeddings=True, rope_parameters=dict(LLAMA3_ROPE, factor=32.0, original_max_position_embeddings=512))),
     "llama-biased-linear": ("llama", "spm", dict(
         attention_bias=True, mlp_bias=True, rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=10000.0))),
     "llama-old-spelling": ("llama", "spm", dict(raw=dict(

@@ -69,8 +69,7 @@ static GEMMA2: Arch = Arch {
         Key::RmsNormEps,
         Key::HeadDim,
         Key::FileType,
-        Key::AttnLogitSoftcap,
-        Key::FinalLogitSoftcap,
+        Key::LogitSoftcaps,
         Key::SlidingWindow,
     ],
     rows: &[
