@@ -51,7 +51,7 @@ impl fmt::Display for Failure {
             cause = error.source();
         }
         if let Some(hint) = self.0.hint() {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", printable(&hint))?;
         }
         Ok(())
     }

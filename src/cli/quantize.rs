@@ -50,7 +50,7 @@ pub struct Args {
     tensor_type: Vec<String>,
 
     /// Format of output.weight (of the token embedding, if that is also the output)
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", conflicts_with = "leave_output_tensor")]
     output_tensor_type: Option<String>,
 
     /// Format of the token embedding

@@ -22,10 +22,24 @@ pub fn out(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes `value` to stdout as indented JSON with a newline.
+/// Writes `value` to stdout as indented JSON with a newline; what could drive a terminal is escaped.
 pub fn out_json(value: &serde_json::Value) -> Result<(), Failure> {
     // `{:#}` of a JSON value cannot fail, unlike serializing an arbitrary type.
-    out(&format!("{value:#}\n"))
+    out(&escaped_json(&format!("{value:#}\n")))
+}
+
+/// JSON itself escapes control characters below U+0020 only. All hostile ones above are in its strings and
+/// have four hexadecimal digits.
+fn escaped_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => escaped.push(c),
+            _ if is_hostile(c) => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// Writes a line to stderr; a closed stderr is ignored.
@@ -86,6 +100,14 @@ mod tests {
             shown,
             ["0 B", "999 B", "1.00 KB", "2.02 KB", "999.99 KB", "1.00 MB", "1.50 GB", "18446744.07 TB"]
         );
+    }
+
+    #[test]
+    fn json_cannot_drive_the_terminal() {
+        let value = serde_json::json!({"a\u{9b}31m": ["\u{202e}x\u{1b}[2J", "größe"]});
+        let text = escaped_json(&format!("{value:#}\n"));
+        assert!(!text.chars().any(|c| c != '\n' && is_hostile(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -5,18 +5,25 @@ use super::simd::{Kernel, Simd, dispatch};
 
 /// Returns the index of the first NaN or infinity.
 pub fn first_non_finite(isa: Isa, values: &[f32]) -> Option<usize> {
-    dispatch(isa, FirstNonFinite(values))
+    first_beyond(isa, values, f32::MAX)
 }
 
-struct FirstNonFinite<'a>(&'a [f32]);
+/// Returns the index of the first value that is NaN or whose magnitude is above `limit`, a finite number >= 0.
+pub fn first_beyond(isa: Isa, values: &[f32], limit: f32) -> Option<usize> {
+    dispatch(isa, FirstBeyond(values, limit))
+}
 
-impl Kernel for FirstNonFinite<'_> {
+struct FirstBeyond<'a>(&'a [f32], f32);
+
+impl Kernel for FirstBeyond<'_> {
     type Output = Option<usize>;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Option<usize> {
         // long enough to hide the test, short enough that looking again costs nothing
         const STRETCH: usize = 512;
+        let limit = self.1;
+        let is_within = |value: &f32| value.abs() <= limit;
         for (start, stretch) in self.0.chunks(STRETCH).enumerate() {
             let vectors = stretch.chunks_exact(S::LANES);
             let rest = vectors.remainder();
@@ -25,10 +32,10 @@ impl Kernel for FirstNonFinite<'_> {
             for vector in vectors {
                 largest = s.max_i32(largest, s.to_bits(s.load(vector)) & magnitude);
             }
-            // as integers, magnitudes of finite values end at f32::MAX
-            let any = s.any(s.gt_i32(largest, s.splat_i32(f32::MAX.to_bits() as i32)));
-            if any || !rest.iter().all(|value| value.is_finite()) {
-                let within = stretch.iter().position(|value| !value.is_finite());
+            // as integers, magnitudes keep their order, and NaN lies above infinity
+            let any = s.any(s.gt_i32(largest, s.splat_i32(limit.to_bits() as i32)));
+            if any || !rest.iter().all(is_within) {
+                let within = stretch.iter().position(|value| !is_within(value));
                 return within.map(|index| start * STRETCH + index);
             }
         }

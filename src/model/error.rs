@@ -100,6 +100,9 @@ impl Diagnostic for Error {
                 "known: one value, one per row, or one per block (`weight_block_size` in quantization_config)"
                     .to_owned(),
             ),
+            Error::Json { .. } | Error::MissingKey { .. } | Error::BadValue { .. } => {
+                Some("compare the file with the original checkpoint's, or download it again".to_owned())
+            }
             _ => None,
         }
     }

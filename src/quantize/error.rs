@@ -15,6 +15,9 @@ pub enum Error {
     #[error("`{option}` has no effect with `--type {recipe}`, which stores plain floats")]
     NoEffect { option: &'static str, recipe: &'static str },
 
+    #[error("{path}: `general.architecture` is missing or not a string")]
+    NoArchitecture { path: PathBuf },
+
     #[error("metadata key `{key}` ({what}) is missing or is no unsigned integer")]
     MissingKey { key: String, what: &'static str },
 
@@ -34,8 +37,11 @@ pub enum Error {
         source: Box<fancy_regex::Error>,
     },
 
-    #[error("`{tensor}`: {value} at row {row}, column {column} (stored as {dtype})")]
-    NonFinite { tensor: String, dtype: Dtype, value: f32, row: usize, column: usize },
+    #[error("{path}: `{tensor}`: {value} at row {row}, column {column} (stored as {dtype})")]
+    NonFinite { path: PathBuf, tensor: String, dtype: Dtype, value: f32, row: usize, column: usize },
+
+    #[error("{path}: `{tensor}`: {value:e} at row {row}, column {column} is too large for {dtype}")]
+    Overflow { path: PathBuf, tensor: String, dtype: Dtype, value: f32, row: usize, column: usize },
 
     #[error("unknown format `{name}`")]
     UnknownFormat { name: String, nearest: Option<&'static str>, known: Vec<&'static str> },
@@ -45,6 +51,15 @@ pub enum Error {
 
     #[error("{path}: `--pre` has no effect on a GGUF file, which names its pre-tokenizer already")]
     PreOfGguf { path: PathBuf },
+
+    #[error("{path}: `--pre` has no effect on a `{model}` tokenizer, which has no pre-tokenizer")]
+    PreOfTokenizer { path: PathBuf, model: String },
+
+    #[error("--override-kv: `{key}` is {found} in this model, not {given}")]
+    OverrideType { key: String, found: &'static str, given: &'static str },
+
+    #[error("--override-kv: `{key}` describes the output's own shards")]
+    OverrideSplit { key: String },
 
     #[error("{output}: is the input itself ({input})")]
     OutputIsInput { output: PathBuf, input: PathBuf },
@@ -121,6 +136,9 @@ impl Diagnostic for Error {
                 Some(format!("leave out {option}, or choose a block type such as Q8_0"))
             }
             Error::MissingKey { key, .. } => Some(format!("give it with `--override-kv {key}=int:VALUE`")),
+            Error::NoArchitecture { .. } => {
+                Some("the file is no model (a vocabulary, an importance matrix?), or is damaged".into())
+            }
             Error::RowFitsNoBlock { .. } => {
                 Some("choose F16, or a type with smaller blocks such as Q8_0 (32)".into())
             }
@@ -131,6 +149,10 @@ impl Diagnostic for Error {
             Error::NonFinite { .. } => {
                 Some("the checkpoint is damaged: download it again, or ask who made it".into())
             }
+            Error::Overflow { .. } => Some(
+                "weights so large are rarely right: look at the checkpoint; BF16 and F32 can hold them"
+                    .into(),
+            ),
             Error::UnknownFormat { nearest, known, .. } => {
                 let known = known.join(", ");
                 Some(match nearest {
@@ -144,6 +166,11 @@ impl Diagnostic for Error {
             Error::PreOfGguf { .. } => {
                 Some("to change the name, use `--override-kv tokenizer.ggml.pre=str:NAME`".into())
             }
+            Error::PreOfTokenizer { .. } => Some("leave out --pre".into()),
+            Error::OverrideType { .. } => {
+                Some("a reader would refuse the key: give a value of its type".into())
+            }
+            Error::OverrideSplit { .. } => Some("use --split-max-size to split a model".into()),
             Error::OutputIsInput { .. } => Some("write to another file".into()),
             Error::OutputExists { .. } => Some("give --force to replace it".into()),
             Error::Requantize { .. } => Some(

@@ -78,6 +78,9 @@ pub enum ImportanceError {
     )]
     WrongLength { path: PathBuf, tensor: String, n_values: usize, n_columns: usize, n_experts: usize },
 
+    #[error("{path}: no entry of it names a tensor of this model")]
+    OfNoTensor { path: PathBuf },
+
     #[error("{path}: nothing for `{tensor}`, which is noise as {dtype} without importance")]
     Missing { path: PathBuf, tensor: String, dtype: Dtype },
 }
@@ -86,7 +89,9 @@ impl Diagnostic for ImportanceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             ImportanceError::Io { .. } => "give a file that llama-imatrix wrote".into(),
-            ImportanceError::WrongLength { .. } => "was it made from this very model?".into(),
+            ImportanceError::WrongLength { .. } | ImportanceError::OfNoTensor { .. } => {
+                "was it made from this very model?".into()
+            }
             ImportanceError::Missing { tensor, .. } => {
                 let name = tensor.replace('.', "\\.");
                 format!(

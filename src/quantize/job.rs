@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::importance::Importance;
+use super::importance::{Importance, ImportanceError};
 use super::metadata::{self, Layout, Override};
 use super::plan::{self, Hyper, Planned};
 use super::run::{self, Control, Outcome};
@@ -71,6 +71,7 @@ impl Prepared {
     pub fn new(source: Source, request: Request, is_dry_run: bool) -> Result<Self, Error> {
         let Request { options, allow_requantize, overrides, importance } = request;
         let layout = layout_of(&source, &options, importance.is_some());
+        metadata::check_overrides(&source.metadata, &overrides)?;
         let plan = make_plan(&source, &options, layout, &overrides)?;
         let metadata =
             metadata::finished(&source.metadata, layout, options.recipe, &overrides, importance.as_ref());
@@ -86,6 +87,7 @@ impl Prepared {
         prepared.check_sources(allow_requantize)?;
         prepared.check_importance(is_dry_run)?;
         prepared.note_fallbacks();
+        prepared.note_idle_patterns(&options);
         Ok(prepared)
     }
 
@@ -135,13 +137,32 @@ impl Prepared {
     }
 
     fn check_output(&self, output: &Path, may_replace: bool) -> Result<(), Error> {
-        if let Some(input) = self.source.tensors.files().iter().find(|input| is_same_file(input, output)) {
-            return Err(Error::OutputIsInput { output: output.to_owned(), input: input.clone() });
+        let weights = self.source.tensors.files().iter().map(PathBuf::as_path);
+        let mut inputs = weights.chain(self.importance.as_ref().map(Importance::path));
+        if let Some(input) = inputs.find(|input| is_same_file(input, output)) {
+            return Err(Error::OutputIsInput { output: output.to_owned(), input: input.to_owned() });
+        }
+        if self.is_part_of_checkpoint(output) {
+            return Err(Error::OutputIsInput { output: output.to_owned(), input: output.to_owned() });
         }
         if !may_replace && output.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
             return Err(Error::OutputExists { output: output.to_owned() });
         }
         Ok(())
+    }
+
+    /// Returns true for a file beside the checkpoint's weights that is no GGUF: its config, its tokenizer.
+    fn is_part_of_checkpoint(&self, output: &Path) -> bool {
+        let path = self.source.tensors.path();
+        let folder = if path.is_dir() { Some(path) } else { path.parent() };
+        let (Kind::Checkpoint, Some(folder), Ok(output)) = (self.source.kind, folder, output.canonicalize())
+        else {
+            return false;
+        };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        output.is_file()
+            && output.extension().is_none_or(|extension| extension != "gguf")
+            && output.parent().is_some_and(|parent| is_same_file(parent, folder))
     }
 
     fn check_sources(&self, allow_requantize: bool) -> Result<(), Error> {
@@ -184,6 +205,10 @@ impl Prepared {
                 && row.from != row.to
                 && importance.weights(row.name, row.shape).ok().flatten().is_none()
         };
+        let is_guided = |row: PlanRow| matches!(importance.weights(row.name, row.shape), Ok(Some(_)));
+        if !self.rows().any(is_guided) {
+            return Err(ImportanceError::OfNoTensor { path: importance.path().to_owned() }.into());
+        }
         let names: Vec<&str> = self.rows().filter(unguided).map(|row| row.name).collect();
         let notice = match names.as_slice() {
             [] => return Ok(()),
@@ -217,6 +242,21 @@ impl Prepared {
         self.notices.push(notice);
     }
 
+    /// Notes the patterns of `--tensor-type` that decide nothing: a slip makes another model than was meant.
+    fn note_idle_patterns(&mut self, options: &plan::Options) {
+        let mut is_idle = vec![true; options.overrides.len()];
+        for row in self.rows().filter(|row| row.shape.len() > 1) {
+            // a pattern that fails has stopped the plan already
+            let first = options.overrides.iter().position(|(p, _)| p.is_match(row.name).unwrap_or(false));
+            first.into_iter().for_each(|first| is_idle[first] = false);
+        }
+        for ((pattern, _), _) in options.overrides.iter().zip(is_idle).filter(|(_, is_idle)| *is_idle) {
+            let given = pattern.as_str();
+            let given = given.strip_prefix("(?i)").unwrap_or(given);
+            self.notices.push(format!("--tensor-type `{given}` decides no tensor"));
+        }
+    }
+
     fn path(&self) -> PathBuf {
         self.source.tensors.path().to_owned()
     }
@@ -240,6 +280,9 @@ fn make_plan(
     layout: Layout,
     overrides: &[Override],
 ) -> Result<Vec<Planned>, Error> {
+    if options.pure && options.recipe.is_float() {
+        return Err(Error::NoEffect { option: "--pure", recipe: options.recipe.name });
+    }
     let inputs: Vec<plan::Input> = source
         .targets
         .iter()

@@ -42,8 +42,8 @@ impl Override {
                 .map(Value::U32)
                 .ok_or_else(|| bad(format!("`{value}` is no number from 0 to {}", u32::MAX)))?,
             "float" => {
-                let parsed = value.parse::<f64>().ok().filter(|v| v.is_finite());
-                Value::F32(parsed.ok_or_else(|| bad(format!("`{value}` is no number")))? as f32)
+                let parsed = value.parse::<f64>().ok().map(|v| v as f32).filter(|v| v.is_finite());
+                Value::F32(parsed.ok_or_else(|| bad(format!("`{value}` is no number that an f32 holds")))?)
             }
             "bool" => value
                 .parse()
@@ -53,6 +53,31 @@ impl Override {
             _ => return Err(bad(format!("`{kind}` is none of int, float, bool, str"))),
         };
         Ok(Override { key: key.to_owned(), value })
+    }
+}
+
+/// Errors if an override gives a key of the source another kind of value, or sets what shards are told by.
+pub(super) fn check_overrides(source: &Metadata, overrides: &[Override]) -> Result<(), Error> {
+    for Override { key, value } in overrides {
+        if [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key.as_str()) {
+            return Err(Error::OverrideSplit { key: key.clone() });
+        }
+        if let Some(old) = source.get(key).filter(|old| kind(old) != kind(value)) {
+            let (found, given) = (kind(old), kind(value));
+            return Err(Error::OverrideType { key: key.clone(), found, given });
+        }
+    }
+    Ok(())
+}
+
+/// What a reader tells apart: integers of any width are one kind.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::F32(_) | Value::F64(_) => "a float",
+        Value::Bool(_) => "a bool",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        _ => "an integer",
     }
 }
 
@@ -112,7 +137,8 @@ mod tests {
             ("=int:1", "the key is missing"),
             ("a=1", "`TYPE:` is missing"),
             ("a=int:-1", "`-1` is no number from 0 to 4294967295"),
-            ("a=float:x", "`x` is no number"),
+            ("a=float:x", "`x` is no number that an f32 holds"),
+            ("a=float:1e39", "`1e39` is no number that an f32 holds"),
             ("a=bool:1", "`1` is neither true nor false"),
             ("a=u8:1", "`u8` is none of int, float, bool, str"),
         ] {

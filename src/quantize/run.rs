@@ -10,7 +10,7 @@ use super::importance::{Importance, n_experts};
 use super::pipeline::run_ordered;
 use super::plan::Planned;
 use crate::kernel::Isa;
-use crate::kernel::scan::{ErrorSums, error_sums, first_non_finite};
+use crate::kernel::scan::{ErrorSums, error_sums, first_beyond, first_non_finite};
 use crate::model::TargetTensor;
 use crate::tensor::gguf::GgufWriter;
 use crate::tensor::{Dtype, TensorSource, WrittenFile};
@@ -20,6 +20,14 @@ const SLAB_WEIGHTS: usize = 1 << 20;
 
 /// Weights decoded at a time: three f32 buffers of this size stay in a core's L2 cache.
 const PIECE_WEIGHTS: usize = 1 << 15;
+
+/// Values up to here encode to finite ones in every format: scales are F16 (at most 65504), and none is more
+/// than twice its block's largest magnitude.
+const ALWAYS_FINITE: f32 = 32752.0;
+
+/// No format with F16 scales reaches beyond: Q6_K comes to 65504 * 128 * 32. Encoders that square what is
+/// larger may find no scale at all and store zeros.
+const LARGEST_SCALED: f32 = 65504.0 * 128.0 * 32.0;
 
 /// What to do.
 pub struct Job<'a> {
@@ -230,38 +238,67 @@ impl Worker<'_> {
         if planned.dtype == target.source_dtype && target.rows.read_stored(source, piece.rows.clone(), out)? {
             if planned.dtype.can_decode() {
                 planned.dtype.decode(isa, out, values);
-                check_finite(isa, values, row_len, piece, &target.name, planned.dtype)?;
+                self.job.check_finite(piece, planned.dtype, values)?;
             }
             // copied as it is: no error
             return Ok(ErrorSums::default());
         }
         target.rows.read(source, isa, piece.rows.clone(), &mut self.scratch, values)?;
-        check_finite(isa, values, row_len, piece, &target.name, target.source_dtype)?;
+        let may_overflow = first_beyond(isa, values, ALWAYS_FINITE).is_some();
+        if may_overflow {
+            self.job.check_finite(piece, target.source_dtype, values)?;
+        }
         planned.dtype.encode(isa, values, row_len, piece.weights, out);
-        if !self.job.with_stats {
+        if !self.job.with_stats && !may_overflow {
             return Ok(ErrorSums::default());
         }
         self.decoded.resize(n_values.max(self.decoded.len()), 0.0);
         let decoded = &mut self.decoded[..n_values];
         planned.dtype.decode(isa, out, decoded);
+        if may_overflow {
+            self.job.check_encoded(piece, values, decoded)?;
+        }
+        if !self.job.with_stats {
+            return Ok(ErrorSums::default());
+        }
         Ok(error_sums(isa, values, decoded))
     }
 }
 
-fn check_finite(
-    isa: Isa,
-    values: &[f32],
-    row_len: usize,
-    piece: &Piece,
-    tensor: &str,
-    dtype: Dtype,
-) -> Result<(), Error> {
-    let Some(at) = first_non_finite(isa, values) else { return Ok(()) };
-    Err(Error::NonFinite {
-        tensor: tensor.to_owned(),
-        dtype,
-        value: values[at],
-        row: piece.rows.start + at / row_len,
-        column: at % row_len,
-    })
+impl Job<'_> {
+    /// Errors at the first NaN or infinity among the piece's values, stored as `dtype`.
+    fn check_finite(&self, piece: &Piece, dtype: Dtype, values: &[f32]) -> Result<(), Error> {
+        let Some(at) = first_non_finite(self.isa, values) else { return Ok(()) };
+        let row_len = row_len(self, piece.tensor);
+        Err(Error::NonFinite {
+            path: self.source.path().to_owned(),
+            tensor: self.targets[self.plan[piece.tensor].input].name.clone(),
+            dtype,
+            value: values[at],
+            row: piece.rows.start + at / row_len,
+            column: at % row_len,
+        })
+    }
+
+    /// Errors if a finite value came back as NaN or infinity, or one beyond all scales as something else;
+    /// names the largest of its row.
+    fn check_encoded(&self, piece: &Piece, values: &[f32], decoded: &[f32]) -> Result<(), Error> {
+        let is_lost = |(x, y): (&f32, &f32)| {
+            !y.is_finite() || (x.abs() > LARGEST_SCALED && (x - y).abs() > x.abs() / 2.0)
+        };
+        let Some(at) = values.iter().zip(decoded).position(is_lost) else { return Ok(()) };
+        let row_len = row_len(self, piece.tensor);
+        let row = at / row_len;
+        let cells = values[row * row_len..][..row_len].iter().copied().enumerate();
+        let largest = cells.max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+        let (column, value) = largest.unwrap_or((at % row_len, values[at]));
+        Err(Error::Overflow {
+            path: self.source.path().to_owned(),
+            tensor: self.targets[self.plan[piece.tensor].input].name.clone(),
+            dtype: self.plan[piece.tensor].dtype,
+            value,
+            row: piece.rows.start + row,
+            column,
+        })
+    }
 }

@@ -64,7 +64,7 @@ impl Source {
     fn from_gguf(gguf: Gguf) -> Result<Self, Error> {
         let key = "general.architecture";
         if gguf.metadata().get(key).and_then(Value::as_str).is_none() {
-            return Err(Error::MissingKey { key: key.to_owned(), what: "the architecture's name" });
+            return Err(Error::NoArchitecture { path: gguf.path().to_owned() });
         }
         let mapped = map_gguf(&gguf);
         Ok(Self::joined(Kind::Gguf, Box::new(gguf), mapped, Metadata::new()))
@@ -88,6 +88,10 @@ impl Source {
             embedding_rows: embedding.and_then(|target| target.shape.first().copied()),
             pre,
         })?;
+        let model = vocab.metadata.get("tokenizer.ggml.model").and_then(Value::as_str).unwrap_or_default();
+        if pre.is_some() && model != "gpt2" {
+            return Err(Error::PreOfTokenizer { path: checkpoint.dir, model: model.to_owned() });
+        }
         mapped.notices.extend(vocab.notes);
         Ok(Self::joined(Kind::Checkpoint, checkpoint.source, mapped, vocab.metadata))
     }

@@ -132,7 +132,26 @@ impl Diagnostic for Error {
             Error::OutputIsDirectory { .. } => "give a file name, e.g. `-o model.gguf`",
             Error::NoOutputDirectory { .. } => "create it first",
             Error::DiskFull { .. } => "free some space, or write to another disk",
-            _ => return None,
+            Error::NotFound { .. } => "check the path; shards lie beside their index",
+            Error::NotAFile { .. } => "give a plain file, not a pipe, a device or a folder",
+            Error::BadIndex { .. } => "download model.safetensors.index.json again",
+            Error::DuplicateAcrossShards { .. } => "shards of different versions? download them again",
+            Error::NotFirstShard { .. } => "open the first shard",
+            Error::SplitNo { .. }
+            | Error::SplitKey { .. }
+            | Error::BadSplitKey { .. }
+            | Error::SplitTensorCount { .. } => {
+                "the shards are not one model's, or are out of order: fetch them again"
+            }
+            Error::OutputIsSpecial { .. } => "give the name of a plain file",
+            Error::Unwritable { .. } => "choose another directory, or change its permissions",
+            Error::Io { .. } => "the system refuses: check the path, its permissions and the disk",
+            Error::Interrupted { .. }
+            | Error::OutOfRange { .. }
+            | Error::BadDeclaration { .. }
+            | Error::TooManyBytes { .. }
+            | Error::AfterLastTensor { .. }
+            | Error::Unfinished { .. } => return None,
         };
         Some(hint.to_owned())
     }

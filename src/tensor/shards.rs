@@ -20,14 +20,16 @@ pub(super) struct Shard {
 
 impl Shard {
     pub fn open(path: &Path) -> Result<Shard, Error> {
-        let file = File::open(path).map_err(|source| match source.kind() {
+        let open_error = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound { path: path.to_owned() },
             _ => Error::Io { path: path.to_owned(), action: "open", source },
-        })?;
-        let meta = file.metadata().map_err(Error::io(path, "read its size"))?;
-        if !meta.is_file() {
+        };
+        // before opening it: that of a pipe waits for a writer
+        if !std::fs::metadata(path).map_err(open_error)?.is_file() {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
+        let file = File::open(path).map_err(open_error)?;
+        let meta = file.metadata().map_err(Error::io(path, "read its size"))?;
         Ok(Shard { path: path.to_owned(), file, len: meta.len(), map: OnceLock::new() })
     }
 

@@ -320,6 +320,24 @@ fn names_in_a_file_cannot_drive_the_terminal() {
 }
 
 #[test]
+fn a_key_wider_than_any_column_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long.gguf");
+    let mut keys = tiny_keys();
+    keys.insert("x".repeat(65_535), Value::from("v"));
+    keys.insert("y".repeat(70_000), Value::from("w"));
+    write(&path, &keys, &tiny_tensors(), None);
+    let output = inspect(&[path_str(&path)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let longest = stdout(&output)
+        .lines()
+        .filter(|line| !line.contains("xxx") && !line.contains("yyy"))
+        .map(str::len)
+        .max();
+    assert!(longest < Some(1000), "{longest:?}");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many.gguf");

@@ -145,7 +145,7 @@ fn nan_and_infinity_name_their_place() {
                 dir.path(),
                 &["quantize", "m.gguf", "--type", recipe, "-o", "o.gguf", "--threads", threads],
                 &format!(
-                    "error: `blk.1.ffn_down.weight`: {shown} at row 0, column 0 (stored as F16)\n\
+                    "error: m.gguf: `blk.1.ffn_down.weight`: {shown} at row 0, column 0 (stored as F16)\n\
                      hint: the checkpoint is damaged: download it again, or ask who made it"
                 ),
             );

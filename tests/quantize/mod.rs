@@ -4,6 +4,7 @@ mod bytes;
 mod checkpoints;
 mod errors;
 mod goldens;
+mod hostile;
 mod interrupt;
 mod model;
 mod options;

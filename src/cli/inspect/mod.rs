@@ -2,13 +2,14 @@
 
 mod text;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::source::model_path;
 use super::term;
-use crate::error::{Diagnostic, Failure};
+use crate::error::{Diagnostic, Failure, printable};
 use crate::inspect::{Model, Report, Verdict, Wanted, cross_check, diff};
 
 /// Show what a model file or directory holds
@@ -121,7 +122,13 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 fn show_template(report: &Report) -> Result<ExitCode, Failure> {
     let template = report.chat_template.as_ref();
     let template = template.ok_or_else(|| NoTemplate { path: report.path.clone() })?;
-    term::out(&format!("{}\n", template.trim_end_matches('\n')))?;
+    let template = template.trim_end_matches('\n');
+    // a program gets it as it is
+    let shown = match std::io::stdout().is_terminal() {
+        true => printable(template),
+        false => template.into(),
+    };
+    term::out(&format!("{shown}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -136,8 +136,11 @@ fn tensors(rows: &[TensorRow]) -> String {
 /// Columns padded to their widest cell, the first `left` of them to the left, the others to the right.
 fn table<R: AsRef<[String]>>(rows: &[R], left: usize) -> String {
     let columns = rows.first().map_or(0, |row| row.as_ref().len());
-    let width =
-        |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
+    // a hostile name sets the width for nobody else (and `format!` takes no width above 65535)
+    const WIDEST: usize = 200;
+    let width = |column: usize| {
+        rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0).min(WIDEST)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for row in rows {

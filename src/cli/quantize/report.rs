@@ -126,7 +126,7 @@ fn summary(report: &Report, finished: &Finished) -> String {
     }
     for file in &finished.outcome.files {
         let digest = file.sha256_hex().unwrap_or_default();
-        let _ = writeln!(text, "sha256 {digest}  {}", file.path.display());
+        let _ = writeln!(text, "sha256 {digest}  {}", term::printable(&file.path.display().to_string()));
     }
     text
 }
@@ -154,12 +154,12 @@ fn to_json(report: &Report, finished: Option<&Finished>) -> Value {
             "relative_rmse": rmse(i),
         })
     };
-    let file = |file: &crate::tensor::WrittenFile| json!({ "path": file.path, "bytes": file.bytes, "sha256": file.sha256_hex() });
+    let file = |file: &crate::tensor::WrittenFile| json!({ "path": file.path.display().to_string(), "bytes": file.bytes, "sha256": file.sha256_hex() });
     let files = finished.map(|f| f.outcome.files.iter().map(file).collect::<Vec<_>>()).unwrap_or_default();
     json!({
         "schema": "lctl.quantize/1",
         "dry_run": finished.is_none(),
-        "model": report.prepared.source.tensors.path(),
+        "model": report.prepared.source.tensors.path().display().to_string(),
         "architecture": report.prepared.source.arch,
         "type": report.prepared.recipe.name,
         "file_type": report.prepared.recipe.file_type,

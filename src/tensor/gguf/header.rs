@@ -102,7 +102,8 @@ impl Diagnostic for HeaderError {
             HeaderError::TensorType { .. } => {
                 "the file needs a newer lctl, or its type was removed from GGUF"
             }
-            _ => return None,
+            HeaderError::Version { .. } => "the file needs a newer lctl, or its version was tampered with",
+            _ => "the file is damaged or made to mislead: fetch it again, from a source you trust",
         };
         Some(hint.to_owned())
     }

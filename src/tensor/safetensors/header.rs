@@ -61,7 +61,9 @@ impl Diagnostic for HeaderError {
                 Some("the download is incomplete: fetch the file again".to_owned())
             }
             HeaderError::UnknownDtype { known, .. } => Some(format!("known dtypes: {}", known.join(", "))),
-            _ => None,
+            _ => Some(
+                "the file is damaged or made to mislead: fetch it again, from a source you trust".to_owned(),
+            ),
         }
     }
 }
