@@ -117,7 +117,16 @@ impl Hparams {
 
     pub fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.bad(key, value, "a number"))
+        self.number(key, value).map(Some)
+    }
+
+    /// Every number ends up as f32, where `1e39` would be infinite.
+    fn number(&self, key: &str, value: &Value) -> Result<f64, Error> {
+        let number = value.as_f64().ok_or_else(|| self.bad(key, value, "a number"))?;
+        match (number as f32).is_finite() {
+            true => Ok(number),
+            false => Err(self.bad(key, value, "a number that an f32 holds")),
+        }
     }
 
     pub fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
@@ -128,7 +137,7 @@ impl Hparams {
     /// Returns a number among the rope settings.
     pub fn rope_f64(&self, key: &str) -> Result<Option<f64>, Error> {
         let Some(value) = self.rope.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.bad(&format!("rope_parameters.{key}"), value, "a number"))
+        self.number(&format!("rope_parameters.{key}"), value).map(Some)
     }
 
     /// Returns a number among the rope settings; errors if it is missing.

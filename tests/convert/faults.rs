@@ -61,6 +61,19 @@ fn layers_beyond_or_short_of_the_config_are_named() {
 }
 
 #[test]
+fn numbers_beyond_f32_do_not_become_infinite_keys() {
+    for key in ["rms_norm_eps", "rope_theta"] {
+        let error = map_with(LLAMA, |config| {
+            config["rope_parameters"] = Json::Null;
+            config[key] = json!(1e39);
+        })
+        .unwrap_err();
+        assert!(matches!(error, Error::BadValue { .. }), "{error}");
+        assert_says(&error, &[key, "1e+39", "a number that an f32 holds", "config.json"]);
+    }
+}
+
+#[test]
 fn shapes_against_the_config_show_both() {
     let error = map_with(LLAMA, |config| config["intermediate_size"] = json!(128)).unwrap_err();
     assert!(matches!(error, Error::Shape { .. }));
