@@ -119,7 +119,7 @@ impl Prepared {
             .rows()
             .map(|row| TensorDecl { name: row.name.to_owned(), dtype: row.to, shape: row.shape.to_vec() })
             .collect();
-        let options = WriteOptions { split: output.split, ..WriteOptions::default() };
+        let options = WriteOptions { split: output.split, replace: output.force, ..WriteOptions::default() };
         let writer = GgufWriter::create(output.path, &self.metadata, &declarations, &options)?;
         for path in writer.paths() {
             self.check_output(path, output.force)?;

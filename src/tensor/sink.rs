@@ -40,6 +40,7 @@ pub struct AtomicFile {
     path: PathBuf,
     bytes: u64,
     hasher: Option<Sha256>,
+    replace: bool,
     registry: &'static Registry,
 }
 
@@ -66,7 +67,21 @@ impl AtomicFile {
         let (temp, id) = registry.create(&path, dir)?;
         let hasher = sha256.then(Sha256::new);
         let (file, temp) = temp.into_parts();
-        Ok(AtomicFile { file: Some(file), temp: Some(temp), id, path, bytes: 0, hasher, registry })
+        Ok(AtomicFile {
+            file: Some(file),
+            temp: Some(temp),
+            id,
+            path,
+            bytes: 0,
+            hasher,
+            replace: true,
+            registry,
+        })
+    }
+
+    /// Sets whether committing replaces a file that has the name by then (it does unless told otherwise).
+    pub fn set_replace(&mut self, replace: bool) {
+        self.replace = replace;
     }
 
     /// Returns the path the file will have.
@@ -108,7 +123,7 @@ impl AtomicFile {
         file.sync_all().map_err(|source| write_error(&self.path, 0, source))
     }
 
-    /// Makes the file durable, gives it its name (replacing any old file), and makes the name durable.
+    /// Makes the file durable, gives it its name (replacing an old file, see [`AtomicFile::set_replace`]), and makes the name durable.
     pub fn commit(self) -> Result<WrittenFile, Error> {
         let mut written = AtomicFile::commit_all(vec![self])?;
         Ok(written.pop().expect("one file in, one out"))

@@ -191,3 +191,20 @@ fn candle_and_gguf_rs_read_what_is_written() {
         }
     }
 }
+
+#[test]
+fn a_file_that_appears_meanwhile_is_not_replaced_unless_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.gguf");
+    let tensors = [decl("a", &[1])];
+    for replace in [false, true] {
+        let options = WriteOptions { replace, ..Default::default() };
+        let mut writer = GgufWriter::create(&path, &Metadata::new(), &tensors, &options).unwrap();
+        writer.write(&[0; 4]).unwrap();
+        std::fs::write(&path, "another run's file").unwrap();
+        let finished = writer.finish();
+        assert_eq!(finished.is_ok(), replace, "{finished:?}");
+        let kept = std::fs::read(&path).unwrap() == b"another run's file";
+        assert_eq!((kept, names(dir.path())), (!replace, vec!["t.gguf".to_owned()]));
+    }
+}

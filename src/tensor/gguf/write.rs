@@ -29,11 +29,13 @@ pub struct WriteOptions {
     pub split: Option<Split>,
     /// Compute the SHA-256 of each file while writing.
     pub sha256: bool,
+    /// Replace files that have the names when the writer finishes; otherwise that is an error.
+    pub replace: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        WriteOptions { alignment: None, split: None, sha256: true }
+        WriteOptions { alignment: None, split: None, sha256: true, replace: true }
     }
 }
 
@@ -43,6 +45,7 @@ pub struct GgufWriter {
     current: ShardFile,
     waiting: VecDeque<Planned>,
     sha256: bool,
+    replace: bool,
 }
 
 /// The shard being written.
@@ -63,8 +66,9 @@ impl Planned {
         self.header.len() as u64 + self.layout.total
     }
 
-    fn begin(self, sha256: bool) -> Result<ShardFile, Error> {
+    fn begin(self, sha256: bool, replace: bool) -> Result<ShardFile, Error> {
         let mut file = AtomicFile::create(&self.path, Some(self.size()), sha256)?;
+        file.set_replace(replace);
         file.write_all(&self.header)?;
         Ok(ShardFile { file, stream: TensorStream::new(self.layout) })
     }
@@ -88,8 +92,14 @@ impl GgufWriter {
             .map_err(|why| Error::BadDeclaration { path: path.to_owned(), why })?;
         check_space(path, waiting.iter().map(Planned::size).sum())?;
         let first = waiting.pop_front().expect("a plan has at least one file");
-        let current = first.begin(options.sha256)?;
-        let mut writer = GgufWriter { done: Vec::new(), current, waiting, sha256: options.sha256 };
+        let current = first.begin(options.sha256, options.replace)?;
+        let mut writer = GgufWriter {
+            done: Vec::new(),
+            current,
+            waiting,
+            sha256: options.sha256,
+            replace: options.replace,
+        };
         writer.next_shard_if_finished()?;
         Ok(writer)
     }
@@ -125,7 +135,7 @@ impl GgufWriter {
     fn next_shard_if_finished(&mut self) -> Result<(), Error> {
         while self.current.stream.is_finished() {
             let Some(next) = self.waiting.pop_front() else { return Ok(()) };
-            let mut full = std::mem::replace(&mut self.current, next.begin(self.sha256)?);
+            let mut full = std::mem::replace(&mut self.current, next.begin(self.sha256, self.replace)?);
             full.file.seal()?;
             self.done.push(full.file);
         }

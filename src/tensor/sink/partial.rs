@@ -53,7 +53,8 @@ impl Registry {
                 return Err(Error::Interrupted { path });
             }
             let temp = files[i].temp.take().expect("present until here, and commit consumes the files");
-            if let Err(error) = temp.persist(&path) {
+            let named = if files[i].replace { temp.persist(&path) } else { temp.persist_noclobber(&path) };
+            if let Err(error) = named {
                 for named in &files[..i] {
                     // The error at hand matters more than one from tidying up.
                     let _ = std::fs::remove_file(&named.path);
