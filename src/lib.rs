@@ -1,7 +1,7 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize -> model, text -> kernel, tensor -> error` (docs/architecture.md).
+//! `cli -> quantize, inspect, hub -> model, text -> kernel, tensor -> error` (docs/architecture.md).
 
 pub mod cli;
 pub mod error;
