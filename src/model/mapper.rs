@@ -7,9 +7,10 @@ use super::arch::{Arch, Part, Presence, Role, Row, Transform};
 use super::config::ModelConfig;
 use super::map::{f32_dtype, fixed_dtype};
 use super::names::{Kind, Patterns};
-use super::rows::{Piece, RowMap, SourceRows, ValueMap};
+use super::rows::{Piece, SourceRows, ValueMap};
 use super::scale::Scale;
 use super::{Error, TargetTensor};
+use crate::tensor::RowMap;
 use crate::tensor::{Dtype, TensorInfo};
 
 /// Where a target stands in the output: the place of the source tensor that completes it, then

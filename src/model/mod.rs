@@ -3,6 +3,7 @@
 pub mod arch;
 mod checkpoint;
 mod config;
+mod decode;
 mod error;
 mod general;
 mod hparams;
@@ -23,9 +24,12 @@ use crate::tensor::{Dtype, TensorSource};
 
 pub use checkpoint::Checkpoint;
 pub use config::{Experts, ModelConfig, Rope, RopeScaling};
+pub use decode::{Segment, SequenceId, Wanted};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
-pub use rows::{RowMap, ValueMap};
+pub use rows::ValueMap;
+
+pub use crate::tensor::RowMap;
 pub use unmap::unmap_gguf;
 
 /// What a checkpoint, or an existing GGUF, becomes: metadata without the tokenizer, and tensors

@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::arch::{self, Part, Transform};
 use super::config::ModelConfig;
 use super::names::GgufNames;
-use super::rows::{Piece, RowMap, SourceRows, ValueMap};
+use super::rows::{Piece, SourceRows, ValueMap};
 use super::{Error, TargetTensor};
+use crate::tensor::RowMap;
 use crate::tensor::gguf::Gguf;
 use crate::tensor::{TensorInfo, TensorSource};
 

@@ -4,6 +4,7 @@ mod error;
 pub mod format;
 pub mod gguf;
 mod open;
+mod row_map;
 pub mod safetensors;
 mod shards;
 mod sink;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use error::Error;
 pub use format::BlockFormat;
 pub use open::{Opened, open};
+pub use row_map::RowMap;
 pub use sink::{AtomicFile, WrittenFile, cleanup_partial_files, is_same_file};
 pub use stream::TensorDecl;
 

@@ -1,0 +1,42 @@
+//! The slow, obvious form of every product: the definition that the fast kernels must equal to the bit.
+
+use super::{Arithmetic, Compute, Matrix};
+use crate::kernel::convert::{bf16_bits_to_f32, f32_to_bf16_bits};
+
+/// Operands below this magnitude are zero in bf16 products, so that no product or sum is denormal.
+const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
+
+/// See [`super::matmul`].
+pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, y: &mut [f32]) {
+    let (k, n) = (w.cols(), w.rows());
+    let mut row = vec![0.0; k];
+    for j in 0..n {
+        w.decode_row(compute.isa, j, &mut row);
+        for (i, x) in x.chunks_exact(k).enumerate() {
+            y[i * n + j] = match arithmetic {
+                Arithmetic::F32 | Arithmetic::Int8 => dot_f32(x, &row),
+                Arithmetic::Bf16 => dot_bf16(x, &row),
+            };
+        }
+    }
+}
+
+/// Returns the chain of fused multiply-adds over ascending k.
+pub fn dot_f32(x: &[f32], w: &[f32]) -> f32 {
+    x.iter().zip(w).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum))
+}
+
+/// Returns `x` as a bf16 product sees it.
+pub fn bf16_operand(x: f32) -> f32 {
+    if x.abs() < BF16_TINY { 0.0 } else { bf16_bits_to_f32(f32_to_bf16_bits(x)) }
+}
+
+/// Returns the chain over pairs, odd product first.
+pub fn dot_bf16(x: &[f32], w: &[f32]) -> f32 {
+    let at = |v: &[f32], k: usize| v.get(k).map_or(0.0, |v| bf16_operand(*v));
+    (0..x.len().div_ceil(2)).fold(0.0, |sum, pair| {
+        let (even, odd) = (2 * pair, 2 * pair + 1);
+        let sum = at(x, odd).mul_add(at(w, odd), sum);
+        at(x, even).mul_add(at(w, even), sum)
+    })
+}
