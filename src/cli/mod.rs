@@ -1,5 +1,6 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
+mod eval;
 mod inspect;
 mod progress;
 mod pull;
@@ -40,6 +41,7 @@ struct Cli {
 enum Command {
     Quantize(quantize::Args),
     Inspect(inspect::Args),
+    Eval(eval::Args),
     Pull(pull::Args),
 }
 
@@ -60,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Quantize(args) => quantize::run(args)?,
         Command::Inspect(args) => return inspect::run(args),
+        Command::Eval(args) => eval::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

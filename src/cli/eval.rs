@@ -1,0 +1,165 @@
+//! `lctl eval`: arguments -> one of three measurements (suites, perplexity, divergence) -> report.
+
+mod kld;
+mod perplexity;
+mod suite;
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, ValueEnum};
+
+use crate::error::Failure;
+use crate::kernel::ComputeMode;
+
+const AFTER_HELP: &str = "\
+Give one of --suite, --perplexity and --kl-base. Suites and reports are described in docs/eval.md.
+
+Examples:
+  lctl eval model.gguf --suite evalsuites/cybermetric.yaml --data cybermetric=CyberMetric-500-v1.json
+  lctl eval ./Qwen3-8B --suite suite.yaml --few-shot 5 --out results/qwen3-8b
+  lctl eval model-q4.gguf --perplexity wiki.test.raw
+  lctl eval model-q4.gguf --kl-base model-f16.gguf --text wiki.test.raw";
+
+/// Score a model: suites of tasks, perplexity of a text, or divergence from another model
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+#[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base"]))]
+pub struct Args {
+    /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
+    /// id ORG/NAME[@REVISION]
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// Run the tasks of a suite (YAML); repeatable
+    #[arg(long, value_name = "FILE")]
+    pub suite: Vec<PathBuf>,
+
+    /// Measure the perplexity of a text file, cut into chunks of --context tokens
+    #[arg(long, value_name = "FILE")]
+    pub perplexity: Option<PathBuf>,
+
+    /// Compare the next-token distributions with this model's, over --text
+    #[arg(long, value_name = "MODEL", requires = "text")]
+    pub kl_base: Option<String>,
+
+    /// The text file of --kl-base
+    #[arg(long, value_name = "FILE", requires = "kl_base")]
+    pub text: Option<PathBuf>,
+
+    /// Read a suite's data set NAME from this file; repeatable
+    #[arg(long, value_name = "NAME=FILE", conflicts_with_all = ["perplexity", "kl_base"])]
+    pub data: Vec<String>,
+
+    /// Solved examples before each question, instead of what the suite says
+    #[arg(long, value_name = "N", conflicts_with_all = ["perplexity", "kl_base"])]
+    pub few_shot: Option<usize>,
+
+    /// Wrap prompts in the model's chat template; auto is what the suite says
+    #[arg(long, value_name = "WHEN", default_value = "auto", conflicts_with_all = ["perplexity", "kl_base"])]
+    pub chat_template: ChatTemplateUse,
+
+    /// Evaluate only the first N documents of each task (chunks of a text)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+
+    /// Seed of sampling and of seeded few-shot examples
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["perplexity", "kl_base"])]
+    pub seed: u64,
+
+    /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub compute: ComputeArg,
+
+    /// Apply a LoRA adapter: a PEFT directory or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    pub adapter: Option<PathBuf>,
+
+    /// Longest sequence in tokens [default: what the model was trained for; 512 for --perplexity and --kl-base]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub context: Option<u32>,
+
+    /// Tokens computed at once; speed and memory depend on it, results do not [default: chosen by size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_tokens: Option<u32>,
+
+    /// Compute what prompts share anew for each of them; results do not depend on it
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+
+    /// Write report.json and samples.jsonl into this directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Write one JSON line per document into this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["perplexity", "kl_base"])]
+    pub samples: Option<PathBuf>,
+
+    /// Record responses in this file as they come [default with --out: DIR/journal.jsonl]
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+
+    /// Take the responses that the journal of an interrupted run holds
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Replace results that exist
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Threads; results do not depend on it [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Instruction set: portable, avx2, avx512; results do not depend on it [default: LCTL_ISA, or the best
+    /// there is]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
+
+    /// Take a hub id from the cache only, never from the network
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Print the report as JSON (docs/eval.md)
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print nothing but errors, and JSON if asked for
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Whether prompts go through the model's chat template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChatTemplateUse {
+    Auto,
+    On,
+    Off,
+}
+
+/// [`ComputeMode`] as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeArg {
+    Auto,
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl From<ComputeArg> for ComputeMode {
+    fn from(arg: ComputeArg) -> Self {
+        match arg {
+            ComputeArg::Auto => ComputeMode::Auto,
+            ComputeArg::F32 => ComputeMode::F32,
+            ComputeArg::Bf16 => ComputeMode::Bf16,
+            ComputeArg::Int8 => ComputeMode::Int8,
+        }
+    }
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match (&args.perplexity, &args.kl_base) {
+        (Some(text), _) => perplexity::run(args, text),
+        (None, Some(base)) => kld::run(args, base),
+        (None, None) => suite::run(args),
+    }
+}
