@@ -5,10 +5,15 @@
 //! an element of `y` depends on its row of `x`, its row of `w` and the arithmetic alone: not on the
 //! other rows, the blocking, the thread count or the instruction set.
 
+mod driver;
 mod matrix;
 mod oracle;
+mod scratch;
 
 use super::{Isa, Team};
+use crate::tensor::Dtype;
+use crate::tensor::format::{BF16, BlockFormat};
+use driver::{Job, Product};
 
 pub use matrix::{Matrix, SharedBytes};
 
@@ -39,10 +44,50 @@ pub enum ComputeMode {
     Int8,
 }
 
+impl ComputeMode {
+    pub const ALL: [ComputeMode; 4] =
+        [ComputeMode::Auto, ComputeMode::F32, ComputeMode::Bf16, ComputeMode::Int8];
+
+    /// Returns the name used by `--compute` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ComputeMode::Auto => "auto",
+            ComputeMode::F32 => "f32",
+            ComputeMode::Bf16 => "bf16",
+            ComputeMode::Int8 => "int8",
+        }
+    }
+
+    /// Returns the mode of that name.
+    pub fn by_name(name: &str) -> Option<ComputeMode> {
+        ComputeMode::ALL.into_iter().find(|mode| mode.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Returns the arithmetic of weights stored as `dtype`.
+    pub fn arithmetic(self, dtype: Dtype) -> Arithmetic {
+        match self {
+            ComputeMode::F32 => Arithmetic::F32,
+            ComputeMode::Bf16 => Arithmetic::Bf16,
+            ComputeMode::Auto | ComputeMode::Int8 if dtype.block_len() > 1 => Arithmetic::Int8,
+            ComputeMode::Auto | ComputeMode::Int8 if dtype.name() == BF16.name() => Arithmetic::Bf16,
+            ComputeMode::Auto | ComputeMode::Int8 => Arithmetic::F32,
+        }
+    }
+}
+
 /// Everything a kernel needs besides its operands.
 pub struct Compute {
     pub isa: Isa,
     pub team: Team,
+}
+
+impl Compute {
+    /// Returns kernels on `isa` with a team of `threads` threads, the caller's included.
+    ///
+    /// Errors if the system gives no threads.
+    pub fn new(isa: Isa, threads: usize) -> Result<Self, std::io::Error> {
+        Ok(Compute { isa, team: Team::new(threads)? })
+    }
 }
 
 /// Writes `y[m][n] = x[m] . w[n]` in that arithmetic; x is `[m, w.cols()]`, y `[m, w.rows()]`, row-major.
@@ -50,8 +95,33 @@ pub struct Compute {
 /// # Panics
 /// If the lengths disagree, or the arithmetic is [`Arithmetic::Int8`] and the format has no integer codes.
 pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, y: &mut [f32]) {
-    let m = x.len() / w.cols();
-    assert_eq!(x.len(), m * w.cols());
-    assert_eq!(y.len(), m * w.rows());
-    oracle::matmul(compute, x, w, arithmetic, y);
+    matmul_many(compute, x, &[(w, arithmetic)], &mut [y]);
+}
+
+/// Writes the products of one `x` with several matrices, as [`matmul`] would one by one, in one parallel
+/// region: x is packed once, and threads that end a small matrix go on with the next.
+///
+/// # Panics
+/// As [`matmul`]; and if the matrices differ in their columns, or there are not as many results as matrices.
+pub fn matmul_many(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: &mut [&mut [f32]]) {
+    assert_eq!(ws.len(), ys.len());
+    let Some(k) = ws.first().map(|(w, _)| w.cols()) else { return };
+    let m = x.len().checked_div(k).unwrap_or(0);
+    assert_eq!(x.len(), m * k);
+    let mut jobs = Vec::with_capacity(ws.len());
+    for ((w, arithmetic), y) in ws.iter().zip(ys) {
+        assert_eq!(w.cols(), k);
+        assert_eq!(y.len(), m * w.rows());
+        match product(compute.isa, *arithmetic) {
+            Some(product) => jobs.push(Job { arithmetic: *arithmetic, product, w, y }),
+            None => oracle::matmul(compute, x, w, *arithmetic, y),
+        }
+    }
+    if m > 0 {
+        driver::run(compute, x, k, &mut jobs);
+    }
+}
+
+fn product(_isa: Isa, _arithmetic: Arithmetic) -> Option<&'static dyn Product> {
+    None
 }
