@@ -1,10 +1,11 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize, inspect, hub -> model, text -> kernel, tensor -> error` (docs/architecture.md).
+//! `cli -> quantize, eval, inspect, hub -> model, text -> kernel, tensor -> error` (docs/architecture.md).
 
 pub mod cli;
 pub mod error;
+pub mod eval;
 pub mod hub;
 pub mod inspect;
 pub mod kernel;

@@ -19,3 +19,12 @@ pub struct Segment<'a> {
     pub tokens: &'a [u32],
     pub wanted: Wanted<'a>,
 }
+
+/// How likely a token is as the next one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
+    /// Natural logarithm, by a log-softmax in f32.
+    pub log_prob: f32,
+    /// True if no token has a greater logit, and none of a lower id an equal one.
+    pub is_greedy: bool,
+}

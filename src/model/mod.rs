@@ -24,7 +24,7 @@ use crate::tensor::{Dtype, TensorSource};
 
 pub use checkpoint::Checkpoint;
 pub use config::{Experts, ModelConfig, Rope, RopeScaling};
-pub use decode::{Segment, SequenceId, Wanted};
+pub use decode::{Scored, Segment, SequenceId, Wanted};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
 pub use rows::ValueMap;

@@ -1,0 +1,8 @@
+//! Evaluation: suites become documents, documents requests, requests responses, responses scores.
+//!
+//! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
+
+mod language_model;
+pub mod request;
+
+pub use language_model::{LanguageModel, SequenceCache};
