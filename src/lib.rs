@@ -14,3 +14,4 @@ pub mod provenance;
 pub mod quantize;
 pub mod tensor;
 pub mod text;
+pub mod yaml;

@@ -1,0 +1,476 @@
+//! Configuration files in YAML: every problem at once, each with line:column and the nearest known key.
+//!
+//! A reader takes what it knows out of [`Fields`]; what is missing or of the wrong kind is noted and a
+//! placeholder returned, so that reading goes on; what nobody asked for is an unknown key. Nothing read may
+//! be used before [`Document::check`] has said that nothing was noted.
+
+mod locate;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use serde_yaml::{Mapping, Value};
+
+use crate::error::{Diagnostic, nearest};
+
+/// A configuration file is written by hand: what is larger is some other file.
+const LARGEST: u64 = 1 << 20;
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: cannot read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: {bytes} bytes, but a configuration file has at most {LARGEST}")]
+    TooLarge { path: PathBuf, bytes: u64 },
+
+    #[error("{path}: not UTF-8 at byte {offset}")]
+    NotUtf8 { path: PathBuf, offset: usize },
+
+    #[error("{path}: not YAML")]
+    Syntax {
+        path: PathBuf,
+        #[source]
+        source: serde_yaml::Error,
+    },
+
+    #[error("{}", listed(.problems))]
+    Invalid { problems: Vec<Problem> },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Invalid { problems } => problems.iter().find_map(|problem| problem.hint.clone()),
+            Error::TooLarge { .. } => {
+                Some("is it a data file? a suite names its data, it does not hold it".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One thing wrong in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub path: PathBuf,
+    /// Both from 1.
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+fn listed(problems: &[Problem]) -> String {
+    let lines = problems.iter().map(|problem| {
+        format!("{}:{}:{}: {}", problem.path.display(), problem.line, problem.column, problem.message)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A step from a node to one of its children.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Key(String),
+    Item(usize),
+    /// To a key itself rather than its value; the last step.
+    Name(String),
+}
+
+/// A parsed file, and what is wrong with it.
+pub struct Document {
+    path: PathBuf,
+    text: String,
+    root: Value,
+    problems: RefCell<Vec<Noted>>,
+}
+
+struct Noted {
+    at: Vec<Step>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Document {
+    /// Reads a file.
+    pub fn open(path: &Path) -> Result<Document, Error> {
+        let read_error = |source| Error::Read { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(read_error)?.len();
+        if bytes > LARGEST {
+            return Err(Error::TooLarge { path: path.to_owned(), bytes });
+        }
+        let bytes = std::fs::read(path).map_err(read_error)?;
+        let text = String::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
+            path: path.to_owned(),
+            offset: error.utf8_error().valid_up_to(),
+        })?;
+        Document::parse(path, text)
+    }
+
+    /// Reads text as if it were the file `path`.
+    pub fn parse(path: &Path, text: String) -> Result<Document, Error> {
+        let root =
+            serde_yaml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
+        Ok(Document { path: path.to_owned(), text, root, problems: RefCell::default() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the top-level mapping's fields.
+    pub fn fields(&self) -> Fields<'_> {
+        Node { document: self, at: Vec::new(), value: Some(&self.root) }.fields()
+    }
+
+    /// Errors with everything noted so far, in the file's order.
+    pub fn check(&self) -> Result<(), Error> {
+        let noted = self.problems.borrow();
+        if noted.is_empty() {
+            return Ok(());
+        }
+        let mut problems: Vec<Problem> = noted.iter().map(|noted| self.problem(noted)).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems.dedup();
+        Err(Error::Invalid { problems })
+    }
+
+    fn problem(&self, noted: &Noted) -> Problem {
+        let (line, column) = locate::locate(&self.text, &noted.at);
+        Problem {
+            path: self.path.clone(),
+            line,
+            column,
+            message: noted.message.clone(),
+            hint: noted.hint.clone(),
+        }
+    }
+}
+
+/// A place in a document and what stands there, if anything does.
+#[derive(Clone)]
+pub struct Node<'a> {
+    document: &'a Document,
+    at: Vec<Step>,
+    value: Option<&'a Value>,
+}
+
+impl<'a> Node<'a> {
+    /// Notes a problem at this place.
+    pub fn note(&self, message: impl Into<String>) {
+        self.note_with_hint(message, None);
+    }
+
+    pub fn note_with_hint(&self, message: impl Into<String>, hint: Option<String>) {
+        let noted = Noted { at: self.at.clone(), message: message.into(), hint };
+        self.document.problems.borrow_mut().push(noted);
+    }
+
+    /// Returns true if something stands here.
+    pub fn is_present(&self) -> bool {
+        self.value.is_some_and(|value| !value.is_null())
+    }
+
+    /// Returns true if a mapping stands here.
+    pub fn is_mapping(&self) -> bool {
+        self.value.is_some_and(Value::is_mapping)
+    }
+
+    /// Returns true if a list stands here.
+    pub fn is_list(&self) -> bool {
+        self.value.is_some_and(Value::is_sequence)
+    }
+
+    fn expected<T: Default>(&self, what: &str) -> T {
+        if let Some(value) = self.value {
+            let given = match value {
+                Value::Number(number) => number.to_string(),
+                value => kind_of(value).to_owned(),
+            };
+            self.note(format!("{} must be {what}, not {given}", self.name()));
+        }
+        T::default()
+    }
+
+    /// Returns how the place is called in messages.
+    fn name(&self) -> String {
+        match self.at.last() {
+            None => "the file".to_owned(),
+            Some(Step::Key(key) | Step::Name(key)) => format!("`{key}`"),
+            Some(Step::Item(index)) => format!("item {}", index + 1),
+        }
+    }
+
+    /// Returns the text that stands here. A number or a bool is not taken for text: `answer: no` is a slip.
+    pub fn text(&self) -> String {
+        match self.value {
+            Some(Value::String(text)) => text.clone(),
+            _ => self.expected("text"),
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        match self.value.and_then(Value::as_u64) {
+            Some(count) => count,
+            None => self.expected("a whole number, 0 or more"),
+        }
+    }
+
+    /// Returns a finite number.
+    pub fn number(&self) -> f64 {
+        match self.value.and_then(Value::as_f64).filter(|number| number.is_finite()) {
+            Some(number) => number,
+            None => self.expected("a number"),
+        }
+    }
+
+    pub fn flag(&self) -> bool {
+        match self.value.and_then(Value::as_bool) {
+            Some(flag) => flag,
+            None => self.expected("true or false"),
+        }
+    }
+
+    /// Returns the value of one of `names`.
+    pub fn one_of<T: Copy + Default>(&self, names: &[(&str, T)]) -> T {
+        // YAML reads on and off as text, but yes and no depend on the version: only text is taken
+        let text = self.text();
+        if let Some((_, value)) = names.iter().find(|(name, _)| *name == text) {
+            return *value;
+        }
+        if matches!(self.value, Some(Value::String(_))) {
+            let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            self.unknown(&text, &known);
+        }
+        T::default()
+    }
+
+    /// Notes that `given` is none of the names known here.
+    pub fn unknown(&self, given: &str, known: &[&str]) {
+        let place = self.name();
+        let message = match nearest(given, known.iter().copied()) {
+            Some(name) => format!("unknown {place} `{given}`; did you mean `{name}`?"),
+            None => format!("unknown {place} `{given}`"),
+        };
+        self.note_with_hint(message, Some(format!("{place} is one of: {}", known.join(", "))));
+    }
+
+    /// Returns the items of the list that stands here.
+    pub fn items(&self) -> Vec<Node<'a>> {
+        let Some(Value::Sequence(items)) = self.value else { return self.expected("a list") };
+        let node = |(index, value)| {
+            let mut at = self.at.clone();
+            at.push(Step::Item(index));
+            Node { document: self.document, at, value: Some(value) }
+        };
+        items.iter().enumerate().map(node).collect()
+    }
+
+    /// Returns the list of texts that stands here.
+    pub fn texts(&self) -> Vec<String> {
+        self.items().iter().map(Node::text).collect()
+    }
+
+    /// Returns the mapping that stands here; its unknown keys are noted when the fields are dropped.
+    pub fn fields(&self) -> Fields<'a> {
+        let mapping = match self.value {
+            Some(Value::Mapping(mapping)) => Some(mapping),
+            _ => {
+                self.expected::<()>("a mapping of keys to values");
+                None
+            }
+        };
+        Fields { node: self.clone(), mapping, asked: RefCell::default() }
+    }
+
+    /// Returns the keys and values of a mapping whose keys are the user's own.
+    pub fn entries(&self) -> Vec<(String, Node<'a>)> {
+        let Some(Value::Mapping(mapping)) = self.value else {
+            return self.expected("a mapping of keys to values");
+        };
+        let mut entries = Vec::new();
+        for (key, value) in mapping {
+            let Some(key) = key.as_str() else {
+                self.note(format!("a key of {} is {}, not text", self.name(), kind_of(key)));
+                continue;
+            };
+            let mut at = self.at.clone();
+            at.push(Step::Key(key.to_owned()));
+            entries.push((key.to_owned(), Node { document: self.document, at, value: Some(value) }));
+        }
+        entries
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Sequence(_) => "a list",
+        Value::Mapping(_) => "a mapping",
+        Value::Tagged(_) => "a tagged value",
+    }
+}
+
+/// The fields of one mapping.
+pub struct Fields<'a> {
+    node: Node<'a>,
+    mapping: Option<&'a Mapping>,
+    /// Keys someone asked for: all that are known.
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Returns the place of the mapping itself.
+    pub fn node(&self) -> &Node<'a> {
+        &self.node
+    }
+
+    fn child(&self, key: &'static str) -> Node<'a> {
+        self.asked.borrow_mut().push(key);
+        let value = self.mapping.and_then(|mapping| mapping.get(key));
+        let mut at = self.node.at.clone();
+        at.push(Step::Key(key.to_owned()));
+        Node { document: self.node.document, at, value }
+    }
+
+    /// Returns the value of a key that may be left out.
+    pub fn optional(&self, key: &'static str) -> Option<Node<'a>> {
+        Some(self.child(key)).filter(|node| node.value.is_some())
+    }
+
+    /// Returns the value of a key that must be there.
+    pub fn required(&self, key: &'static str) -> Node<'a> {
+        let child = self.child(key);
+        if child.value.is_none() && self.mapping.is_some() {
+            self.node.note(format!("`{key}` is missing"));
+        }
+        child
+    }
+}
+
+impl Drop for Fields<'_> {
+    /// Notes the keys that nobody asked for.
+    fn drop(&mut self) {
+        let asked = self.asked.borrow();
+        for key in self.mapping.into_iter().flat_map(Mapping::keys) {
+            let Some(key) = key.as_str() else {
+                self.node.note(format!("a key is {}, not text", kind_of(key)));
+                continue;
+            };
+            if asked.contains(&key) {
+                continue;
+            }
+            let message = match nearest(key, asked.iter().copied()) {
+                Some(name) => format!("unknown key `{key}`; did you mean `{name}`?"),
+                None => format!("unknown key `{key}`"),
+            };
+            let mut at = self.node.at.clone();
+            at.push(Step::Name(key.to_owned()));
+            let hint = Some(format!("known keys here: {}", asked.join(", ")));
+            Node { document: self.node.document, at, value: None }.note_with_hint(message, hint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str, read: impl Fn(&Fields)) -> Vec<String> {
+        let document = Document::parse(Path::new("s.yaml"), text.to_owned()).unwrap();
+        read(&document.fields());
+        match document.check() {
+            Err(Error::Invalid { problems }) => listed(&problems).lines().map(str::to_owned).collect(),
+            Ok(()) => Vec::new(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn problems_come_all_at_once_in_order_with_their_places() {
+        let text = "version: 1\ntasks:\n  - id: 3\n    tpye: x\n  - {id: a, n: -2}\nextra: [1]\n";
+        let found = problems(text, |fields| {
+            fields.required("version").count();
+            fields.required("name").text();
+            for item in fields.required("tasks").items() {
+                let task = item.fields();
+                task.required("id").text();
+                task.optional("type");
+                if let Some(n) = task.optional("n") {
+                    n.count();
+                }
+            }
+        });
+        assert_eq!(
+            found,
+            [
+                "s.yaml:1:1: `name` is missing",
+                "s.yaml:3:9: `id` must be text, not 3",
+                "s.yaml:4:5: unknown key `tpye`; did you mean `type`?",
+                "s.yaml:5:16: `n` must be a whole number, 0 or more, not -2",
+                "s.yaml:6:1: unknown key `extra`",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_wrong_kind_of_node_is_noted_once() {
+        let read = |fields: &Fields| {
+            let inner = fields.required("inner").fields();
+            inner.required("a").text();
+            inner.required("b").count();
+        };
+        assert_eq!(
+            problems("inner: [1]", read),
+            ["s.yaml:1:8: `inner` must be a mapping of keys to values, not a list"]
+        );
+        let file = problems("- 1", |fields| assert_eq!(fields.required("version").count(), 0));
+        assert_eq!(file, ["s.yaml:1:1: the file must be a mapping of keys to values, not a list"]);
+    }
+
+    #[test]
+    fn names_are_matched_or_the_nearest_is_offered() {
+        let names = [("first_n", 1), ("seeded", 2)];
+        let read = |fields: &Fields| assert!(fields.required("mode").one_of(&names) < 3);
+        assert!(problems("mode: seeded", read).is_empty());
+        assert_eq!(
+            problems("mode: first-n", read),
+            ["s.yaml:1:7: unknown `mode` `first-n`; did you mean `first_n`?"]
+        );
+    }
+
+    #[test]
+    fn anchors_and_multi_byte_text_keep_positions() {
+        let text = "a: &x {é: 1}\nb: *x\nc: \"\u{4e2d}\u{6587}\" \nd: {ü: 1, zz: 2}\n";
+        let found = problems(text, |fields| {
+            for key in ["a", "b", "c"] {
+                assert!(fields.optional(key).unwrap().is_present());
+            }
+            drop(fields.required("d").fields());
+        });
+        assert_eq!(found, ["s.yaml:4:5: unknown key `ü`", "s.yaml:4:11: unknown key `zz`"]);
+    }
+
+    #[test]
+    fn duplicate_keys_and_bombs_are_syntax_errors() {
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                    d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]";
+        for text in ["a: 1\na: 2\n", "a: [", "a: 1\n---\nb: 2\n", bomb] {
+            let error = Document::parse(Path::new("s.yaml"), text.to_owned());
+            assert!(matches!(error, Err(Error::Syntax { .. })), "{text}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Line and column of a node.
+//!
+//! The parser tells places only in its errors, so the way to a place is to fail there.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::Step;
+
+/// Returns line and column, both from 1, of the node at `path`; of its nearest ancestor if there is none.
+pub fn locate(text: &str, path: &[Step]) -> (usize, usize) {
+    for depth in (0..=path.len()).rev() {
+        let document = serde_yaml::Deserializer::from_str(text);
+        let found = Walk { path: &path[..depth] }.deserialize(document);
+        if let Some(location) =
+            found.err().filter(|e| e.to_string().contains(FOUND)).and_then(|e| e.location())
+        {
+            return (location.line(), location.column());
+        }
+    }
+    (1, 1)
+}
+
+/// Says that an error is the walk's own.
+const FOUND: &str = "lctl found the node";
+
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    path: &'a [Step],
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// Reads a key; fails at the wanted one. `None` if it is not text.
+#[derive(Clone, Copy)]
+struct Key<'a> {
+    wanted: Option<&'a str>,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Option<String>, E> {
+        if self.wanted == Some(key) { Err(E::custom(FOUND)) } else { Ok(Some(key.to_owned())) }
+    }
+}
+
+macro_rules! scalars {
+    ($($visit:ident: $type:ty),*) => {
+        $(fn $visit<E: serde::de::Error>(self, _: $type) -> Result<(), E> { self.arrive() })*
+    };
+}
+
+impl Walk<'_> {
+    fn arrive<E: serde::de::Error>(self) -> Result<(), E> {
+        if self.path.is_empty() { Err(E::custom(FOUND)) } else { Ok(()) }
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    scalars!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128,
+             visit_f64: f64, visit_str: &str);
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<(), E> {
+        self.arrive()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.arrive()?;
+        let mut index = 0;
+        loop {
+            let found = match &self.path[0] {
+                Step::Item(wanted) if *wanted == index => {
+                    items.next_element_seed(Walk { path: &self.path[1..] })?
+                }
+                _ => items.next_element::<IgnoredAny>()?.map(|_| ()),
+            };
+            if found.is_none() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        self.arrive()?;
+        let name = match &self.path[0] {
+            Step::Name(name) => Some(name.as_str()),
+            _ => None,
+        };
+        while let Some(key) = entries.next_key_seed(Key { wanted: name })? {
+            match &self.path[0] {
+                Step::Key(wanted) if key.as_ref() == Some(wanted) => {
+                    entries.next_value_seed(Walk { path: &self.path[1..] })?;
+                }
+                _ => drop(entries.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_enum<A: serde::de::EnumAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(A::Error::custom(FOUND))
+    }
+}
