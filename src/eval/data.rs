@@ -1,0 +1,231 @@
+//! Data sets: local files become documents, each row checked and known by file and line.
+
+mod cybermetric;
+mod json;
+mod mmlu;
+mod separated;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Diagnostic;
+
+/// Fields of a document.
+pub type Row = Map<String, Json>;
+
+/// One row of a data set.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Position in the data set, from 0, rows that `where` drops not counted.
+    pub index: usize,
+    pub place: Place,
+    pub fields: Row,
+}
+
+/// Where a document is from, as messages name it: `test.csv:12`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: Arc<Path>,
+    /// From 1.
+    pub line: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// A way to read a file.
+pub struct Format {
+    pub name: &'static str,
+    /// One line for docs and hints.
+    pub about: &'static str,
+    read: fn(&Input) -> Result<Vec<(usize, Row)>, Error>,
+}
+
+/// Every format, by name.
+pub static FORMATS: &[Format] = &[
+    json::LINES,
+    json::ARRAY,
+    separated::COMMAS,
+    separated::TABS,
+    text::WHOLE,
+    text::LINES,
+    mmlu::FORMAT,
+    cybermetric::FORMAT,
+];
+
+/// Returns the format of that name.
+pub fn format(name: &str) -> Option<&'static Format> {
+    FORMATS.iter().find(|format| format.name == name)
+}
+
+/// What a reader gets.
+struct Input<'a> {
+    path: &'a Path,
+    text: &'a str,
+    options: &'a Options,
+}
+
+/// How to read a data set, besides its format.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Key of the array of records in a JSON object.
+    pub records: Option<String>,
+    /// Names of the columns of a file without a header.
+    pub columns: Option<Vec<String>>,
+    /// New name and old name of fields.
+    pub fields: Vec<(String, String)>,
+    /// Only rows whose field has this value (numbers and bools by their JSON text).
+    pub only: Vec<(String, String)>,
+    /// Lower-case hex.
+    pub sha256: Option<String>,
+}
+
+/// Why a data set cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: cannot read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}:{line}: not UTF-8")]
+    NotUtf8 { path: PathBuf, line: usize },
+
+    #[error("{path}: SHA-256 is {found}, but the suite expects {expected}")]
+    OtherDigest { path: PathBuf, found: String, expected: String },
+
+    #[error("{path}:{line}: {what}")]
+    BadRow { path: PathBuf, line: usize, what: String, hint: Option<String> },
+
+    #[error("{path}: no rows")]
+    Empty { path: PathBuf },
+}
+
+impl Error {
+    fn row(input: &Input, line: usize, what: impl Into<String>) -> Error {
+        Error::BadRow { path: input.path.to_owned(), line, what: what.into(), hint: None }
+    }
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::BadRow { hint, .. } => hint.clone(),
+            Error::OtherDigest { .. } => {
+                Some("this is another version of the data: scores would not compare".into())
+            }
+            Error::Empty { .. } => Some("is the format right? does `where` drop every row?".into()),
+            _ => None,
+        }
+    }
+}
+
+/// A data set in memory.
+pub struct DataSet {
+    pub path: Arc<Path>,
+    /// Of the file's bytes, lower-case hex.
+    pub sha256: String,
+    pub documents: Vec<Document>,
+}
+
+/// Reads a data set. Errors at the first row that breaks its format.
+pub fn read(path: &Path, format: &Format, options: &Options) -> Result<DataSet, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    if let Some(expected) = options.sha256.as_ref().filter(|expected| **expected != sha256) {
+        let expected = expected.clone();
+        return Err(Error::OtherDigest { path: path.to_owned(), found: sha256, expected });
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| Error::NotUtf8 {
+        path: path.to_owned(),
+        line: line_at(&bytes, error.valid_up_to()),
+    })?;
+    // a byte order mark is no part of the first row
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let input = Input { path, text, options };
+    let mut rows = (format.read)(&input)?;
+    for (line, row) in &mut rows {
+        rename(&input, *line, row)?;
+    }
+    let rows = keep_only(&input, rows)?;
+    let path: Arc<Path> = path.into();
+    let documents: Vec<Document> = rows
+        .into_iter()
+        .enumerate()
+        .map(|(index, (line, fields))| Document { index, place: Place { path: path.clone(), line }, fields })
+        .collect();
+    if documents.is_empty() {
+        return Err(Error::Empty { path: path.to_path_buf() });
+    }
+    Ok(DataSet { path, sha256, documents })
+}
+
+/// Returns lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the line, from 1, of a byte.
+fn line_at(bytes: &[u8], offset: usize) -> usize {
+    1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {
+    for (new, old) in &input.options.fields {
+        let value = row.get(old).ok_or_else(|| no_field(input, line, old, row))?.clone();
+        row.insert(new.clone(), value);
+    }
+    Ok(())
+}
+
+fn keep_only(input: &Input, rows: Vec<(usize, Row)>) -> Result<Vec<(usize, Row)>, Error> {
+    let mut kept = Vec::with_capacity(rows.len());
+    'rows: for (line, row) in rows {
+        for (field, wanted) in &input.options.only {
+            let value = row.get(field).ok_or_else(|| no_field(input, line, field, &row))?;
+            if plain(value) != *wanted {
+                continue 'rows;
+            }
+        }
+        kept.push((line, row));
+    }
+    Ok(kept)
+}
+
+fn no_field(input: &Input, line: usize, name: &str, row: &Row) -> Error {
+    let known: Vec<&str> = row.keys().map(String::as_str).collect();
+    Error::BadRow {
+        path: input.path.to_owned(),
+        line,
+        what: format!("the row has no field `{name}`"),
+        hint: Some(format!("its fields are: {}", known.join(", "))),
+    }
+}
+
+/// Returns text as it is, everything else as JSON.
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Returns the fields of a multiple-choice row: `question`, `choices`, `answer` (index from 0) and `letter`.
+fn multiple_choice(question: String, choices: Vec<String>, answer: usize) -> Row {
+    let letter = char::from(b'A' + answer as u8).to_string();
+    let mut row = Row::new();
+    row.insert("question".into(), question.into());
+    row.insert("choices".into(), choices.into());
+    row.insert("answer".into(), answer.into());
+    row.insert("letter".into(), letter.into());
+    row
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+use super::*;
+
+fn load(format_name: &str, text: &str, options: &Options) -> Result<DataSet, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows");
+    std::fs::write(&path, text).unwrap();
+    read(&path, format(format_name).unwrap(), options)
+}
+
+/// Returns `LINE: message` of the error.
+fn refusal(format_name: &str, text: &str, options: &Options) -> String {
+    match load(format_name, text, options) {
+        Err(Error::BadRow { line, what, .. }) => format!("{line}: {what}"),
+        Err(other) => other.to_string(),
+        Ok(data) => panic!("{:?}", data.documents),
+    }
+}
+
+fn lines_and(data: &DataSet, field: &str) -> Vec<(usize, String)> {
+    data.documents.iter().map(|document| (document.place.line, plain(&document.fields[field]))).collect()
+}
+
+fn pairs(rows: &[(usize, &str)]) -> Vec<(usize, String)> {
+    rows.iter().map(|(line, text)| (*line, (*text).to_owned())).collect()
+}
+
+#[test]
+fn every_format_knows_its_lines() {
+    let plain_options = Options::default();
+    let jsonl = load("jsonl", "\u{feff}{\"a\":\"x\"}\n\n{\"a\":2}\n", &plain_options).unwrap();
+    assert_eq!(lines_and(&jsonl, "a"), pairs(&[(1, "x"), (3, "2")]));
+    let json = "{\"m\": [1,\n2], \"d\": [\n {\"a\": \"[\\\"\\n{\", \"d\": [7]},\n\n {\"a\": 2}]}";
+    let options = Options { records: Some("d".into()), ..Options::default() };
+    assert_eq!(lines_and(&load("json", json, &options).unwrap(), "a"), pairs(&[(3, "[\"\n{"), (5, "2")]));
+    let array = load("json", "[\n{\"a\":1},{\"a\":2},\n{\"a\":3}]", &plain_options).unwrap();
+    assert_eq!(lines_and(&array, "a"), pairs(&[(2, "1"), (2, "2"), (3, "3")]));
+    let csv = load("csv", "a,b\n\"x\ny\",1\nz,2\n", &plain_options).unwrap();
+    assert_eq!(lines_and(&csv, "a"), pairs(&[(2, "x\ny"), (4, "z")]));
+    let tsv = load("tsv", "a\tb\n\"x\t1\n", &plain_options).unwrap();
+    assert_eq!(lines_and(&tsv, "a"), pairs(&[(2, "\"x")]));
+    assert_eq!(
+        lines_and(&load("lines", "x\n \ny", &plain_options).unwrap(), "text"),
+        pairs(&[(1, "x"), (3, "y")])
+    );
+    assert_eq!(lines_and(&load("text", "x\ny", &plain_options).unwrap(), "text"), pairs(&[(1, "x\ny")]));
+}
+
+#[test]
+fn mmlu_takes_letters_or_indexes_and_a_header() {
+    let data =
+        load("mmlu", "question,choice0,choice1,answer\nq,a,b,1\n\"p\nq\",a,b,A\n", &Options::default())
+            .unwrap();
+    assert_eq!(lines_and(&data, "answer"), pairs(&[(2, "1"), (3, "0")]));
+    assert_eq!(lines_and(&data, "letter"), pairs(&[(2, "B"), (3, "A")]));
+    let bare = load("mmlu", "q,a,b,c,d,D\n", &Options::default()).unwrap();
+    assert_eq!(lines_and(&bare, "choices"), pairs(&[(1, r#"["a","b","c","d"]"#)]));
+}
+
+#[test]
+fn rows_are_renamed_and_chosen() {
+    let options = Options {
+        fields: vec![("question".into(), "Q".into())],
+        only: vec![("split".into(), "test".into())],
+        ..Options::default()
+    };
+    let data = load("csv", "Q,split\nx,dev\ny,test\n", &options).unwrap();
+    assert_eq!(lines_and(&data, "question"), pairs(&[(3, "y")]));
+    assert_eq!(data.documents[0].index, 0);
+}
+
+#[test]
+fn bad_rows_are_refused_with_their_line() {
+    let none = Options::default();
+    for (format, text, expected) in [
+        ("jsonl", "{}\n{\"a\":}\n", "2: not JSON: expected value (column 6)"),
+        ("jsonl", "{}\n[1]\n", "2: the row is an array, not an object"),
+        ("json", "[{},\n 3]", "2: the row is a number, not an object"),
+        ("json", "{\"d\":[]}", "1: the file holds an object, not an array"),
+        ("csv", "a,b\n1,2\n1,2,3\n", "3: 3 values, but there are 2 columns"),
+        ("csv", "a,a\n1,2\n", "1: two columns are called `a`"),
+        ("tsv", "a\tb\n1\n", "2: 1 values, but there are 2 columns"),
+        ("mmlu", "q,a,b,c,d,E\n", "1: answer `E` is neither a letter from A to D nor an index below 4"),
+        ("mmlu", "q,a\n", "1: 2 values, but a question, 2 to 26 choices and an answer are expected"),
+        ("cybermetric", "{\"questions\":[\n{\"question\":\"q\"}]}", "2: the question has no `solution`"),
+        ("cybermetric", "{}", "1: there is no key `questions`"),
+        (
+            "cybermetric",
+            "{\"questions\":[{\"question\":\"q\",\"solution\":\"E\",\"answers\":{\"A\":\"x\"}}]}",
+            "1: solution `E` is none of the 1 answers",
+        ),
+        (
+            "cybermetric",
+            "{\"questions\":[{\"question\":\"q\",\"solution\":\"B\",\"answers\":{\"B\":\"x\"}}]}",
+            "1: answer `B` where `A` is due",
+        ),
+    ] {
+        assert_eq!(refusal(format, text, &none), expected);
+    }
+    assert!(refusal("jsonl", "\n", &none).ends_with("no rows"));
+    let renamed = Options { fields: vec![("x".into(), "y".into())], ..Options::default() };
+    assert_eq!(refusal("jsonl", "{\"a\":1}", &renamed), "1: the row has no field `y`");
+}
+
+#[test]
+fn another_digest_is_refused() {
+    let options = Options { sha256: Some("00".repeat(32)), ..Options::default() };
+    let message = refusal("lines", "x", &options);
+    assert!(
+        message.contains("2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"),
+        "{message}"
+    );
+}

@@ -1,0 +1,25 @@
+//! Plain text: the field `text`.
+
+use super::{Error, Format, Input, Row};
+
+pub const WHOLE: Format =
+    Format { name: "text", about: "the whole file as one document with the field `text`", read: whole };
+
+pub const LINES: Format = Format {
+    name: "lines",
+    about: "each line that is not blank as a document with the field `text`",
+    read: lines,
+};
+
+fn whole(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+    if input.text.is_empty() { Ok(Vec::new()) } else { Ok(vec![(1, row(input.text))]) }
+}
+
+fn lines(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+    let lines = input.text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    Ok(lines.map(|(index, line)| (index + 1, row(line))).collect())
+}
+
+fn row(text: &str) -> Row {
+    Row::from_iter([("text".to_owned(), text.into())])
+}
