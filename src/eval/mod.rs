@@ -3,8 +3,19 @@
 //! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
 
 pub mod data;
+mod engine;
+mod error;
+pub mod journal;
 mod language_model;
+mod plan;
 pub mod request;
+mod run_tree;
+mod schedule;
 pub mod template;
+#[cfg(test)]
+mod testing;
 
+pub use engine::{Engine, EngineOptions, Outcome, Progress, Usage};
+pub use error::Error;
+pub use journal::{Journal, JournalKey};
 pub use language_model::{LanguageModel, SequenceCache};
