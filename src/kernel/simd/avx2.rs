@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use super::{Isa, Kernel, Simd};
+use super::{FmaKernel, Isa, Kernel, Simd, SimdFma};
 
 const LANES: usize = 8;
 
@@ -25,6 +25,12 @@ impl Avx2 {
 /// Runs `kernel` with the features on.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn run<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
+    kernel.run(token)
+}
+
+/// Runs `kernel` with the features on.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn run_fma<K: FmaKernel>(token: Avx2, kernel: K) -> K::Output {
     kernel.run(token)
 }
 
@@ -196,6 +202,12 @@ impl Simd for Avx2 {
             }
             out.copy_from_slice(&transpose_tile(rows));
         }
+    }
+}
+
+impl SimdFma for Avx2 {
+    methods! {
+        fn mul_add(a: F32, b: F32, c: F32) -> F32 { F32(_mm256_fmadd_ps(a.0, b.0, c.0)) }
     }
 }
 

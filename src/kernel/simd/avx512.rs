@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use super::{Isa, Kernel, Simd};
+use super::{FmaKernel, Isa, Kernel, Simd, SimdFma};
 
 const LANES: usize = 16;
 
@@ -25,6 +25,12 @@ impl Avx512 {
 /// Runs `kernel` with the features on.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) fn run<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
+    kernel.run(token)
+}
+
+/// Runs `kernel` with the features on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn run_fma<K: FmaKernel>(token: Avx512, kernel: K) -> K::Output {
     kernel.run(token)
 }
 
@@ -204,6 +210,12 @@ impl Simd for Avx512 {
             }
             out.copy_from_slice(&transpose_tile(rows));
         }
+    }
+}
+
+impl SimdFma for Avx512 {
+    methods! {
+        fn mul_add(a: F32, b: F32, c: F32) -> F32 { F32(_mm512_fmadd_ps(a.0, b.0, c.0)) }
     }
 }
 

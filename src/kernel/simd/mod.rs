@@ -1,6 +1,6 @@
 //! A small SIMD layer: kernels are written once over [`Simd`] and compiled once per [`Isa`].
 //!
-//! Every operation is exactly rounded or purely bitwise, and there is no fused multiply-add, so
+//! Every operation is exactly rounded or purely bitwise, and none is fused except in [`SimdFma`], so
 //! a lane-wise kernel gives the same bits on every instruction set. The width differs ([`Simd::LANES`]):
 //! a kernel stays reproducible if no value crosses lanes, or only through order-free operations.
 //!
@@ -236,6 +236,22 @@ pub fn nearest_int(v: f32) -> i32 {
     (((v + ROUND_MAGIC).to_bits() & 0x007f_ffff) as i32) - 0x0040_0000
 }
 
+/// An instruction set with a fused multiply-add.
+///
+/// Apart from [`Simd`], so that a quantizer, whose bytes must equal those of unfused code, cannot fuse.
+pub trait SimdFma: Simd {
+    /// Returns `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+}
+
+/// Work with fused multiply-adds, compiled once per instruction set.
+pub trait FmaKernel {
+    type Output;
+
+    /// Runs the work. Implementations must be `#[inline(always)]`.
+    fn run<S: SimdFma>(self, s: S) -> Self::Output;
+}
+
 /// Work compiled once per instruction set.
 pub trait Kernel {
     type Output;
@@ -262,6 +278,30 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             let token = Avx512::new().expect("the caller checked that the machine has AVX-512");
             // SAFETY: the token proves that the CPU has the features.
             unsafe { avx512::run(token, kernel) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => panic!("{} does not exist on this architecture", isa.name()),
+    }
+}
+
+/// Runs `kernel`, which may fuse, compiled for `isa`.
+///
+/// # Panics
+/// If the machine lacks `isa`: callers take it from [`Isa::detect`] or [`Isa::available`].
+pub fn dispatch_fma<K: FmaKernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        Isa::Portable => kernel.run(Portable),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            let token = Avx2::new().expect("the caller checked that the machine has AVX2");
+            // SAFETY: the token proves that the CPU has the features.
+            unsafe { avx2::run_fma(token, kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            let token = Avx512::new().expect("the caller checked that the machine has AVX-512");
+            // SAFETY: the token proves that the CPU has the features.
+            unsafe { avx512::run_fma(token, kernel) }
         }
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => panic!("{} does not exist on this architecture", isa.name()),

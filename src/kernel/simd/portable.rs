@@ -5,7 +5,7 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
 use half::f16;
 
-use super::{Isa, Simd};
+use super::{Isa, Simd, SimdFma};
 
 const LANES: usize = 8;
 
@@ -275,5 +275,12 @@ impl Simd for Portable {
                 v.0[j] = *x;
             }
         }
+    }
+}
+
+impl SimdFma for Portable {
+    #[inline(always)]
+    fn mul_add(self, a: F32, b: F32, c: F32) -> F32 {
+        F32(from_fn(|i| a.0[i].mul_add(b.0[i], c.0[i])))
     }
 }

@@ -370,3 +370,34 @@ fn shuffles_lookups_and_mask_bits() {
         dispatch(isa, Shuffles);
     }
 }
+
+struct FusedProducts<'a>(&'a [f32], &'a [f32]);
+
+impl FmaKernel for FusedProducts<'_> {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) -> Vec<u32> {
+        let mut out = vec![0f32; self.0.len()];
+        for ((a, b), out) in self
+            .0
+            .chunks_exact(S::LANES)
+            .zip(self.1.chunks_exact(S::LANES))
+            .zip(out.chunks_exact_mut(S::LANES))
+        {
+            let (a, b) = (s.load(a), s.load(b));
+            s.store(s.mul_add(a, b, -(a * b)), out);
+        }
+        out.into_iter().map(canonical).collect()
+    }
+}
+
+#[test]
+fn fused_products_are_rounded_once_on_every_isa() {
+    let (a, b) = operands();
+    let want: Vec<u32> = a.iter().zip(&b).map(|(a, b)| canonical(a.mul_add(*b, -(a * b)))).collect();
+    assert!(want.iter().any(|bits| *bits << 1 != 0), "the rounding errors of the products");
+    for isa in Isa::available() {
+        assert_eq!(dispatch_fma(isa, FusedProducts(&a, &b)), want, "{}", isa.name());
+    }
+}
