@@ -1,14 +1,22 @@
 //! CPU compute, dispatched on the machine's features at run time, with the same bits everywhere.
 
+pub mod activation;
+pub mod attention;
 pub mod convert;
+mod disjoint;
 mod isa;
-mod kv_cache;
+pub mod kv_cache;
+mod lane_sum;
+pub mod math;
+pub mod norm;
 pub mod product;
+pub mod rope;
 pub mod scan;
 pub mod simd;
+pub mod softmax;
 mod team;
 
 pub use isa::Isa;
-pub use kv_cache::SequenceId;
+pub use kv_cache::{KvCache, KvShape, SequenceId};
 pub use product::{Arithmetic, Compute, ComputeMode, Matrix};
 pub use team::Team;

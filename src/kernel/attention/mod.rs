@@ -1,0 +1,71 @@
+//! Causal attention over the pages of a KV cache.
+//!
+//! Definition, to the bit, for a query at position i and a head; j runs over the visible positions alone (masked ones
+//! are absent, whatever their slots hold):
+//!
+//! - `s[j] = dot(q, k[j]) * scale`, the dot one chain of fused multiply-adds over ascending d from +0; with a
+//!   soft cap then `s[j] = cap * tanh(s[j] / cap)`;
+//! - `m = max s[j]`, `p[j] = exp(s[j] - m)`;
+//! - `sum`: p\[j\] added to virtual lane j % 16, ascending j from +0, then the lanes by a tree (8 to 8, 4 to 4, ...);
+//! - `out[d] = a[d] / sum`, a\[d\] one chain of fused multiply-adds of `p[j] * v[j][d]` over ascending j from +0.
+//!
+//! So a row of the result depends on its query and on the visible keys and values: not on how rows are split into
+//! spans, nor on what else is in the batch or the cache.
+
+use super::Compute;
+use super::kv_cache::{KvCache, SequenceId};
+
+mod oracle;
+
+/// The sizes and rules of one layer's attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    /// Factor of the scores, usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// `s` becomes `cap * tanh(s / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
+    /// Query i sees key j iff 0 <= i - j < window (Mistral, arXiv:2310.06825); `None`: iff j <= i.
+    pub window: Option<usize>,
+}
+
+/// Rows of queries that follow one another in one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub sequence: SequenceId,
+    /// Position of the first row.
+    pub start: usize,
+    /// Index of the first row in q and in the result.
+    pub first_row: usize,
+    pub n_rows: usize,
+}
+
+/// Writes the attention of every span's rows; q and out are `[T, n_heads, head_dim]`, and head h reads KV head
+/// `h / (n_heads / n_kv_heads)`. Rows in no span stay as they are.
+///
+/// The keys and values of all visible positions, the rows' own included, must have been written to `cache`.
+///
+/// # Panics
+/// If the shapes disagree with each other or with the cache, or a span leaves q or its sequence.
+pub fn attention(
+    compute: &Compute,
+    shape: &AttentionShape,
+    q: &[f32],
+    cache: &KvCache,
+    layer: usize,
+    spans: &[Span],
+    out: &mut [f32],
+) {
+    let kv = cache.shape();
+    assert!(shape.n_kv_heads == kv.n_kv_heads && shape.head_dim == kv.head_dim && layer < kv.n_layers);
+    assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads));
+    let row_len = shape.n_heads * shape.head_dim;
+    assert!(q.len() == out.len() && q.len().is_multiple_of(row_len));
+    for span in spans {
+        assert!(span.first_row + span.n_rows <= q.len() / row_len);
+        assert!(span.start + span.n_rows <= cache.len(span.sequence));
+    }
+    oracle::attention(compute, shape, q, cache, layer, spans, out);
+}

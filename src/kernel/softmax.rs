@@ -1,0 +1,184 @@
+//! Softmax of rows: of logits over the vocabulary, of a router over its experts.
+
+use super::Compute;
+use super::Isa;
+use super::disjoint::for_row_blocks;
+use super::lane_sum::{self, LaneSum};
+use super::math::lanes;
+use super::simd::{FmaKernel, SimdFma, dispatch_fma};
+
+/// What a row's log-softmax is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LogSoftmax {
+    /// The largest logit; NaNs don't count, and -infinity if there is nothing else.
+    pub max: f32,
+    /// Index of the first logit that equals `max`; 0 if none does.
+    pub argmax: usize,
+    /// ln(sum of e^(x - max)) >= 0; NaN if a logit is.
+    pub log_sum: f32,
+}
+
+impl LogSoftmax {
+    /// Returns the natural-log probability of a logit of the row: `(logit - max) - log_sum`.
+    pub fn log_prob(&self, logit: f32) -> f32 {
+        (logit - self.max) - self.log_sum
+    }
+
+    /// Returns ln(sum of e^x).
+    pub fn log_sum_exp(&self) -> f32 {
+        self.max + self.log_sum
+    }
+}
+
+/// Returns the pieces of a row's log-softmax. The exponentials are summed in the fixed order of `lane_sum`.
+pub fn log_softmax(isa: Isa, logits: &[f32]) -> LogSoftmax {
+    dispatch_fma(isa, Pieces(logits))
+}
+
+/// Returns [`log_softmax`] of every row of `logits`, `[R, vocab_size]`.
+///
+/// # Panics
+/// If `logits.len()` is not a multiple of `vocab_size`.
+pub fn log_softmax_rows(compute: &Compute, logits: &[f32], vocab_size: usize) -> Vec<LogSoftmax> {
+    assert!(vocab_size > 0 && logits.len().is_multiple_of(vocab_size));
+    let n_rows = logits.len() / vocab_size;
+    let mut pieces = vec![LogSoftmax::default(); n_rows];
+    let shared = super::disjoint::DisjointMut::new(&mut pieces);
+    compute.team.run(n_rows, |row| {
+        // SAFETY: every task has its own row.
+        let out = unsafe { shared.part(row..row + 1) };
+        out[0] = log_softmax(compute.isa, &logits[row * vocab_size..][..vocab_size]);
+    });
+    pieces
+}
+
+/// Returns the index of the first largest value; NaNs don't count, 0 if there is nothing else.
+pub fn argmax(isa: Isa, values: &[f32]) -> usize {
+    dispatch_fma(isa, ArgMax(values))
+}
+
+/// Replaces every row of x, `[R, row_len]`, by its softmax: `e^(x - max) / sum`, summed in the order of `lane_sum`.
+///
+/// # Panics
+/// If `x.len()` is not a multiple of `row_len`.
+pub fn softmax_rows(compute: &Compute, x: &mut [f32], row_len: usize) {
+    assert!(row_len > 0 && x.len().is_multiple_of(row_len));
+    for_row_blocks(&compute.team, x, row_len, |_, rows| {
+        for row in rows.chunks_exact_mut(row_len) {
+            dispatch_fma(compute.isa, Softmax(row));
+        }
+    });
+}
+
+/// Adds e^(x - max).
+struct SumOfExp(f32);
+
+impl LaneSum for SumOfExp {
+    #[inline(always)]
+    fn add<S: SimdFma>(&self, s: S, sum: S::F32, x: S::F32) -> S::F32 {
+        sum + lanes::exp_nonpositive(s, x - s.splat(self.0))
+    }
+}
+
+struct Sum;
+
+impl LaneSum for Sum {
+    #[inline(always)]
+    fn add<S: SimdFma>(&self, _: S, sum: S::F32, x: S::F32) -> S::F32 {
+        sum + x
+    }
+}
+
+#[inline(always)]
+fn max<S: SimdFma>(s: S, values: &[f32]) -> f32 {
+    const WAYS: usize = 4;
+    let mut lanes = [f32::NEG_INFINITY; WAYS * 16];
+    let mut largest = [s.splat(f32::NEG_INFINITY); WAYS];
+    let mut blocks = values.chunks_exact(WAYS * S::LANES);
+    for block in &mut blocks {
+        for i in 0..WAYS {
+            largest[i] = s.max(s.load(&block[i * S::LANES..]), largest[i]);
+        }
+    }
+    for i in 0..WAYS {
+        s.store(largest[i], &mut lanes[i * S::LANES..]);
+    }
+    let mut max = f32::NEG_INFINITY;
+    for x in lanes.iter().chain(blocks.remainder()) {
+        max = if *x > max { *x } else { max };
+    }
+    max
+}
+
+/// Returns the index of the first value equal to `wanted`, or 0.
+#[inline(always)]
+fn first_equal<S: SimdFma>(s: S, values: &[f32], wanted: f32) -> usize {
+    const WAYS: usize = 4;
+    let step = WAYS * S::LANES;
+    let mut at = 0;
+    while at + step <= values.len() {
+        let block = &values[at..at + step];
+        let mut found = s.eq(s.load(block), s.splat(wanted));
+        for i in 1..WAYS {
+            found = found | s.eq(s.load(&block[i * S::LANES..]), s.splat(wanted));
+        }
+        if s.any(found) {
+            break;
+        }
+        at += step;
+    }
+    values[at..].iter().position(|x| *x == wanted).map_or(0, |i| at + i)
+}
+
+struct ArgMax<'a>(&'a [f32]);
+
+impl FmaKernel for ArgMax<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) -> usize {
+        first_equal(s, self.0, max(s, self.0))
+    }
+}
+
+struct Pieces<'a>(&'a [f32]);
+
+impl FmaKernel for Pieces<'_> {
+    type Output = LogSoftmax;
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) -> LogSoftmax {
+        let max = max(s, self.0);
+        let sum = lane_sum::sum(s, self.0, &SumOfExp(max));
+        let mut log_sum = [0.0; 16];
+        s.store(lanes::log(s, s.splat(sum)), &mut log_sum);
+        LogSoftmax { max, argmax: first_equal(s, self.0, max), log_sum: log_sum[0] }
+    }
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl FmaKernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) {
+        let max = max(s, self.0);
+        crate::kernel::math::MapInPlace(ExpBelow(max), &mut *self.0).run(s);
+        let sum = lane_sum::sum(s, self.0, &Sum);
+        for x in self.0.iter_mut() {
+            *x /= sum;
+        }
+    }
+}
+
+/// `e^(x - max)`
+#[derive(Clone, Copy)]
+struct ExpBelow(f32);
+
+impl crate::kernel::math::Unary for ExpBelow {
+    #[inline(always)]
+    fn apply<S: SimdFma>(self, s: S, x: S::F32) -> S::F32 {
+        lanes::exp_nonpositive(s, x - s.splat(self.0))
+    }
+}
