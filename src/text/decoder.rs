@@ -68,7 +68,7 @@ impl Decoder {
 
 /// Returns the byte that GPT-2's alphabet shows as `c`: printable Latin-1 shows itself, the other
 /// 68 bytes are U+0100 and up, in order.
-fn byte_of(c: char) -> Option<u8> {
+pub fn byte_of(c: char) -> Option<u8> {
     let shows_itself = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match u32::from(c) {
         code @ 0..=0xff => u8::try_from(code).ok().filter(|byte| shows_itself(*byte)),

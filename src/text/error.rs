@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::Diagnostic;
 
-/// A tokenizer that cannot become GGUF keys; every variant names the file and the values at fault.
+/// A tokenizer that cannot be read, used or become GGUF keys; variants name the file and the values at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{path}: cannot {action}")]
@@ -46,6 +46,22 @@ pub enum Error {
         "{path}: the pre-tokenizer is none of those known\n  this file:  {found}\n  nearest, `{nearest}`: {known}"
     )]
     UnrecognizedPre { path: PathBuf, found: String, nearest: &'static str, known: String },
+    #[error(transparent)]
+    Gguf(Box<crate::tensor::Error>),
+    #[error("{path}: no `{key}`: the file holds no tokenizer")]
+    MissingKey { path: PathBuf, key: String },
+    #[error("{path}: {what} is not supported")]
+    UnsupportedTokenizer { path: PathBuf, what: String },
+    #[error("{path}: `tokenizer.ggml.pre`: unknown pre-tokenizer `{name}`")]
+    UnreadablePre { path: PathBuf, name: String, nearest: Option<String> },
+    #[error("{path}: {message}")]
+    Library { path: PathBuf, message: String },
+    #[error("{path}: the text cannot be encoded: {message}")]
+    Encode { path: PathBuf, message: String },
+    #[error("{path}: the tokenizer has {n_tokens} tokens, but the embedding of {model} has {rows} rows")]
+    TooFewRows { path: PathBuf, n_tokens: usize, model: PathBuf, rows: usize },
+    #[error("{path}: no tokenizer; looked for tokenizer.json, tokenizer.model, vocab.json with merges.txt")]
+    NoTokenizer { path: PathBuf },
 }
 
 /// Why a SentencePiece model does not parse.
@@ -95,6 +111,28 @@ impl Diagnostic for Error {
                 format!("known names: {}", super::pre_tokenizer_names().collect::<Vec<_>>().join(", "))
             }
             Error::UnknownClass { .. } => "force a name with `--pre`, e.g. `--pre qwen2`".to_owned(),
+            Error::Gguf(source) => return source.hint(),
+            Error::MissingKey { .. } => {
+                "take a GGUF file of the whole model; files of adapters and projectors have no tokenizer".to_owned()
+            }
+            Error::UnsupportedTokenizer { .. } => {
+                "SentencePiece and byte-level BPE tokenizers are supported, in GGUF files `llama`, `gpt2` and `gemma4`"
+                    .to_owned()
+            }
+            Error::UnreadablePre { nearest: Some(name), .. } => {
+                format!("the nearest known name is `{name}`; a newer lctl may know this one")
+            }
+            Error::UnreadablePre { nearest: None, .. } => {
+                format!("known names: {}", super::pre_tokenizer_names().collect::<Vec<_>>().join(", "))
+            }
+            Error::Library { .. } => {
+                "download the file again, or compare it with the original checkpoint's".to_owned()
+            }
+            Error::Encode { .. } => "the vocabulary has no token for some of the text, and none for the unknown".to_owned(),
+            Error::TooFewRows { .. } => "take the tokenizer files of the original checkpoint".to_owned(),
+            Error::NoTokenizer { .. } => {
+                "copy the tokenizer files of the original checkpoint next to its config.json".to_owned()
+            }
             Error::UnrecognizedPre { nearest, .. } => format!(
                 "if the difference does not matter for this model, force a name, e.g. `--pre {nearest}`"
             ),

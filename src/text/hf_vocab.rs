@@ -64,7 +64,7 @@ impl HfVocab {
             vocab.add(token, None, notes)?;
             vocab.named.insert(content);
         }
-        for content in class_defaults(config) {
+        for (_, content) in class_defaults(config) {
             // a class's default that the vocabulary lacks has no row in the embedding either
             if vocab.ids.contains_key(content) {
                 let token = Added { content: content.to_owned(), special: true, normalized: false };
@@ -205,7 +205,7 @@ fn listed_tokens(files: &Files, config: &Map<String, Json>) -> Result<Vec<(i64, 
 
 /// Returns the tokens that tokenizer_config.json names (`*_token`, lists of special tokens), and
 /// those of special_tokens_map.json where the former lists no added tokens.
-fn named_tokens(files: &Files, config: &Map<String, Json>) -> Result<IndexSet<String>, Error> {
+pub fn named_tokens(files: &Files, config: &Map<String, Json>) -> Result<IndexSet<String>, Error> {
     let map;
     let mut sources = vec![config];
     if !config.contains_key("added_tokens_decoder") {
@@ -236,11 +236,12 @@ fn contents(value: &Json) -> Vec<String> {
     }
 }
 
-fn class_defaults(config: &Map<String, Json>) -> Vec<&'static str> {
+/// Returns role and text of the tokens that the tokenizer's class has where the file names none.
+pub fn class_defaults(config: &Map<String, Json>) -> Vec<(&'static str, &'static str)> {
     let class = config.get("tokenizer_class").and_then(Json::as_str).unwrap_or_default();
     let class = class.strip_suffix("Fast").unwrap_or(class);
     let defaults =
         CLASS_DEFAULTS.iter().find(|(name, _)| *name == class).map_or(&[][..], |(_, tokens)| tokens);
     let unmentioned = |role: &str| !config.contains_key(&format!("{role}_token"));
-    defaults.iter().filter(|(role, _)| unmentioned(role)).map(|(_, token)| *token).collect()
+    defaults.iter().filter(|(role, _)| unmentioned(role)).copied().collect()
 }

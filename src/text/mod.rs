@@ -17,6 +17,7 @@ mod spm_vocab;
 mod summary;
 mod table;
 mod template;
+mod tokenizer;
 mod tokenizer_json;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::tensor::gguf::{Metadata, Value};
 pub use error::{Error, ProtobufProblem};
 pub use pretokenizer::names as pre_tokenizer_names;
 pub use summary::{VocabSummary, summary};
+pub use tokenizer::{Detokenizer, EncodeOptions, Tokenizer};
 
 use files::Files;
 use hf_vocab::HfVocab;

@@ -194,7 +194,7 @@ fn split_regex(step: &Json) -> String {
 
 /// Returns the regular expression in the spelling of the table: control characters as escapes,
 /// contractions in one form, no possessive marks (these patterns never gain by backtracking).
-fn canonical(regex: &str) -> String {
+pub fn canonical(regex: &str) -> String {
     const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
     let spellings = [
         ("\r", r"\r"),

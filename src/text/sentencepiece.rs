@@ -19,7 +19,7 @@ pub enum PieceKind {
 
 impl PieceKind {
     /// Returns the kind of that number; proto2 enums are closed, so strangers are no value at all.
-    fn from_number(number: u64) -> Option<Self> {
+    pub fn from_number(number: u64) -> Option<Self> {
         Some(match number {
             1 => PieceKind::Normal,
             2 => PieceKind::Unknown,
