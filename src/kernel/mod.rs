@@ -8,6 +8,7 @@ mod isa;
 pub mod kv_cache;
 mod lane_sum;
 pub mod math;
+pub mod math64;
 pub mod norm;
 pub mod product;
 pub mod rope;
