@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::aligned::AlignedF32;
 use crate::error::Diagnostic;
 
 /// Positions per page.
@@ -81,9 +82,7 @@ pub struct KvCache {
 /// Storage of [`PAGE`] positions: per layer and KV head, keys as `[head_dim][PAGE]`, then values as
 /// `[PAGE][value_row_len]`.
 struct Page {
-    values: Vec<f32>,
-    /// Index of the first value that is aligned to a cache line.
-    start: usize,
+    values: AlignedF32,
     n_refs: usize,
 }
 
@@ -227,7 +226,7 @@ impl KvCache {
             assert!(page.n_refs == 1, "a write to a shared page");
             let heads = k.chunks_exact(self.shape.head_dim).zip(v.chunks_exact(self.shape.head_dim));
             for (head, (k, v)) in heads.enumerate() {
-                let tile = page.tile_mut(tile_range(&self.shape, layer, head, slot));
+                let tile = &mut page.values[tile_range(&self.shape, layer, head, slot)];
                 write_position(&self.shape, tile, position % PAGE, k, v);
             }
         }
@@ -275,7 +274,8 @@ impl KvCache {
             self.pages[slot].n_refs = 1;
             return slot;
         }
-        self.pages.push(Page::new(self.shape.n_tiles() * self.shape.tile_len()));
+        let values = AlignedF32::zeros(self.shape.n_tiles() * self.shape.tile_len());
+        self.pages.push(Page { values, n_refs: 1 });
         self.pages.len() - 1
     }
 
@@ -294,14 +294,14 @@ impl KvCache {
         let Some(&shared) = sequence.pages.last() else { return };
         let n_used = sequence.len % PAGE;
         let copy = self.take_page();
-        // disjoint borrows of two pages
+        // taken out while the other page is borrowed
         let mut target = std::mem::take(&mut self.pages[copy].values);
-        let (source, start) = (&self.pages[shared], self.pages[copy].start);
+        let source = &self.pages[shared].values;
         for layer in 0..self.shape.n_layers {
             for head in 0..self.shape.n_kv_heads {
-                let from = source.tile(tile_range(&self.shape, layer, head, shared));
-                let at = tile_range(&self.shape, layer, head, copy);
-                copy_positions(&self.shape, from, &mut target[start + at.start..start + at.end], n_used);
+                let from = &source[tile_range(&self.shape, layer, head, shared)];
+                let to = &mut target[tile_range(&self.shape, layer, head, copy)];
+                copy_positions(&self.shape, from, to, n_used);
             }
         }
         self.pages[copy].values = target;
@@ -309,23 +309,6 @@ impl KvCache {
         if let Some(last) = sequence.pages.last_mut() {
             *last = copy;
         }
-    }
-}
-
-impl Page {
-    fn new(len: usize) -> Self {
-        // zeroed by the system as it is touched
-        let values = vec![0.0; len + 15];
-        let start = values.as_ptr().align_offset(64).min(15);
-        Page { values, start, n_refs: 1 }
-    }
-
-    fn tile(&self, range: Range<usize>) -> &[f32] {
-        &self.values[self.start + range.start..self.start + range.end]
-    }
-
-    fn tile_mut(&mut self, range: Range<usize>) -> &mut [f32] {
-        &mut self.values[self.start + range.start..self.start + range.end]
     }
 }
 
@@ -370,7 +353,7 @@ impl<'a> SequencePages<'a> {
     pub fn tile(&self, layer: usize, head: usize, page: usize) -> (&'a [f32], &'a [f32]) {
         let slot = self.slots[page];
         let shape = &self.cache.shape;
-        let tile = self.cache.pages[slot].tile(tile_range(shape, layer, head, slot));
+        let tile = &self.cache.pages[slot].values[tile_range(shape, layer, head, slot)];
         tile.split_at(shape.key_len())
     }
 }

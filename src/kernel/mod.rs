@@ -1,6 +1,7 @@
 //! CPU compute, dispatched on the machine's features at run time, with the same bits everywhere.
 
 pub mod activation;
+mod aligned;
 pub mod attention;
 pub mod convert;
 mod disjoint;

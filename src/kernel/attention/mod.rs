@@ -15,7 +15,12 @@
 use super::Compute;
 use super::kv_cache::{KvCache, SequenceId};
 
+mod block;
+#[cfg(test)]
 mod oracle;
+mod split;
+#[cfg(test)]
+mod tests;
 
 /// The sizes and rules of one layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +53,7 @@ pub struct Span {
 /// The keys and values of all visible positions, the rows' own included, must have been written to `cache`.
 ///
 /// # Panics
-/// If the shapes disagree with each other or with the cache, or a span leaves q or its sequence.
+/// If the shapes disagree with each other or with the cache, a span leaves q or its sequence, or two spans share a row.
 pub fn attention(
     compute: &Compute,
     shape: &AttentionShape,
@@ -63,9 +68,12 @@ pub fn attention(
     assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads));
     let row_len = shape.n_heads * shape.head_dim;
     assert!(q.len() == out.len() && q.len().is_multiple_of(row_len));
+    let mut rows: Vec<_> = spans.iter().map(|span| span.first_row..span.first_row + span.n_rows).collect();
+    rows.sort_by_key(|rows| (rows.start, rows.end));
+    assert!(rows.last().is_none_or(|last| last.end <= q.len() / row_len), "a span leaves q");
+    assert!(rows.windows(2).all(|pair| pair[0].end <= pair[1].start), "two spans share a row");
     for span in spans {
-        assert!(span.first_row + span.n_rows <= q.len() / row_len);
-        assert!(span.start + span.n_rows <= cache.len(span.sequence));
+        assert!(span.start + span.n_rows <= cache.len(span.sequence), "a span leaves its sequence");
     }
-    oracle::attention(compute, shape, q, cache, layer, spans, out);
+    split::attention(compute, shape, q, cache, layer, spans, out);
 }
