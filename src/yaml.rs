@@ -6,7 +6,7 @@
 
 mod locate;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
@@ -290,7 +290,7 @@ impl<'a> Node<'a> {
                 None
             }
         };
-        Fields { node: self.clone(), mapping, asked: RefCell::default() }
+        Fields { node: self.clone(), mapping, asked: RefCell::default(), is_open: Cell::new(false) }
     }
 
     /// Returns the keys and values of a mapping whose keys are the user's own.
@@ -330,6 +330,7 @@ pub struct Fields<'a> {
     mapping: Option<&'a Mapping>,
     /// Keys someone asked for: all that are known.
     asked: RefCell<Vec<&'static str>>,
+    is_open: Cell<bool>,
 }
 
 impl<'a> Fields<'a> {
@@ -344,6 +345,11 @@ impl<'a> Fields<'a> {
         let mut at = self.node.at.clone();
         at.push(Step::Key(key.to_owned()));
         Node { document: self.node.document, at, value }
+    }
+
+    /// Takes any other key for known: which are depends on something that is wrong.
+    pub fn accept_rest(&self) {
+        self.is_open.set(true);
     }
 
     /// Returns the value of a key that may be left out.
@@ -365,6 +371,9 @@ impl Drop for Fields<'_> {
     /// Notes the keys that nobody asked for.
     fn drop(&mut self) {
         let asked = self.asked.borrow();
+        if self.is_open.get() {
+            return;
+        }
         for key in self.mapping.into_iter().flat_map(Mapping::keys) {
             let Some(key) = key.as_str() else {
                 self.node.note(format!("a key is {}, not text", kind_of(key)));

@@ -11,6 +11,8 @@ mod plan;
 pub mod request;
 mod run_tree;
 mod schedule;
+pub mod score;
+pub mod task;
 pub mod template;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,89 @@
+use super::super::testing::{document, parse as parse_yaml};
+use super::*;
+use crate::eval::request::{FinishReason, Generated};
+
+const CYBERMETRIC: &str = r"
+prompt: '{{ q }}'
+target: '{{ a }}'
+generation: {max_tokens: 8, stop: ['\n']}
+metrics:
+  - {name: compat, kind: exact_match, normalize: [lower], extract: {regex: '(?i)ANSWER:?\s*([A-D])', group: 1}}
+  - {name: strict, kind: exact_match, extract: {regex: '^\s*ANSWER: ([A-D])\s*$', group: 1}}
+  - exact_match
+  - f1
+";
+
+fn response(text: &str) -> Response {
+    Response::Generated(Generated {
+        text: text.into(),
+        tokens: vec![1, 2],
+        finish_reason: FinishReason::Stop,
+    })
+}
+
+fn scores(task: &dyn Task, target: &str, text: &str) -> Vec<f64> {
+    let row = document(json!({"q": "?", "a": target}));
+    let outcome = task.score(&row, &[response(text)]).unwrap();
+    ["compat", "strict", "exact_match", "f1"].iter().map(|name| outcome.scores[*name]).collect()
+}
+
+#[test]
+fn each_metric_extracts_on_its_own() {
+    let task = parse_yaml(&TYPE, CYBERMETRIC).unwrap();
+    assert_eq!(scores(&*task, "D", "ANSWER: D"), [1.0, 1.0, 0.0, 2.0 / 3.0]);
+    assert_eq!(scores(&*task, "D", "the answer depends"), [1.0, 0.0, 0.0, 0.0]);
+    assert_eq!(scores(&*task, "B", "answer:b"), [1.0, 0.0, 0.0, 0.0]);
+    assert_eq!(scores(&*task, "D", "d"), [0.0, 0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn invalid_answers_count_and_are_counted() {
+    let task = parse_yaml(&TYPE, CYBERMETRIC).unwrap();
+    let row = document(json!({"q": "?", "a": "A"}));
+    let outcomes: Vec<Scores> = ["ANSWER: A", "ANSWER: B", "no idea"]
+        .iter()
+        .map(|text| task.score(&row, &[response(text)]).unwrap().scores)
+        .chain([task.failed()])
+        .collect();
+    let metrics = task.aggregate(&outcomes.iter().collect::<Vec<_>>());
+    assert_eq!((metrics[0].value, metrics[0].n), (0.25, 4));
+    assert_eq!(metrics[0].valid, Some(Valid { value: Some(0.5), n: 2 }));
+    assert_eq!(metrics[2].valid, None);
+}
+
+#[test]
+fn the_best_of_several_targets_and_the_last_match_count() {
+    let yaml = "prompt: q\ntarget: {field: answers}\ngeneration: {max_tokens: 4}\nmetrics:\n  - kind: exact_match\n    \
+                normalize: [number]\n    extract: {regex: '[0-9.,]+', take: last}\n  - {kind: contains, normalize: [lower]}\n  \
+                - {kind: matches, extract: {regex: 'x'}}\n";
+    let task = parse_yaml(&TYPE, yaml).unwrap();
+    let row = document(json!({"answers": ["1,000", "1.5"]}));
+    let outcome = task.score(&row, &[response("3 or 1000.0 x")]).unwrap();
+    assert_eq!(
+        outcome.prediction,
+        json!({"exact_match": "1000.0", "contains": "3 or 1000.0 x", "matches": "x"})
+    );
+    assert_eq!(
+        [outcome.scores["exact_match"], outcome.scores["contains"], outcome.scores["matches"]],
+        [1.0, 0.0, 1.0]
+    );
+    assert_eq!(task.solution(&row).unwrap(), "1,000");
+    assert!(matches!(task.inquire(&document(json!({"answers": []}))), Err(Error::NoTarget)));
+}
+
+#[test]
+fn what_is_wrong_with_the_keys_is_said_at_once() {
+    let yaml = "prompt: q\ntarget: t\ngeneration: {max_tokens: 0, top_p: 2, stop: ['']}\nmetrics:\n  - exact\n  - matches\n  \
+                - {kind: f1, normalize: [lowr], extract: {regex: '(', group: 1}}\n  - {kind: f1, extract: {regex: 'x', group: 1, take: any}}\n";
+    let message = parse_yaml(&TYPE, yaml).unwrap_err();
+    let expected = "suite.yaml:3:13: an empty stop string would end every answer at once\n\
+        suite.yaml:3:26: `max_tokens` is 0\n\
+        suite.yaml:3:36: `top_p` must be between 0 and 1, not 2\n\
+        suite.yaml:5:5: unknown item 1 `exact`\n\
+        suite.yaml:6:5: `matches` needs `extract`\n\
+        suite.yaml:7:28: unknown item 1 `lowr`; did you mean `lower`?\n\
+        suite.yaml:7:52: not a regular expression: unclosed group\n\
+        suite.yaml:8:45: the pattern has 0 groups, not 1\n\
+        suite.yaml:8:54: unknown `take` `any`";
+    assert_eq!(message, expected);
+}

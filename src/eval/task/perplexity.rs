@@ -1,0 +1,99 @@
+//! Perplexity of whole texts, each predicted from its first token on in windows of the model's context.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Ask, Error, Inquiry, Outcome, Scores, Task, TaskType, column, template};
+use crate::eval::data::Document;
+use crate::eval::request::Response;
+use crate::eval::score::{Metric, count_words};
+use crate::eval::template::Template;
+use crate::yaml::Fields;
+
+pub const TYPE: TaskType = TaskType {
+    name: "perplexity",
+    about: "how well texts are predicted: word_perplexity, byte_perplexity, bits_per_byte",
+    has_prompt: false,
+    chat_by_default: false,
+    parse,
+};
+
+#[derive(Debug)]
+struct Perplexity {
+    text: Template,
+}
+
+fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
+    let text = template(&fields.required("text"))?;
+    Some(Box::new(Perplexity { text }))
+}
+
+impl Task for Perplexity {
+    fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
+        let text = self.text.render(&document.fields)?;
+        if text.is_empty() {
+            return Err(Error::BadTarget { target: text, what: "text: it is empty" });
+        }
+        Ok(Inquiry { question: String::new(), asks: vec![Ask::Text(text)] })
+    }
+
+    fn solution(&self, document: &Document) -> Result<String, Error> {
+        Ok(self.text.render(&document.fields)?)
+    }
+
+    fn score(&self, document: &Document, responses: &[Response]) -> Result<Outcome, Error> {
+        let [Response::Rolling(found)] = responses else { return Err(Error::OtherKind) };
+        let text = self.text.render(&document.fields)?;
+        let scores = Scores::from_iter([
+            ("log_prob".to_owned(), found.log_prob),
+            ("words".to_owned(), count_words(&text) as f64),
+            ("bytes".to_owned(), text.len() as f64),
+        ]);
+        let details = Map::from_iter([("n_tokens".to_owned(), json!(found.n_tokens))]);
+        Ok(Outcome { target: Json::Null, prediction: Json::Null, scores, details })
+    }
+
+    /// exp(-sum of log-probabilities / sum of words or bytes) over all documents; no standard error.
+    fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric> {
+        let total = |name: &str| column(scores, name).iter().sum::<f64>();
+        let nll_per = |unit: &str| -total("log_prob") / total(unit);
+        let metric = |name: &str, value| Metric {
+            name: name.to_owned(),
+            value,
+            stderr: None,
+            n: scores.len(),
+            valid: None,
+            higher_is_better: false,
+        };
+        vec![
+            metric("word_perplexity", nll_per("words").exp()),
+            metric("byte_perplexity", nll_per("bytes").exp()),
+            metric("bits_per_byte", nll_per("bytes") / std::f64::consts::LN_2),
+        ]
+    }
+
+    fn failed(&self) -> Scores {
+        Scores::from_iter([("log_prob".to_owned(), f64::NEG_INFINITY)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{document, parse};
+    use super::*;
+    use crate::eval::request::Rolling;
+
+    #[test]
+    fn perplexities_weigh_documents_by_their_length() {
+        let task = parse(&TYPE, "text: '{{ t }}'").unwrap();
+        let score = |text: &str, log_prob| {
+            let response = Response::Rolling(Rolling { log_prob, n_tokens: 1 });
+            task.score(&document(json!({"t": text})), &[response]).unwrap().scores
+        };
+        let (first, second) = (score("a é", -2.0), score("b", -4.0));
+        let metrics = task.aggregate(&[&first, &second]);
+        assert_eq!(metrics[0].value, 2.0f64.exp()); // 3 words
+        assert_eq!(metrics[1].value, (6.0f64 / 5.0).exp()); // 5 bytes
+        assert_eq!(metrics[2].value, 6.0 / 5.0 / std::f64::consts::LN_2);
+        assert!(task.inquire(&document(json!({"t": ""}))).is_err());
+    }
+}
