@@ -3,15 +3,18 @@
 //! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
 
 pub mod data;
+pub mod encode;
 mod engine;
 mod error;
 pub mod journal;
 mod language_model;
 mod plan;
+pub mod prompt;
 pub mod request;
 mod run_tree;
 mod schedule;
 pub mod score;
+pub mod suite;
 pub mod task;
 pub mod template;
 #[cfg(test)]

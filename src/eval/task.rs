@@ -16,6 +16,7 @@ use super::template::{self, Template};
 use crate::yaml::{Fields, Node};
 
 /// A kind of task a suite may have.
+#[derive(Debug)]
 pub struct TaskType {
     pub name: &'static str,
     /// One line for docs.

@@ -1,0 +1,81 @@
+//! The `data` section of a suite.
+
+use std::path::{Component, Path};
+
+use crate::eval::data::{FORMATS, Format, Options, format};
+use crate::yaml::{Fields, Node};
+
+/// A data set as a suite names it.
+#[derive(Clone)]
+pub struct DataSpec {
+    /// Relative to the suite's directory and inside it; `None` if the user has to name the file.
+    pub path: Option<String>,
+    pub format: &'static Format,
+    pub options: Options,
+}
+
+impl std::fmt::Debug for DataSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({}) {:?}", self.path, self.format.name, self.options)
+    }
+}
+
+/// Reads one data set.
+pub fn parse(node: &Node) -> Option<DataSpec> {
+    if !node.is_mapping() {
+        drop(node.fields());
+        return None;
+    }
+    let fields = node.fields();
+    let path = fields.optional("path").map(|node| {
+        let path = node.text();
+        check_inside(&node, &path);
+        path
+    });
+    let format_node = fields.required("format");
+    let name = format_node.text();
+    let found = format(&name);
+    if found.is_none() && !name.is_empty() {
+        format_node.unknown(&name, &FORMATS.iter().map(|format| format.name).collect::<Vec<_>>());
+    }
+    let options = parse_options(&fields, &name);
+    Some(DataSpec { path, format: found?, options })
+}
+
+fn parse_options(fields: &Fields, format_name: &str) -> Options {
+    let mut options = Options {
+        fields: fields.optional("fields").map(|node| pairs(&node)).unwrap_or_default(),
+        only: fields.optional("where").map(|node| pairs(&node)).unwrap_or_default(),
+        ..Options::default()
+    };
+    if format_name == "json" {
+        options.records = fields.optional("records").map(|node| node.text());
+    }
+    if matches!(format_name, "csv" | "tsv") {
+        options.columns = fields.optional("columns").map(|node| node.texts());
+    }
+    options.sha256 = fields.optional("sha256").map(|node| {
+        let digest = node.text().to_ascii_lowercase();
+        if !digest.is_empty() && (digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            node.note("`sha256` must be 64 hexadecimal digits");
+        }
+        digest
+    });
+    options
+}
+
+fn pairs(node: &Node) -> Vec<(String, String)> {
+    node.entries().into_iter().map(|(name, node)| (name, node.text())).collect()
+}
+
+/// A suite from elsewhere must not read what lies outside its own directory.
+fn check_inside(node: &Node, path: &str) {
+    let goes_out =
+        Path::new(path).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
+    if goes_out || path.contains('\\') {
+        let hint =
+            "put the file beside the suite, or leave `path` out and give the file with --data NAME=FILE";
+        node.note_with_hint(format!("`{path}` leads out of the suite's directory"), Some(hint.to_owned()));
+    }
+}
