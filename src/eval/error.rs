@@ -47,11 +47,17 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    #[error("the text has {found} tokens; {needed} are needed for 2 chunks of {context}")]
-    TextTooShort { found: usize, needed: usize, context: usize },
+    #[error("the text has {found} tokens; 2 chunks of {chunk_len} need {needed}")]
+    TextTooShort { found: usize, needed: usize, chunk_len: usize },
 
-    #[error("a chunk of {context} tokens is out of range 4..={max}")]
-    ChunkLength { context: usize, max: usize },
+    #[error("a chunk of {found} tokens is too short: the least is {min}")]
+    ChunkTooShort { found: usize, min: usize },
+
+    #[error("chunks of {found} tokens exceed the model's context of {max}")]
+    ChunkTooLong { found: usize, max: usize },
+
+    #[error("the text has token {token}, the model's vocabulary {vocab_size}")]
+    TextToken { token: u32, vocab_size: usize },
 
     #[error("the models differ in {what}: {found}, the base model {expected}")]
     ModelsDiffer { what: &'static str, found: String, expected: String },
@@ -65,14 +71,28 @@ pub enum Error {
     #[error("{path}: saved logits are of {found} bytes, their header says {expected}")]
     LogitsSize { path: PathBuf, found: u64, expected: u64 },
 
-    #[error("{path}: saved logits: {what} is {found}, here {expected}")]
-    LogitsOfAnother { path: PathBuf, what: &'static str, found: String, expected: String },
+    #[error("{path}: the tokens in this file of saved logits are damaged")]
+    LogitsDamaged { path: PathBuf },
 
-    #[error("logits of token {position} are not finite")]
-    NotFinite { position: usize },
+    #[error(
+        "{path}: saved logits of another text, or of chunks of {found} tokens where {expected} are asked for"
+    )]
+    LogitsOfAnother { path: PathBuf, found: usize, expected: usize },
+
+    #[error("chunk {chunk}: a logit is {value}")]
+    NotFinite { chunk: usize, value: f32 },
 
     #[error(transparent)]
     Model(Box<crate::model::Error>),
+
+    #[error(transparent)]
+    File(Box<crate::tensor::Error>),
+}
+
+impl From<crate::tensor::Error> for Error {
+    fn from(error: crate::tensor::Error) -> Self {
+        Error::File(Box::new(error))
+    }
 }
 
 impl From<crate::model::Error> for Error {
@@ -101,16 +121,22 @@ impl Diagnostic for Error {
             Error::JournalKind { .. } => "the journal is damaged: start a new one",
             Error::Io { .. } => return None,
             Error::TextTooShort { .. } => "give a longer text or a smaller --context",
-            Error::ChunkLength { .. } => "give a --context in this range",
+            Error::ChunkTooShort { .. } => "give a greater --context",
+            Error::ChunkTooLong { .. } => "give a smaller --context",
+            Error::TextToken { .. } => "the tokenizer belongs to another model",
             Error::ModelsDiffer { .. } => "only models with the same vocabulary can be compared",
             Error::NotLogits { .. } => "write one with --save-logits",
             Error::LogitsVersion { .. } => "write it anew with --save-logits",
             Error::LogitsSize { .. } => {
                 "the run that wrote it was interrupted, or the file damaged: write it anew"
             }
-            Error::LogitsOfAnother { .. } => "use the text and --context it was written with",
+            Error::LogitsDamaged { .. } => "write it anew with --save-logits",
+            Error::LogitsOfAnother { .. } => {
+                "leave out --text and --context: the file holds the text's tokens"
+            }
             Error::NotFinite { .. } => "the model is damaged",
             Error::Model(error) => return error.hint(),
+            Error::File(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -118,6 +144,7 @@ impl Diagnostic for Error {
     fn exit_code(&self) -> u8 {
         match self {
             Error::Model(error) => error.exit_code(),
+            Error::File(error) => error.exit_code(),
             _ => 2,
         }
     }

@@ -2,12 +2,16 @@
 //!
 //! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
 
+mod chunks;
 pub mod data;
 pub mod encode;
 mod engine;
 mod error;
 pub mod journal;
+pub mod kld;
 mod language_model;
+mod logits_file;
+pub mod perplexity;
 mod plan;
 pub mod prompt;
 pub mod request;
@@ -20,7 +24,9 @@ pub mod template;
 #[cfg(test)]
 mod testing;
 
+pub use chunks::Chunks;
 pub use engine::{Engine, EngineOptions, Outcome, Progress, Usage};
 pub use error::Error;
 pub use journal::{Journal, JournalKey};
 pub use language_model::{LanguageModel, SequenceCache};
+pub use logits_file::{SavedLogits, save_logits};

@@ -6,15 +6,14 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-/// A run of tokens of which the model computes all but the last, and is asked for those from
-/// `first_scored` on, each predicted from the one before it.
-///
-/// `0 < first_scored < len()`.
+/// A run of tokens of which the model computes all but the last, and is asked for those of the second part, each
+/// predicted from the one before it. Neither part is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
+    /// Not scored.
     head: &'a [u32],
+    /// Scored.
     tail: &'a [u32],
-    first_scored: usize,
 }
 
 impl<'a> Path<'a> {
@@ -26,7 +25,7 @@ impl<'a> Path<'a> {
     pub fn new(context: &'a [u32], continuation: &'a [u32], max_length: usize) -> Self {
         assert!(!context.is_empty() && !continuation.is_empty() && continuation.len() <= max_length);
         let kept = context.len().min(max_length + 1 - continuation.len());
-        Path { head: &context[context.len() - kept..], tail: continuation, first_scored: kept }
+        Path { head: &context[context.len() - kept..], tail: continuation }
     }
 
     /// Returns the path over `tokens` in which those from `first_scored` on are scored.
@@ -35,7 +34,8 @@ impl<'a> Path<'a> {
     /// Unless `0 < first_scored < tokens.len()`.
     pub fn within(tokens: &'a [u32], first_scored: usize) -> Self {
         assert!(0 < first_scored && first_scored < tokens.len());
-        Path { head: &tokens[..first_scored], tail: &tokens[first_scored..], first_scored }
+        let (head, tail) = tokens.split_at(first_scored);
+        Path { head, tail }
     }
 
     /// Returns the number of tokens, the last one included.
@@ -50,7 +50,11 @@ impl<'a> Path<'a> {
 
     /// Returns the number of scored tokens.
     pub fn n_scored(&self) -> usize {
-        self.len() - self.first_scored
+        self.tail.len()
+    }
+
+    fn first_scored(&self) -> usize {
+        self.head.len()
     }
 
     fn token(&self, at: usize) -> u32 {
@@ -242,7 +246,7 @@ impl Tree {
             for path in self.order[self.nodes[node].ends.clone()].iter().copied() {
                 self.slots_of[path + 1] = paths[path].n_scored();
                 let mut holder = node;
-                for at in (paths[path].first_scored..paths[path].len()).rev() {
+                for at in (paths[path].first_scored()..paths[path].len()).rev() {
                     while self.nodes[holder].start >= at {
                         // A root starts at position 0 and at > 0, so a holder left here has a parent.
                         holder = self.nodes[holder].parent.unwrap_or(holder);
@@ -262,7 +266,7 @@ impl Tree {
                 self.targets.push(target);
             }
             let slot = self.targets.len() - 1;
-            self.slots[self.slots_of[path] + at - paths[path].first_scored] = slot;
+            self.slots[self.slots_of[path] + at - paths[path].first_scored()] = slot;
             let range = &mut self.nodes[target.node].targets;
             *range = if range.end == 0 { slot..slot + 1 } else { range.start..slot + 1 };
         }

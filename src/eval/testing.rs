@@ -12,6 +12,8 @@ use crate::model::{Error, Scored, Segment, SequenceId, Wanted};
 pub struct FakeModel {
     pub vocab_size: usize,
     pub context_length: usize,
+    /// Models with other salts have other logits.
+    pub salt: u64,
     /// Tokens given to `forward` so far.
     pub n_forwarded: Cell<usize>,
     /// Tokens of each `forward`.
@@ -45,6 +47,7 @@ impl FakeModel {
         FakeModel {
             vocab_size,
             context_length,
+            salt: 0,
             n_forwarded: Cell::new(0),
             batches: RefCell::default(),
             n_rows: Cell::new(0),
@@ -55,7 +58,7 @@ impl FakeModel {
 
     /// Returns the logits behind a prefix whose hash is `state`; few levels, so that ties come up.
     pub fn logits_of(&self, state: u64) -> Vec<f32> {
-        let level = |token| (mix(state, token as u64) >> 58) as f32;
+        let level = |token| (mix(state ^ self.salt, token as u64) >> 58) as f32;
         (0..self.vocab_size).map(|token| level(token) / 8.0).collect()
     }
 
