@@ -6,6 +6,7 @@
 //! other rows, the blocking, the thread count or the instruction set.
 
 mod driver;
+mod int8;
 mod matrix;
 mod oracle;
 mod scratch;
@@ -112,7 +113,7 @@ pub fn matmul_many(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], y
     for ((w, arithmetic), y) in ws.iter().zip(ys) {
         assert_eq!(w.cols(), k);
         assert_eq!(y.len(), m * w.rows());
-        match product(compute.isa, *arithmetic) {
+        match product(compute.isa, *arithmetic, w.dtype()) {
             Some(product) => jobs.push(Job { arithmetic: *arithmetic, product, w, y }),
             None => oracle::matmul(compute, x, w, *arithmetic, y),
         }
@@ -122,6 +123,13 @@ pub fn matmul_many(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], y
     }
 }
 
-fn product(_isa: Isa, _arithmetic: Arithmetic) -> Option<&'static dyn Product> {
-    None
+fn product(isa: Isa, arithmetic: Arithmetic, dtype: Dtype) -> Option<&'static dyn Product> {
+    match arithmetic {
+        Arithmetic::Int8 => {
+            let product = int8::product(isa, dtype);
+            assert!(product.is_some(), "{} has no integer codes", dtype.name());
+            product
+        }
+        Arithmetic::F32 | Arithmetic::Bf16 => None,
+    }
 }

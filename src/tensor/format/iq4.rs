@@ -9,7 +9,7 @@ pub(super) const SUB_LEN: usize = 32;
 pub(super) const INDEX_BYTES: usize = SUB_LEN / 2;
 
 /// The codebook: levels denser near zero, as trained weights are.
-pub(super) const LEVELS: [i8; 16] =
+pub(crate) const LEVELS: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 const LEVELS_F32: [f32; 16] = {

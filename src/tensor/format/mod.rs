@@ -25,6 +25,8 @@ mod symmetric;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use block32::mxfp4_half_scale;
+pub(crate) use iq4::LEVELS as IQ4_LEVELS;
 pub use plain::{BF16, F16, F32};
 
 use crate::kernel::Isa;

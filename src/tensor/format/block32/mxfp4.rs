@@ -11,7 +11,7 @@ const DOUBLED: [f32; 16] =
 
 /// Returns 2^(e-128), the scale of [`DOUBLED`].
 #[inline(always)]
-fn half_scale(e: u8) -> f32 {
+pub(crate) fn half_scale(e: u8) -> f32 {
     match e {
         0 | 1 => f32::from_bits(0x0020_0000 << e), // denormal
         _ => f32::from_bits(u32::from(e - 1) << 23),

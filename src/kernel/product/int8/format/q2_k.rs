@@ -1,0 +1,52 @@
+//! Q2_K: bit pairs, with 4-bit scales and minima of 16 weights each.
+
+use super::super::kernel::{Codes, Sink, Weights};
+use super::super::lanes::{Lanes, Rows};
+use super::{byte, field, fields, transpose32};
+
+pub struct Q2K;
+
+impl Codes for Q2K {
+    const NAME: &'static str = "Q2_K";
+    const LEN: usize = 256;
+    const BYTES: usize = 84;
+    const BITS: u32 = 2;
+    const GROUPS: usize = 2;
+    const HAS_MINIMA: bool = true;
+
+    #[inline(always)]
+    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
+        let factors = s.words(rows, at + 80);
+        let d = s.low_half(factors);
+        let negated_dmin = s.low_half(s.xor(s.shr(factors, 16), s.splat(0x8000)));
+        let groups = s.transpose16(rows, at);
+        for half in 0..2 {
+            let v = transpose32(s, rows, at + 16 + 32 * half);
+            for run in 0..4 {
+                let word = groups[2 * half + run / 2];
+                let (scales, minima) = (field(s, word, 0, 15), field(s, word, 4, 15));
+                let at = 2 * (run % 2);
+                sink.weights(Weights {
+                    codes: fields(s, v, 2 * run as u32, 3),
+                    scales: [s.mul(d, byte(s, scales, at)), s.mul(d, byte(s, scales, at + 1))],
+                    negated_minima: [
+                        s.mul(negated_dmin, byte(s, minima, at)),
+                        s.mul(negated_dmin, byte(s, minima, at + 1)),
+                    ],
+                });
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn slowly(block: &[u8]) -> super::super::oracle::Slow {
+        use super::super::oracle::{Slow, half};
+        let code = |i: usize| i32::from(block[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3);
+        Slow {
+            codes: (0..256).map(code).collect(),
+            group: 16,
+            scales: (0..16).map(|j| half(block, 80) * f32::from(block[j] & 15)).collect(),
+            minima: (0..16).map(|j| half(block, 82) * f32::from(block[j] >> 4)).collect(),
+        }
+    }
+}

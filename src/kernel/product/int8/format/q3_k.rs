@@ -1,0 +1,71 @@
+//! Q3_K: bit pairs, third bits, and 6-bit scales of 16 weights each.
+
+use super::super::kernel::{Codes, Sink, Weights};
+use super::super::lanes::{Lanes, Rows};
+use super::{bytes, field, signed, transpose32};
+
+pub struct Q3K;
+
+impl Codes for Q3K {
+    const NAME: &'static str = "Q3_K";
+    const LEN: usize = 256;
+    const BYTES: usize = 110;
+    const BITS: u32 = 3;
+    const OFFSET: i32 = 4;
+    const GROUPS: usize = 2;
+
+    #[inline(always)]
+    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
+        let d = s.halves(rows, at + 108);
+        let scales = scale_codes(s, rows, at + 96);
+        let third = transpose32(s, rows, at);
+        for half in 0..2 {
+            let v = transpose32(s, rows, at + 32 + 32 * half);
+            for run in 0..4 {
+                let mut codes = v;
+                for i in 0..8 {
+                    let third = field(s, third[i], (4 * half + run) as u32, 1);
+                    codes[i] = s.or(field(s, v[i], 2 * run as u32, 3), s.shl(third, 2));
+                }
+                let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
+                let scales = [s.mul(d, signed(s, word, bit, 6)), s.mul(d, signed(s, word, bit + 8, 6))];
+                sink.weights(Weights::halves(codes, scales));
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn slowly(block: &[u8]) -> super::super::oracle::Slow {
+        use super::super::oracle::{Slow, half};
+        let code = |i: usize| {
+            let low = block[32 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+            i32::from(low | (block[i % 32] >> (i / 32) & 1) << 2) - 4
+        };
+        let scale = |j: usize| {
+            let low = block[96 + j % 8] >> (4 * (j / 8)) & 15;
+            let code = low | (block[104 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+            half(block, 108) * (f32::from(code) - 32.0)
+        };
+        Slow {
+            codes: (0..256).map(code).collect(),
+            group: 16,
+            scales: (0..16).map(scale).collect(),
+            minima: vec![],
+        }
+    }
+}
+
+/// Returns code - 32 of 16 groups, each a signed number of 6 bits in the low end of a byte.
+#[inline(always)]
+fn scale_codes<S: Lanes>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 4] {
+    let low = [s.words(rows, at), s.words(rows, at + 4)];
+    let high = s.words(rows, at + 8);
+    let mut codes = [high; 4];
+    for (quarter, codes) in codes.iter_mut().enumerate() {
+        let low = field(s, low[quarter % 2], if quarter < 2 { 0 } else { 4 }, 15);
+        let high = s.shl(field(s, high, 2 * quarter as u32, 3), 4);
+        // flipping the top bit subtracts 32
+        *codes = s.xor(s.or(low, high), s.splat(bytes(0x20)));
+    }
+    codes
+}

@@ -1,0 +1,53 @@
+//! Q6_K: nibbles, upper bit pairs, and 8-bit scales of 16 weights each.
+
+use super::super::kernel::{Codes, Sink, Weights};
+use super::super::lanes::{Lanes, Rows};
+use super::{field, signed, transpose32};
+
+pub struct Q6K;
+
+impl Codes for Q6K {
+    const NAME: &'static str = "Q6_K";
+    const LEN: usize = 256;
+    const BYTES: usize = 210;
+    const BITS: u32 = 6;
+    const OFFSET: i32 = 32;
+    const GROUPS: usize = 2;
+
+    #[inline(always)]
+    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
+        let d = s.halves(rows, at + 208);
+        let scales = s.transpose16(rows, at + 192);
+        for half in 0..2 {
+            let low = [transpose32(s, rows, at + 64 * half), transpose32(s, rows, at + 64 * half + 32)];
+            let high = transpose32(s, rows, at + 128 + 32 * half);
+            for run in 0..4 {
+                let mut codes = low[run % 2];
+                for i in 0..8 {
+                    let nibble = field(s, codes[i], if run < 2 { 0 } else { 4 }, 15);
+                    codes[i] = s.or(nibble, s.shl(field(s, high[i], 2 * run as u32, 3), 4));
+                }
+                let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
+                let scales = [s.mul(d, signed(s, word, bit, 8)), s.mul(d, signed(s, word, bit + 8, 8))];
+                sink.weights(Weights::halves(codes, scales));
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn slowly(block: &[u8]) -> super::super::oracle::Slow {
+        use super::super::oracle::{Slow, half};
+        let code = |i: usize| {
+            let (half, run, l) = (i / 128, i / 32 % 4, i % 32);
+            let low = block[64 * half + 32 * (run % 2) + l] >> (4 * (run / 2)) & 15;
+            let high = block[128 + 32 * half + l] >> (2 * run) & 3;
+            i32::from(low | high << 4) - 32
+        };
+        Slow {
+            codes: (0..256).map(code).collect(),
+            group: 16,
+            scales: (0..16).map(|j| half(block, 208) * f32::from(block[192 + j] as i8)).collect(),
+            minima: vec![],
+        }
+    }
+}

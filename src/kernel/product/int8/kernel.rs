@@ -1,0 +1,175 @@
+//! The micro-kernel: a block of 32 columns of as many weight rows as there are lanes stays in registers while rows of
+//! activations go by.
+
+use super::activations::{Activations, BLOCK};
+use super::lanes::{Lanes, Rows};
+
+/// A block format as integer codes with scales: weight = scale * (code - OFFSET) - minimum.
+///
+/// Scales and minima belong to groups of 32 or 16 weights and are what the format's decoder multiplies with.
+pub trait Codes: Send + Sync + 'static {
+    /// The format's name in the registry of formats.
+    const NAME: &'static str;
+    /// Weights per block of the format, a multiple of 32.
+    const LEN: usize;
+    /// Bytes per block of the format.
+    const BYTES: usize;
+    /// 8 for signed codes; else codes are unsigned and below `2^BITS`, `BITS <= 6`.
+    const BITS: u32;
+    /// What is subtracted from codes; 0 if they are signed or there are minima.
+    const OFFSET: i32 = 0;
+    /// Groups per 32 weights: 1 or 2.
+    const GROUPS: usize;
+    const HAS_MINIMA: bool = false;
+
+    /// Gives `sink` the weights of the block at byte `at` of each row, 32 at a time, in order.
+    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>);
+
+    /// Reads the block's weights the slow way.
+    #[cfg(test)]
+    fn slowly(block: &[u8]) -> super::oracle::Slow;
+}
+
+/// Weights of 32 columns, a row per lane.
+#[derive(Clone, Copy)]
+pub struct Weights<S: Lanes> {
+    /// Four codes in a dword; signed ones have gone through [`Lanes::signed`].
+    pub codes: [S::I; 8],
+    /// The scales of each 16; the second counts if `GROUPS` is 2.
+    pub scales: [S::F; 2],
+    /// The minima of each 16, negated; the second counts if `GROUPS` is 2, none without `HAS_MINIMA`.
+    pub negated_minima: [S::F; 2],
+}
+
+impl<S: Lanes> Weights<S> {
+    /// Returns weights with one scale and no minimum.
+    #[inline(always)]
+    pub fn plain(codes: [S::I; 8], scale: S::F) -> Self {
+        Weights { codes, scales: [scale; 2], negated_minima: [scale; 2] }
+    }
+
+    /// Returns weights with a scale for each 16 and no minima.
+    #[inline(always)]
+    pub fn halves(codes: [S::I; 8], scales: [S::F; 2]) -> Self {
+        Weights { codes, scales, negated_minima: scales }
+    }
+
+    /// Returns weights with one scale and one minimum, which is given negated.
+    #[inline(always)]
+    pub fn affine(codes: [S::I; 8], scale: S::F, negated_minimum: S::F) -> Self {
+        Weights { codes, scales: [scale; 2], negated_minima: [negated_minimum; 2] }
+    }
+}
+
+/// Where a [`Codes::block`] goes.
+pub trait Sink<S: Lanes> {
+    fn weights(&mut self, weights: Weights<S>);
+}
+
+/// What a panel of weight rows is multiplied with.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    pub x: Activations<'a>,
+    /// Per block, row and group what [`fill_terms`] says.
+    pub terms: &'a [i32],
+}
+
+/// Returns what dots over signed or offset codes count too much.
+#[inline(always)]
+fn offset<S: Lanes, C: Codes>() -> i32 {
+    if C::BITS == 8 { S::SIGNED_OFFSET } else { C::OFFSET }
+}
+
+/// Writes, per block, row and group, where integer dots start: `-offset * sum`; or for formats with minima the bits of
+/// the f32 sum. `terms.len()` is blocks * rows * `C::GROUPS`.
+#[inline(always)]
+pub fn fill_terms<S: Lanes, C: Codes>(x: &Activations<'_>, terms: &mut [i32]) {
+    let term = |sum: i32| {
+        if C::HAS_MINIMA { (sum as f32).to_bits() as i32 } else { -offset::<S, C>() * sum }
+    };
+    if C::GROUPS == 1 {
+        for (term_of_block, sums) in terms.iter_mut().zip(x.sums) {
+            *term_of_block = term(i32::from(sums[0]) + i32::from(sums[1]));
+        }
+    } else {
+        for (terms_of_block, sums) in terms.chunks_exact_mut(2).zip(x.sums) {
+            terms_of_block[0] = term(i32::from(sums[0]));
+            terms_of_block[1] = term(i32::from(sums[1]));
+        }
+    }
+}
+
+/// Writes `y[row][lane]`, `S::LANES` apart, the products of all rows of `operand` with `weights`; `next`, if
+/// given, is how many bytes after each row of weights another one lies that will be wanted soon.
+#[inline(always)]
+pub fn panel<S: Lanes, C: Codes>(
+    s: S,
+    weights: Rows<'_>,
+    k: usize,
+    operand: Operand<'_>,
+    next: Option<usize>,
+    y: &mut [f32],
+) {
+    let rows = operand.x.rows;
+    let y = &mut y[..rows * S::LANES];
+    y.fill(0.0);
+    let mut products = Products::<S, C> { s, operand, block: 0, y, codes: std::marker::PhantomData };
+    for block in 0..k / C::LEN {
+        if let Some(distance) = next {
+            for lane in 0..S::LANES {
+                for line in (0..C::BYTES).step_by(64) {
+                    s.prefetch(weights.near(lane, distance + block * C::BYTES + line));
+                }
+            }
+        }
+        C::block(s, weights, block * C::BYTES, &mut products);
+    }
+}
+
+/// Adds up products.
+struct Products<'a, S, C> {
+    s: S,
+    operand: Operand<'a>,
+    /// The next block of 32 columns.
+    block: usize,
+    y: &'a mut [f32],
+    codes: std::marker::PhantomData<C>,
+}
+
+impl<S: Lanes, C: Codes> Sink<S> for Products<'_, S, C> {
+    #[inline(always)]
+    fn weights(&mut self, weights: Weights<S>) {
+        let (s, rows) = (self.s, self.operand.x.rows);
+        let first = self.block * rows;
+        self.block += 1;
+        let codes = &self.operand.x.codes[first..first + rows];
+        let scales = &self.operand.x.scales[first..first + rows];
+        let terms = &self.operand.terms[first * C::GROUPS..(first + rows) * C::GROUPS];
+        let of_rows = codes.iter().zip(scales).zip(terms.chunks_exact(C::GROUPS));
+        for (((codes, scale), terms), y) in of_rows.zip(self.y.chunks_exact_mut(S::LANES)) {
+            let sum = block_sum::<S, C>(s, &weights, codes, terms);
+            s.store(s.fma(s.splat_f32(*scale), sum, s.load(y)), y);
+        }
+    }
+}
+
+/// Returns the sum over a block's groups, before the scale of the activations.
+#[inline(always)]
+fn block_sum<S: Lanes, C: Codes>(s: S, weights: &Weights<S>, x: &[u8; BLOCK], terms: &[i32]) -> S::F {
+    let start = |group: usize| if C::HAS_MINIMA || offset::<S, C>() == 0 { 0 } else { terms[group] };
+    let c = weights.codes;
+    let mut sum = if C::GROUPS == 1 {
+        s.mul(weights.scales[0], s.to_f32(s.dot(C::BITS, start(0), c, x)))
+    } else {
+        let first = s.to_f32(s.dot(C::BITS, start(0), [c[0], c[1], c[2], c[3]], &x[..16]));
+        let second = s.to_f32(s.dot(C::BITS, start(1), [c[4], c[5], c[6], c[7]], &x[16..]));
+        s.fma(weights.scales[1], second, s.mul(weights.scales[0], first))
+    };
+    if C::HAS_MINIMA {
+        for group in 0..C::GROUPS {
+            let codes = s.splat_f32(f32::from_bits(terms[group] as u32));
+            sum = s.fma(weights.negated_minima[group], codes, sum);
+        }
+    }
+    sum
+}
