@@ -5,9 +5,12 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::Error;
-use super::arch::{self, Arch, HfClass};
+use super::arch::{self, HfClass, Windows};
+use super::gguf_config;
 use super::hparams::Hparams;
-use crate::tensor::gguf::{Metadata, Value};
+use super::keys::{llama3_factors, rope_factors};
+use super::rope_scaling::{LongRope, Yarn};
+use crate::tensor::gguf::Metadata;
 
 /// A model's sizes and settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +30,15 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Keys a query sees, itself included, in layers of sliding attention; `None`: all of them.
     pub sliding_window: Option<usize>,
+    /// What each layer's attention sees, `n_layers` of them.
+    pub attention: Vec<Attention>,
+    /// Factor on the scores of attention, before the cap.
+    pub attn_scale: f32,
     pub attn_logit_softcap: Option<f32>,
     pub final_logit_softcap: Option<f32>,
+    pub activation: Activation,
+    /// Factor on the rows of the embedding.
+    pub embedding_scale: f32,
     pub experts: Option<Experts>,
     /// True if the output projection is the input embedding.
     pub tied_embeddings: bool,
@@ -48,20 +58,33 @@ pub struct Rope {
 /// How rope reaches past the context of pre-training.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// None, or by a tensor of factors per frequency (`rope_freqs.weight`: Llama 3).
     None,
     Linear {
         factor: f32,
     },
-    /// arXiv:2309.00071
-    Yarn {
-        factor: f32,
-        original_context: usize,
-    },
-    /// Tensors `rope_factors_long` and `rope_factors_short` (arXiv:2402.13753).
-    LongRope {
-        original_context: usize,
-    },
+    /// Each pair's frequency is divided by a factor (`rope_freqs.weight`: Llama 3).
+    Factors(Vec<f32>),
+    Yarn(Yarn),
+    LongRope(LongRope),
+    /// A type that only the quantizer takes, which leaves it out.
+    Unsupported(String),
+}
+
+/// What a layer's attention sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    Full,
+    /// The last `sliding_window` keys.
+    Sliding,
+}
+
+/// What the gate of a feed-forward goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x * sigmoid(x)
+    Silu,
+    /// The tanh form of GELU (arXiv:1606.08415).
+    GeluTanh,
 }
 
 /// Mixture of experts.
@@ -71,6 +94,8 @@ pub struct Experts {
     pub n_used: usize,
     /// Width of one expert's feed-forward.
     pub d_ff: usize,
+    /// The chosen experts' probabilities are divided by their sum.
+    pub renormalize: bool,
 }
 
 impl ModelConfig {
@@ -95,10 +120,12 @@ impl ModelConfig {
             return Err(hparams.bad("head_dim", &Json::from(head_dim), "a positive even integer"));
         }
         let d_ff = hparams.require_positive(&["intermediate_size"])?;
+        let n_layers = hparams.require_positive(&["num_hidden_layers"])?;
+        let sliding_window = sliding_window(hparams, class)?;
         let float = |key: &str| hparams.f64(key).map(|value| value.map(|value| value as f32));
-        Ok(ModelConfig {
+        let config = ModelConfig {
             arch: class.arch.name,
-            n_layers: hparams.require_positive(&["num_hidden_layers"])?,
+            n_layers,
             d_model,
             n_heads,
             n_kv_heads,
@@ -108,58 +135,57 @@ impl ModelConfig {
             context_length: hparams.require_positive(&["max_position_embeddings"])?,
             rms_norm_eps: float("rms_norm_eps")?.unwrap_or(class.rms_norm_eps),
             rope: rope_from_hparams(hparams, class, head_dim)?,
-            sliding_window: sliding_window(hparams, class)?,
+            sliding_window,
+            attention: attention_from_hparams(hparams, class, n_layers, sliding_window)?,
+            attn_scale: inverse_root(hparams.f64("query_pre_attn_scalar")?.unwrap_or(head_dim as f64)),
             attn_logit_softcap: float("attn_logit_softcapping")?,
             final_logit_softcap: float("final_logit_softcapping")?,
-            experts: experts_from_hparams(hparams, d_ff)?,
+            activation: activation(hparams, class)?,
+            embedding_scale: embedding_scale(class.arch, d_model),
+            experts: experts_from_hparams(hparams, class, d_ff)?,
             tied_embeddings: hparams.bool("tie_word_embeddings")?.unwrap_or(false),
-        })
+        };
+        config.check_hparams(hparams)?;
+        Ok(config)
+    }
+
+    /// Errors on numbers no model can have: they would give NaN, or nothing at all.
+    fn check_hparams(&self, hparams: &Hparams) -> Result<(), Error> {
+        let positive = |key: &str, value: f32| match value > 0.0 {
+            true => Ok(()),
+            false => Err(hparams.bad(key, &Json::from(value), "a number above 0")),
+        };
+        positive("rms_norm_eps", self.rms_norm_eps)?;
+        positive("query_pre_attn_scalar", self.attn_scale)?;
+        positive("rope_parameters.rope_theta", self.rope.theta)?;
+        positive("rope_local_base_freq", self.rope.theta_swa.unwrap_or(1.0))?;
+        match self.rope.scaling {
+            RopeScaling::Linear { factor } => positive("rope_parameters.factor", factor)?,
+            RopeScaling::Yarn(Yarn { factor, beta_fast, beta_slow, attention_factor, .. }) => {
+                positive("rope_parameters.factor", factor)?;
+                positive("rope_parameters.beta_fast", beta_fast)?;
+                positive("rope_parameters.beta_slow", beta_slow)?;
+                positive("rope_parameters.attention_factor", attention_factor)?;
+            }
+            _ => {}
+        }
+        if self.rope.dim == 0 || self.rope.dim % 2 != 0 || self.rope.dim > self.head_dim {
+            let expected = "a share of the head that makes an even number of dimensions, at least 2";
+            return Err(hparams.bad("partial_rotary_factor", &Json::from(self.rope.dim), expected));
+        }
+        if hparams.bool("use_bidirectional_attention")? == Some(true) {
+            let expected = "false: a decoder's attention is causal";
+            return Err(hparams.bad("use_bidirectional_attention", &Json::from(true), expected));
+        }
+        Ok(())
     }
 
     /// Reads the keys of a GGUF; `has_output` says whether it holds `output.weight`, `path` is for messages.
     ///
-    /// The vocabulary's size comes from the key, or else from the token list. Settings that GGUF
-    /// has no key for (a `llama` model's sliding window) come out as `None`.
+    /// The vocabulary's size comes from the key, or else from the token list. What GGUF has no key for
+    /// is as llama.cpp (b11434) assumes it; factors of rope that lie in tensors are left empty.
     pub fn from_gguf(keys: &Metadata, has_output: bool, path: &Path) -> Result<Self, Error> {
-        let gguf = GgufKeys::new(keys, path)?;
-        let arch = gguf.arch;
-        let n_heads = gguf.require("attention.head_count")?;
-        let d_model = gguf.require("embedding_length")?;
-        let head_dim = match gguf.int("attention.key_length")? {
-            Some(dim) => dim,
-            None => d_model.checked_div(n_heads).unwrap_or(0),
-        };
-        let d_ff = gguf.require("feed_forward_length")?;
-        let n_experts = gguf.int("expert_count")?.filter(|n| *n > 0);
-        let experts = match n_experts {
-            Some(n) => Some(Experts {
-                n,
-                n_used: gguf.require("expert_used_count")?,
-                d_ff: gguf.int("expert_feed_forward_length")?.unwrap_or(d_ff),
-            }),
-            None => None,
-        };
-        Ok(ModelConfig {
-            arch: arch.name,
-            n_layers: gguf.require("block_count")?,
-            d_model,
-            n_heads,
-            n_kv_heads: gguf.int("attention.head_count_kv")?.unwrap_or(n_heads),
-            head_dim,
-            d_ff,
-            vocab_size: gguf.vocab_size()?,
-            context_length: gguf.require("context_length")?,
-            rms_norm_eps: gguf.f32("attention.layer_norm_rms_epsilon")?.ok_or_else(|| Error::MissingKey {
-                path: path.to_path_buf(),
-                key: gguf.key("attention.layer_norm_rms_epsilon"),
-            })?,
-            rope: gguf.rope(head_dim)?,
-            sliding_window: gguf.int("attention.sliding_window")?.filter(|window| *window > 0),
-            attn_logit_softcap: gguf.f32("attn_logit_softcapping")?,
-            final_logit_softcap: gguf.f32("final_logit_softcapping")?,
-            experts,
-            tied_embeddings: !has_output,
-        })
+        gguf_config::read(keys, has_output, path)
     }
 }
 
@@ -171,33 +197,100 @@ fn sliding_window(hparams: &Hparams, class: &HfClass) -> Result<Option<usize>, E
     Ok(hparams.int("sliding_window")?.filter(|window| *window > 0))
 }
 
-fn experts_from_hparams(hparams: &Hparams, d_ff: usize) -> Result<Option<Experts>, Error> {
+/// Returns what the scores of heads of that size (or of that `query_pre_attn_scalar`) are multiplied by.
+pub(super) fn inverse_root(size: f64) -> f32 {
+    (1.0 / size.sqrt()) as f32
+}
+
+/// Returns the factor on the embedding: transformers rounds it to the weights' type, which is f32 here.
+pub(super) fn embedding_scale(arch: &arch::Arch, d_model: usize) -> f32 {
+    if arch.flags.scaled_embeddings { (d_model as f64).sqrt() as f32 } else { 1.0 }
+}
+
+fn activation(hparams: &Hparams, class: &HfClass) -> Result<Activation, Error> {
+    // Gemma 2 and 3 read this key alone, and their checkpoints may hold another value in the other
+    let newer = matches!(class.arch.name, "gemma2" | "gemma3");
+    let key = if newer { "hidden_activation" } else { "hidden_act" };
+    let Some(value) = hparams.get(key) else { return Ok(class.arch.flags.activation) };
+    match value.as_str() {
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        // the first Gemma configs, which meant the tanh form
+        Some("gelu") if class.arch.name == "gemma" => Ok(Activation::GeluTanh),
+        _ => Err(hparams.bad(key, value, "\"silu\" or \"gelu_pytorch_tanh\"")),
+    }
+}
+
+/// Returns what each layer sees: `layer_types`, or else the pattern of the model's class.
+fn attention_from_hparams(
+    hparams: &Hparams,
+    class: &HfClass,
+    n_layers: usize,
+    window: Option<usize>,
+) -> Result<Vec<Attention>, Error> {
+    let pattern = match class.windows {
+        Windows::AllButEvery(n) => Windows::AllButEvery(hparams.int("sliding_window_pattern")?.unwrap_or(n)),
+        other => other,
+    };
+    if let (Windows::FromLayer | Windows::AllButEvery(_), Some(types)) = (pattern, hparams.get("layer_types")) {
+        return layer_types(hparams, types, n_layers);
+    }
+    let first = hparams.int("max_window_layers")?.unwrap_or(28);
+    Ok(pattern.layers(n_layers, window.is_some(), first))
+}
+
+fn layer_types(hparams: &Hparams, types: &Json, n_layers: usize) -> Result<Vec<Attention>, Error> {
+    let expected = "a list of \"full_attention\" or \"sliding_attention\", one per layer";
+    let bad = || hparams.bad("layer_types", types, expected);
+    let kind = |value: &Json| match value.as_str() {
+        Some("full_attention") => Some(Attention::Full),
+        Some("sliding_attention") => Some(Attention::Sliding),
+        _ => None,
+    };
+    let kinds: Option<Vec<Attention>> = types.as_array().and_then(|list| list.iter().map(kind).collect());
+    kinds.filter(|kinds| kinds.len() == n_layers).ok_or_else(bad)
+}
+
+impl Windows {
+    /// Returns what `n_layers` layers see; `first` is the first windowed layer where the pattern asks for it.
+    pub(super) fn layers(self, n_layers: usize, has_window: bool, first: usize) -> Vec<Attention> {
+        let slides = |layer: usize| match self {
+            Windows::Nowhere => false,
+            Windows::Everywhere => has_window,
+            Windows::FromLayer => has_window && layer >= first,
+            Windows::AllButEvery(n) => n > 0 && !(layer + 1).is_multiple_of(n),
+        };
+        let kind = |layer| if slides(layer) { Attention::Sliding } else { Attention::Full };
+        (0..n_layers).map(kind).collect()
+    }
+}
+
+fn experts_from_hparams(hparams: &Hparams, class: &HfClass, d_ff: usize) -> Result<Option<Experts>, Error> {
     let n = match hparams.int("num_local_experts")? {
         Some(n) => Some(n),
         None => hparams.int("num_experts")?,
     };
     let Some(n) = n.filter(|n| *n > 0) else { return Ok(None) };
+    let n_used = hparams.require_positive(&["num_experts_per_tok"])?;
+    if n_used > n {
+        return Err(hparams.bad("num_experts_per_tok", &Json::from(n_used), "at most the number of experts"));
+    }
+    let dense_layers = hparams.get("mlp_only_layers").filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
+    if let Some(list) = dense_layers {
+        return Err(hparams.bad("mlp_only_layers", list, "an empty list: every layer has experts"));
+    }
+    if let Some(step) = hparams.int("decoder_sparse_step")?.filter(|step| *step != 1) {
+        return Err(hparams.bad("decoder_sparse_step", &Json::from(step), "1: every layer has experts"));
+    }
     Ok(Some(Experts {
         n,
-        n_used: hparams.require_positive(&["num_experts_per_tok"])?,
+        n_used,
         d_ff: hparams.int("moe_intermediate_size")?.unwrap_or(d_ff),
+        renormalize: class.arch.name != "qwen3moe" || hparams.bool("norm_topk_prob")?.unwrap_or(false),
     }))
 }
 
 fn rope_from_hparams(hparams: &Hparams, class: &HfClass, head_dim: usize) -> Result<Rope, Error> {
-    let original_context = || -> Result<usize, Error> {
-        Ok(hparams.require_rope_f64("original_max_position_embeddings")? as usize)
-    };
-    let scaling = match (hparams.rope_type().as_str(), hparams.rope_f64("factor")?) {
-        ("linear", Some(factor)) => RopeScaling::Linear { factor: factor as f32 },
-        ("yarn", Some(factor)) if !class.arch.flags.longrope => {
-            RopeScaling::Yarn { factor: factor as f32, original_context: original_context()? }
-        }
-        ("longrope" | "su" | "yarn", _) if class.arch.flags.longrope => {
-            RopeScaling::LongRope { original_context: original_context()? }
-        }
-        _ => RopeScaling::None,
-    };
     let partial = hparams.rope_f64("partial_rotary_factor")?.unwrap_or(1.0);
     let dim = match class.arch.flags.longrope {
         true => rope_dim(hparams, partial)?,
@@ -207,7 +300,66 @@ fn rope_from_hparams(hparams: &Hparams, class: &HfClass, head_dim: usize) -> Res
         dim,
         theta: hparams.require_rope_f64("rope_theta")? as f32,
         theta_swa: hparams.rope_theta_swa.map(|theta| theta as f32),
-        scaling,
+        scaling: scaling_from_hparams(hparams, class, head_dim)?,
+    })
+}
+
+fn scaling_from_hparams(hparams: &Hparams, class: &HfClass, head_dim: usize) -> Result<RopeScaling, Error> {
+    let kind = hparams.rope_type();
+    Ok(match (kind.as_str(), hparams.rope_f64("factor")?) {
+        ("default", _) => RopeScaling::None,
+        ("linear", Some(factor)) => RopeScaling::Linear { factor: factor as f32 },
+        ("llama3", _) => RopeScaling::Factors(llama3_factors(hparams, head_dim)?),
+        ("longrope" | "su" | "yarn", factor) if class.arch.flags.longrope => {
+            RopeScaling::LongRope(longrope_from_hparams(hparams, factor)?)
+        }
+        ("yarn", factor) => RopeScaling::Yarn(yarn_from_hparams(hparams, factor)?),
+        _ => RopeScaling::Unsupported(kind),
+    })
+}
+
+fn original_context(hparams: &Hparams) -> Result<usize, Error> {
+    match hparams.require_rope_f64("original_max_position_embeddings")? {
+        length if length >= 1.0 => Ok(length as usize),
+        length => {
+            let key = "rope_parameters.original_max_position_embeddings";
+            Err(hparams.bad(key, &Json::from(length), "a positive integer"))
+        }
+    }
+}
+
+fn yarn_from_hparams(hparams: &Hparams, factor: Option<f64>) -> Result<Yarn, Error> {
+    let original_context = original_context(hparams)?;
+    let context = hparams.require_positive(&["max_position_embeddings"])?;
+    let factor = factor.unwrap_or(context as f64 / original_context as f64);
+    // older files call it so
+    let given = match hparams.rope_f64("attention_factor")? {
+        Some(given) => Some(given),
+        None => hparams.rope_f64("attn_factor")?,
+    };
+    let nonzero = |key: &str| hparams.rope_f64(key).map(|value| value.filter(|value| *value != 0.0));
+    let mscales = nonzero("mscale")?.zip(nonzero("mscale_all_dim")?);
+    Ok(Yarn {
+        factor: factor as f32,
+        original_context,
+        attention_factor: given.unwrap_or_else(|| Yarn::default_attention_factor(factor, mscales)) as f32,
+        beta_fast: nonzero("beta_fast")?.unwrap_or(32.0) as f32,
+        beta_slow: nonzero("beta_slow")?.unwrap_or(1.0) as f32,
+        truncate: hparams.rope.get("truncate").and_then(Json::as_bool).unwrap_or(true),
+    })
+}
+
+fn longrope_from_hparams(hparams: &Hparams, factor: Option<f64>) -> Result<LongRope, Error> {
+    let original_context = original_context(hparams)?;
+    let context = hparams.require_positive(&["max_position_embeddings"])?;
+    let factor = factor.unwrap_or(context as f64 / original_context as f64);
+    let given = hparams.rope_f64("attention_factor")?;
+    let attention_factor = given.unwrap_or_else(|| LongRope::default_attention_factor(factor, original_context));
+    Ok(LongRope {
+        original_context,
+        attention_factor: attention_factor as f32,
+        short: rope_factors(hparams, "short_factor")?,
+        long: rope_factors(hparams, "long_factor")?,
     })
 }
 
@@ -216,86 +368,4 @@ pub(super) fn rope_dim(hparams: &Hparams, partial: f64) -> Result<usize, Error> 
     let d_model = hparams.require_positive(&["hidden_size"])?;
     let n_heads = hparams.require_positive(&["num_attention_heads"])?;
     Ok((partial * d_model as f64) as usize / n_heads)
-}
-
-/// The `{arch}.*` keys of a GGUF.
-struct GgufKeys<'a> {
-    arch: &'static Arch,
-    keys: &'a Metadata,
-    path: &'a Path,
-}
-
-impl<'a> GgufKeys<'a> {
-    fn new(keys: &'a Metadata, path: &'a Path) -> Result<Self, Error> {
-        let missing =
-            || Error::MissingKey { path: path.to_path_buf(), key: "general.architecture".to_owned() };
-        let name = keys.get("general.architecture").and_then(Value::as_str).ok_or_else(missing)?;
-        Ok(GgufKeys { arch: arch::by_gguf_name(name, path)?, keys, path })
-    }
-
-    fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.arch.name)
-    }
-
-    fn bad(&self, suffix: &str, value: &Value, expected: &'static str) -> Error {
-        let mut found = format!("{value:?}");
-        found.truncate(found.char_indices().nth(60).map_or(found.len(), |(at, _)| at));
-        Error::BadValue { path: self.path.to_path_buf(), key: self.key(suffix), found, expected }
-    }
-
-    fn int(&self, suffix: &str) -> Result<Option<usize>, Error> {
-        let Some(value) = self.keys.get(&self.key(suffix)) else { return Ok(None) };
-        let int = value.as_u64().and_then(|int| usize::try_from(int).ok());
-        int.map(Some).ok_or_else(|| self.bad(suffix, value, "a non-negative integer"))
-    }
-
-    fn require(&self, suffix: &str) -> Result<usize, Error> {
-        let missing = || Error::MissingKey { path: self.path.to_path_buf(), key: self.key(suffix) };
-        self.int(suffix)?.ok_or_else(missing)
-    }
-
-    fn f32(&self, suffix: &str) -> Result<Option<f32>, Error> {
-        match self.keys.get(&self.key(suffix)) {
-            None => Ok(None),
-            Some(Value::F32(value)) => Ok(Some(*value)),
-            Some(Value::F64(value)) => Ok(Some(*value as f32)),
-            Some(other) => Err(self.bad(suffix, other, "a number")),
-        }
-    }
-
-    fn vocab_size(&self) -> Result<usize, Error> {
-        use crate::tensor::gguf::Array;
-        if let Some(size) = self.int("vocab_size")? {
-            return Ok(size);
-        }
-        match self.keys.get("tokenizer.ggml.tokens") {
-            Some(Value::Array(Array::String(tokens))) => Ok(tokens.len()),
-            _ => Err(Error::MissingKey {
-                path: self.path.to_path_buf(),
-                key: "tokenizer.ggml.tokens".to_owned(),
-            }),
-        }
-    }
-
-    fn rope(&self, head_dim: usize) -> Result<Rope, Error> {
-        let kind = self.keys.get(&self.key("rope.scaling.type")).and_then(Value::as_str);
-        let original = self.int("rope.scaling.original_context_length")?;
-        let scaling = match (kind, self.f32("rope.scaling.factor")?, original) {
-            (Some("linear"), Some(factor), _) => RopeScaling::Linear { factor },
-            (Some("yarn"), Some(factor), Some(original_context)) => {
-                RopeScaling::Yarn { factor, original_context }
-            }
-            // Phi-3 names no type: the attention factor comes with the long and short factors
-            (_, _, Some(original_context)) if self.f32("rope.scaling.attn_factor")?.is_some() => {
-                RopeScaling::LongRope { original_context }
-            }
-            _ => RopeScaling::None,
-        };
-        Ok(Rope {
-            dim: self.int("rope.dimension_count")?.unwrap_or(head_dim),
-            theta: self.f32("rope.freq_base")?.unwrap_or(self.arch.flags.rope_theta_unwritten),
-            theta_swa: self.f32("rope.freq_base_swa")?,
-            scaling,
-        })
-    }
 }

@@ -3,6 +3,7 @@
 use super::Error;
 use super::config::{ModelConfig, RopeScaling, rope_dim};
 use super::hparams::Hparams;
+use super::rope_scaling::Yarn;
 use crate::tensor::gguf::{Metadata, Value};
 
 /// One key, or a group that comes together. Names: the GGUF specification (ggml/docs/gguf.md).
@@ -143,16 +144,19 @@ impl Key {
 fn write_rope_scaling(facts: &Facts, out: &mut Metadata) -> Result<(), Error> {
     let Facts { config, hparams, .. } = *facts;
     let key = |suffix: &str| format!("{}.rope.scaling.{suffix}", config.arch);
-    match config.rope.scaling {
-        RopeScaling::None | RopeScaling::LongRope { .. } => {}
+    match &config.rope.scaling {
+        RopeScaling::None
+        | RopeScaling::LongRope(_)
+        | RopeScaling::Factors(_)
+        | RopeScaling::Unsupported(_) => {}
         RopeScaling::Linear { factor } => {
             out.insert(key("type"), "linear".into());
-            out.insert(key("factor"), Value::F32(factor));
+            out.insert(key("factor"), Value::F32(*factor));
         }
-        RopeScaling::Yarn { factor, original_context } => {
+        RopeScaling::Yarn(Yarn { factor, original_context, .. }) => {
             out.insert(key("type"), "yarn".into());
-            out.insert(key("factor"), Value::F32(factor));
-            out.insert(key("original_context_length"), Value::U32(original_context as u32));
+            out.insert(key("factor"), Value::F32(*factor));
+            out.insert(key("original_context_length"), Value::U32(*original_context as u32));
             let settings = [
                 (["extrapolation_factor", "extrapolation_factor"], "yarn_ext_factor"),
                 (["attention_factor", "attn_factor"], "yarn_attn_factor"),
@@ -178,9 +182,11 @@ pub(super) fn unwritten_rope(facts: &Facts) -> Result<Option<String>, Error> {
     let Facts { config, hparams, .. } = *facts;
     let flags = super::arch::by_gguf_name(config.arch, hparams.path())?.flags;
     let kind = hparams.rope_type();
-    let written = config.rope.scaling != RopeScaling::None
-        || kind == "default"
-        || (flags.rope_freqs && kind == "llama3");
+    let written = match config.rope.scaling {
+        RopeScaling::Factors(_) => flags.rope_freqs,
+        RopeScaling::Unsupported(_) => false,
+        _ => true,
+    };
     Ok((!written).then(|| {
         format!("rope scaling `{kind}` has no form in a `{}` GGUF: long contexts will differ", config.arch)
     }))
@@ -199,10 +205,10 @@ pub(super) fn generated(facts: &Facts) -> Result<(Vec<Generated>, Metadata), Err
     let mut keys = Metadata::new();
     let mut tensors = Vec::new();
     if flags.rope_freqs && facts.hparams.rope_type() == "llama3" {
-        tensors.push(("rope_freqs.weight", llama3_factors(facts)?));
+        tensors.push(("rope_freqs.weight", llama3_factors(facts.hparams, facts.config.head_dim)?));
     }
     if flags.longrope && facts.hparams.rope.get("long_factor").is_some_and(|factors| !factors.is_null()) {
-        let (long, short) = (rope_factors(facts, "long_factor")?, rope_factors(facts, "short_factor")?);
+        let (long, short) = (rope_factors(facts.hparams, "long_factor")?, rope_factors(facts.hparams, "short_factor")?);
         keys.insert(
             format!("{}.rope.scaling.attn_factor", facts.config.arch),
             Value::F32(longrope_attn_factor(facts)? as f32),
@@ -213,10 +219,11 @@ pub(super) fn generated(facts: &Facts) -> Result<(Vec<Generated>, Metadata), Err
     Ok((tensors, keys))
 }
 
+/// Returns what Llama 3 divides each frequency by: one per pair of a head of `dim` dimensions.
+///
 /// Single precision throughout, each power rounded once: what torch computes. It divides a number by
 /// a tensor as the tensor's reciprocal times the number, and that rounds twice.
-fn llama3_factors(facts: &Facts) -> Result<Vec<f32>, Error> {
-    let hparams = facts.hparams;
+pub(super) fn llama3_factors(hparams: &Hparams, dim: usize) -> Result<Vec<f32>, Error> {
     let theta = hparams.require_rope_f64("rope_theta")?;
     let or = |key: &str, default: f64| hparams.rope_f64(key).map(|value| value.unwrap_or(default));
     let factor = or("factor", 8.0)?;
@@ -224,7 +231,6 @@ fn llama3_factors(facts: &Facts) -> Result<Vec<f32>, Error> {
     let high = or("high_freq_factor", 4.0)?;
     let old_context = or("original_max_position_embeddings", 8192.0)?;
     let (low_wavelen, high_wavelen) = ((old_context / low) as f32, (old_context / high) as f32);
-    let dim = facts.config.head_dim;
     let divide = |number: f64, by: f32| (1.0 / by) * number as f32;
     let factors = (0..dim).step_by(2).map(|i| {
         let exponent = i as f32 / dim as f32;
@@ -242,8 +248,8 @@ fn llama3_factors(facts: &Facts) -> Result<Vec<f32>, Error> {
     Ok(factors.collect())
 }
 
-fn rope_factors(facts: &Facts, key: &str) -> Result<Vec<f32>, Error> {
-    let hparams = facts.hparams;
+/// Returns the long or short factors of LongRoPE: one per rotated pair.
+pub(super) fn rope_factors(hparams: &Hparams, key: &str) -> Result<Vec<f32>, Error> {
     let name = format!("rope_parameters.{key}");
     let missing = || Error::MissingKey { path: hparams.path().to_path_buf(), key: name.clone() };
     let value = hparams.rope.get(key).ok_or_else(missing)?;

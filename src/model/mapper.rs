@@ -26,6 +26,16 @@ struct Group<'a> {
     place: Place,
 }
 
+/// A target, and the rows of source tensors it is made of: in the order of the source's layout.
+pub(super) struct Gathered {
+    pub row: &'static Row,
+    pub layer: usize,
+    /// Of the target, outermost dimension first.
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+    pub pieces: Vec<Piece>,
+}
+
 /// The tensors of a checkpoint by what they are.
 #[derive(Default)]
 struct Sorted<'i> {
@@ -63,6 +73,12 @@ impl<'a> Mapper<'a> {
 
     /// Returns the targets of `infos` (in the reference's order) and notices.
     pub fn map(&self, infos: Vec<&TensorInfo>) -> Result<(Vec<TargetTensor>, Vec<String>), Error> {
+        let (gathered, notices) = self.gather(infos)?;
+        Ok((gathered.into_iter().map(|gathered| self.target(gathered)).collect(), notices))
+    }
+
+    /// Returns what each target of `infos` (in the reference's order) is made of, and notices.
+    pub fn gather(&self, infos: Vec<&TensorInfo>) -> Result<(Vec<Gathered>, Vec<String>), Error> {
         let sorted = self.sort(&infos)?;
         let Sorted { mut groups, scales, expert_places, n_other } = sorted;
         self.share_output(&mut groups);
@@ -73,7 +89,7 @@ impl<'a> Mapper<'a> {
             group.place.0 = expert_places[&group.layer];
         }
         groups.sort_by_key(|group| group.place);
-        let tensors = groups.iter().map(|group| self.target(group, &scales)).collect::<Result<_, _>>()?;
+        let tensors = groups.iter().map(|group| self.pieces(group, &scales)).collect::<Result<_, _>>()?;
         let notices = (n_other > 0).then(|| {
             format!("{n_other} tensors of other towers (vision, audio) are left out: the GGUF holds text")
         });
@@ -227,13 +243,13 @@ impl<'a> Mapper<'a> {
         Ok(())
     }
 
-    fn target(&self, group: &Group, scales: &HashMap<String, &TensorInfo>) -> Result<TargetTensor, Error> {
+    fn pieces(&self, group: &Group, scales: &HashMap<String, &TensorInfo>) -> Result<Gathered, Error> {
         let row = group.row;
         let mut shape = row.shape(self.config);
         let mut pieces = Vec::new();
         for info in group.parts.iter().flatten().copied() {
             self.check_shape(info, &source_shape(&shape, group.part))?;
-            self.check_dtype(info)?;
+            check_dtype(info, self.path)?;
             self.add_pieces(&mut pieces, info, group.part, &shape, scales)?;
         }
         if row.role == Role::TokenEmbedding && self.n_vocab < shape[0] {
@@ -242,24 +258,29 @@ impl<'a> Mapper<'a> {
                 piece.rows.end = piece.rows.end.min(self.n_vocab);
             }
         }
-        let source_dtype = group.parts.iter().flatten().next().map_or_else(f32_dtype, |info| info.dtype);
-        let name = row.gguf_name(group.layer);
+        let dtype = group.parts.iter().flatten().next().map_or_else(f32_dtype, |info| info.dtype);
+        Ok(Gathered { row, layer: group.layer, shape, dtype, pieces })
+    }
+
+    fn target(&self, gathered: Gathered) -> TargetTensor {
+        let Gathered { row, layer, shape, dtype, pieces } = gathered;
+        let name = row.gguf_name(layer);
         let head_dim = self.config.head_dim;
         let map = match row.transform {
             Transform::InterleaveQ | Transform::InterleaveK => RowMap::Interleave { head_dim },
             Transform::None | Transform::AddOne => RowMap::Identity,
         };
         let values = match row.transform {
-            Transform::AddOne => ValueMap::AddOne { subtract: false, in_f16: source_dtype.name() == "F16" },
+            Transform::AddOne => ValueMap::AddOne { subtract: false, in_f16: dtype.name() == "F16" },
             _ => ValueMap::Identity,
         };
-        Ok(TargetTensor {
+        TargetTensor {
             fixed_dtype: fixed_dtype(&name, &shape),
             name,
-            source_dtype,
+            source_dtype: dtype,
             rows: Box::new(SourceRows::new(&shape, pieces, map, values)),
             shape,
-        })
+        }
     }
 
     fn check_shape(&self, info: &TensorInfo, expected: &[usize]) -> Result<(), Error> {
@@ -271,18 +292,6 @@ impl<'a> Mapper<'a> {
             name: info.name.clone(),
             found: info.shape.clone(),
             expected: expected.to_vec(),
-        })
-    }
-
-    fn check_dtype(&self, info: &TensorInfo) -> Result<(), Error> {
-        let is_float = info.dtype.can_decode() && info.dtype.block_len() == 1 && !is_integer(info.dtype);
-        if is_float {
-            return Ok(());
-        }
-        Err(Error::UnreadableDtype {
-            path: self.path(),
-            name: info.name.clone(),
-            dtype: info.dtype.name().to_owned(),
         })
     }
 
@@ -327,7 +336,20 @@ impl<'a> Mapper<'a> {
     }
 }
 
-fn is_integer(dtype: Dtype) -> bool {
+/// Errors unless the tensor of a checkpoint holds floats.
+fn check_dtype(info: &TensorInfo, path: &Path) -> Result<(), Error> {
+    let is_float = info.dtype.can_decode() && info.dtype.block_len() == 1 && !is_integer(info.dtype);
+    if is_float {
+        return Ok(());
+    }
+    Err(Error::UnreadableDtype {
+        path: path.to_path_buf(),
+        name: info.name.clone(),
+        dtype: info.dtype.name().to_owned(),
+    })
+}
+
+pub(super) fn is_integer(dtype: Dtype) -> bool {
     let name = dtype.name();
     name == "BOOL" || name.starts_with('I') && !name.starts_with("IQ") || name.starts_with('U')
 }

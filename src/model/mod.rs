@@ -6,12 +6,14 @@ mod config;
 mod decode;
 mod error;
 mod general;
+mod gguf_config;
 mod hparams;
 mod keys;
 mod map;
 mod mapper;
 mod name;
 mod names;
+mod rope_scaling;
 mod rows;
 mod scale;
 mod unmap;
@@ -23,10 +25,11 @@ use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, TensorSource};
 
 pub use checkpoint::Checkpoint;
-pub use config::{Experts, ModelConfig, Rope, RopeScaling};
+pub use config::{Activation, Attention, Experts, ModelConfig, Rope, RopeScaling};
 pub use decode::{Scored, Segment, SequenceId, Wanted};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
+pub use rope_scaling::{Frequencies, LongRope, Yarn, frequencies, local_frequencies};
 pub use rows::ValueMap;
 
 pub use crate::tensor::RowMap;

@@ -12,6 +12,7 @@ mod stream;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use error::Error;
 pub use format::BlockFormat;
@@ -118,4 +119,9 @@ pub trait TensorSource: Send + Sync {
 
     /// Returns the tensor's bytes, mapped. Pages count toward this process's resident set.
     fn bytes(&self, tensor: &TensorInfo) -> Result<&[u8], Error>;
+
+    /// Returns the mapping of the whole file that holds the tensor, at [`TensorInfo::offset`]; it outlives the source.
+    ///
+    /// Errors as [`TensorSource::bytes`] does.
+    fn mapping(&self, tensor: &TensorInfo) -> Result<Arc<memmap2::Mmap>, Error>;
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
 
@@ -15,7 +15,7 @@ pub(super) struct Shard {
     pub file: File,
     /// Bytes, when it was opened.
     pub len: u64,
-    map: OnceLock<Mmap>,
+    map: OnceLock<Arc<Mmap>>,
 }
 
 impl Shard {
@@ -41,14 +41,14 @@ impl Shard {
         return read_exact_at_windows(&self.file, out, offset);
     }
 
-    fn map(&self) -> Result<&Mmap, Error> {
+    fn map(&self) -> Result<&Arc<Mmap>, Error> {
         if let Some(map) = self.map.get() {
             return Ok(map);
         }
         // SAFETY: the mapping is read-only and private to this value. A file truncated by another process
         // while mapped raises SIGBUS, which ends the program; slabs of large tensors use pread instead.
         let map = unsafe { Mmap::map(&self.file) }.map_err(Error::io(&self.path, "map it into memory"))?;
-        Ok(self.map.get_or_init(|| map))
+        Ok(self.map.get_or_init(|| Arc::new(map)))
     }
 }
 
@@ -130,6 +130,11 @@ impl Table {
         map.get(start..start + len).ok_or_else(|| self.shrunk(tensor, tensor.n_bytes))
     }
 
+    pub fn mapping(&self, tensor: &TensorInfo) -> Result<Arc<Mmap>, Error> {
+        self.bytes(tensor)?;
+        self.shards[tensor.shard].map().cloned()
+    }
+
     fn shrunk(&self, tensor: &TensorInfo, end: u64) -> Error {
         let shard = &self.shards[tensor.shard];
         Error::Shrunk {
@@ -172,6 +177,13 @@ macro_rules! source_from_table {
 
             fn bytes(&self, tensor: &$crate::tensor::TensorInfo) -> Result<&[u8], $crate::tensor::Error> {
                 self.table.bytes(tensor)
+            }
+
+            fn mapping(
+                &self,
+                tensor: &$crate::tensor::TensorInfo,
+            ) -> Result<std::sync::Arc<memmap2::Mmap>, $crate::tensor::Error> {
+                self.table.mapping(tensor)
             }
         }
     };

@@ -1,8 +1,11 @@
 //! Gemma, Gemma 2 and Gemma 3 (text; of a multimodal checkpoint the language model).
 
 use super::common::*;
-use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Presence, Role, Row, Transform};
+use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Presence, Role, Row, Transform, Windows};
+use crate::model::config::Activation;
 use crate::model::keys::Key;
+
+const GEMMA_FLAGS: Flags = Flags { activation: Activation::GeluTanh, scaled_embeddings: true, ..PLAIN };
 
 const ADD_ONE: Transform = Transform::AddOne;
 
@@ -54,7 +57,7 @@ static GEMMA: Arch = Arch {
         UP,
         DOWN,
     ],
-    flags: Flags { drops_output: true, ..PLAIN },
+    flags: Flags { drops_output: true, ..GEMMA_FLAGS },
 };
 
 static GEMMA2: Arch = Arch {
@@ -87,7 +90,7 @@ static GEMMA2: Arch = Arch {
         DOWN,
         POST_FFN_NORM,
     ],
-    flags: Flags { drops_output: true, ..PLAIN },
+    flags: Flags { drops_output: true, windows: Windows::AllButEvery(2), wide_scale_layers: Some(46), ..GEMMA_FLAGS },
 };
 
 static GEMMA3: Arch = Arch {
@@ -126,7 +129,7 @@ static GEMMA3: Arch = Arch {
         DOWN,
         POST_FFN_NORM,
     ],
-    flags: Flags { drops_unused_vocab: true, rope_theta_unwritten: 1_000_000.0, ..PLAIN },
+    flags: Flags { drops_unused_vocab: true, rope_theta_unwritten: 1_000_000.0, rope_theta_swa_unwritten: Some(10000.0), windows: Windows::AllButEvery(6), wide_scale_layers: Some(62), ..GEMMA_FLAGS },
 };
 
 /// What google/gemma-3-4b's config.json leaves to transformers, and it leaves much.
@@ -156,6 +159,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::Nowhere,
     },
     HfClass {
         name: "Gemma2ForCausalLM",
@@ -174,6 +178,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::AllButEvery(2),
     },
     HfClass {
         name: "Gemma3ForCausalLM",
@@ -182,6 +187,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 1_000_000.0,
         rope_theta_swa: Some(10000.0),
         rms_norm_eps: 1e-6,
+        windows: Windows::AllButEvery(6),
     },
     HfClass {
         name: "Gemma3ForConditionalGeneration",
@@ -190,5 +196,6 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 1_000_000.0,
         rope_theta_swa: Some(10000.0),
         rms_norm_eps: 1e-6,
+        windows: Windows::AllButEvery(6),
     },
 ];

@@ -1,7 +1,7 @@
 //! Llama 2 / 3 / 3.x, Code Llama, Mistral and Mixtral: all `llama` in GGUF.
 
 use super::common::*;
-use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Presence, Role, Row, Transform};
+use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Presence, Role, Row, Transform, Windows};
 use crate::model::keys::Key;
 
 static LLAMA: Arch = Arch {
@@ -82,6 +82,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::Nowhere,
     },
     HfClass {
         name: "LLaMAForCausalLM",
@@ -90,6 +91,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::Nowhere,
     },
     HfClass {
         name: "MistralForCausalLM",
@@ -105,6 +107,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::Everywhere,
     },
     HfClass {
         name: "MixtralForCausalLM",
@@ -121,5 +124,6 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 1_000_000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-5,
+        windows: Windows::Everywhere,
     },
 ];

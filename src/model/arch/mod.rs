@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Error;
-use super::config::ModelConfig;
+use super::config::{Activation, ModelConfig};
 use super::keys::Key;
 
 /// Everything that tells one GGUF architecture from another.
@@ -40,6 +40,28 @@ pub struct Flags {
     pub window_needs_switch: bool,
     /// The rope base of a GGUF without `rope.freq_base`.
     pub rope_theta_unwritten: f32,
+    /// The base in layers of sliding attention of a GGUF without `rope.freq_base_swa`, where it differs.
+    pub rope_theta_swa_unwritten: Option<f32>,
+    /// The feed-forward's activation, unless config.json names another.
+    pub activation: Activation,
+    /// Embeddings are multiplied by the root of `d_model` (Gemma).
+    pub scaled_embeddings: bool,
+    /// Layers of a GGUF that see no further than the sliding window, if there is one.
+    pub windows: Windows,
+    /// Layers of the model whose heads are scaled by the root of `d_model / n_heads`, not of `head_dim`,
+    /// in a GGUF, which has no key for it (Gemma 27B).
+    pub wide_scale_layers: Option<usize>,
+}
+
+/// Which layers have sliding attention, if `sliding_window` is set and nothing else says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    Nowhere,
+    Everywhere,
+    /// From layer `max_window_layers` on (28 if unset: Qwen).
+    FromLayer,
+    /// All but every n-th layer.
+    AllButEvery(usize),
 }
 
 /// No trait at all; tables override what differs.
@@ -50,6 +72,11 @@ pub(super) const PLAIN: Flags = Flags {
     longrope: false,
     window_needs_switch: false,
     rope_theta_unwritten: 10000.0,
+    rope_theta_swa_unwritten: None,
+    activation: Activation::Silu,
+    scaled_embeddings: false,
+    windows: Windows::Nowhere,
+    wide_scale_layers: None,
 };
 
 /// A model class of transformers: the architecture it becomes, and the defaults of its config class.
@@ -62,6 +89,7 @@ pub struct HfClass {
     pub rope_theta: f64,
     pub rope_theta_swa: Option<f64>,
     pub rms_norm_eps: f32,
+    pub windows: Windows,
 }
 
 /// A default value of a config class.

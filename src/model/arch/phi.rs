@@ -1,7 +1,7 @@
 //! Phi-3 and Phi-4: query, key and value fused, gate and up fused.
 
 use super::common::*;
-use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Role, Row};
+use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Role, Row, Windows};
 use crate::model::keys::Key;
 
 const QKV: Row = row(
@@ -34,7 +34,7 @@ static PHI3: Arch = Arch {
         Key::SlidingWindowOrZero,
     ],
     rows: &[TOKEN_EMBD, OUTPUT, OUTPUT_NORM, ATTN_NORM, QKV, O, FFN_NORM, GATE_UP, DOWN],
-    flags: Flags { longrope: true, ..PLAIN },
+    flags: Flags { longrope: true, windows: Windows::Everywhere, ..PLAIN },
 };
 
 pub static CLASSES: &[HfClass] = &[HfClass {
@@ -50,4 +50,5 @@ pub static CLASSES: &[HfClass] = &[HfClass {
     rope_theta: 10000.0,
     rope_theta_swa: None,
     rms_norm_eps: 1e-5,
+    windows: Windows::Everywhere,
 }];

@@ -1,7 +1,7 @@
 //! Qwen2 / 2.5, Qwen3 and Qwen3-MoE.
 
 use super::common::*;
-use super::{Arch, Default, Flags, HfClass, PLAIN, Presence};
+use super::{Arch, Default, Flags, HfClass, PLAIN, Presence, Windows};
 use crate::model::keys::Key;
 
 const FLAGS: Flags = Flags { window_needs_switch: true, ..PLAIN };
@@ -134,6 +134,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::FromLayer,
     },
     HfClass {
         name: "Qwen3ForCausalLM",
@@ -148,6 +149,7 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::FromLayer,
     },
     HfClass {
         name: "Qwen3MoeForCausalLM",
@@ -164,5 +166,6 @@ pub static CLASSES: &[HfClass] = &[
         rope_theta: 10000.0,
         rope_theta_swa: None,
         rms_norm_eps: 1e-6,
+        windows: Windows::Everywhere,
     },
 ];
