@@ -10,6 +10,7 @@ pub mod hub;
 pub mod inspect;
 pub mod kernel;
 pub mod model;
+pub mod nn;
 pub mod provenance;
 pub mod quantize;
 pub mod tensor;

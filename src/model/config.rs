@@ -10,6 +10,7 @@ use super::gguf_config;
 use super::hparams::Hparams;
 use super::keys::{llama3_factors, rope_factors};
 use super::rope_scaling::{LongRope, Yarn};
+use crate::nn::Activation;
 use crate::tensor::gguf::Metadata;
 
 /// A model's sizes and settings.
@@ -76,15 +77,6 @@ pub enum Attention {
     Full,
     /// The last `sliding_window` keys.
     Sliding,
-}
-
-/// What the gate of a feed-forward goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x * sigmoid(x)
-    Silu,
-    /// The tanh form of GELU (arXiv:1606.08415).
-    GeluTanh,
 }
 
 /// Mixture of experts.
@@ -232,7 +224,8 @@ fn attention_from_hparams(
         Windows::AllButEvery(n) => Windows::AllButEvery(hparams.int("sliding_window_pattern")?.unwrap_or(n)),
         other => other,
     };
-    if let (Windows::FromLayer | Windows::AllButEvery(_), Some(types)) = (pattern, hparams.get("layer_types")) {
+    if let (Windows::FromLayer | Windows::AllButEvery(_), Some(types)) = (pattern, hparams.get("layer_types"))
+    {
         return layer_types(hparams, types, n_layers);
     }
     let first = hparams.int("max_window_layers")?.unwrap_or(28);
@@ -275,7 +268,8 @@ fn experts_from_hparams(hparams: &Hparams, class: &HfClass, d_ff: usize) -> Resu
     if n_used > n {
         return Err(hparams.bad("num_experts_per_tok", &Json::from(n_used), "at most the number of experts"));
     }
-    let dense_layers = hparams.get("mlp_only_layers").filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
+    let dense_layers =
+        hparams.get("mlp_only_layers").filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
     if let Some(list) = dense_layers {
         return Err(hparams.bad("mlp_only_layers", list, "an empty list: every layer has experts"));
     }
@@ -354,7 +348,8 @@ fn longrope_from_hparams(hparams: &Hparams, factor: Option<f64>) -> Result<LongR
     let context = hparams.require_positive(&["max_position_embeddings"])?;
     let factor = factor.unwrap_or(context as f64 / original_context as f64);
     let given = hparams.rope_f64("attention_factor")?;
-    let attention_factor = given.unwrap_or_else(|| LongRope::default_attention_factor(factor, original_context));
+    let attention_factor =
+        given.unwrap_or_else(|| LongRope::default_attention_factor(factor, original_context));
     Ok(LongRope {
         original_context,
         attention_factor: attention_factor as f32,

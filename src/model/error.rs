@@ -40,6 +40,30 @@ pub enum Error {
     #[error("{path}: unknown architecture `{name}`")]
     UnknownArchitecture { path: PathBuf, name: String, nearest: Option<String>, known: Vec<&'static str> },
 
+    #[error("{path}: no config.json beside the weights")]
+    NoConfig { path: PathBuf },
+
+    #[error("{path}: rope scaling `{kind}` is not one the decoder knows")]
+    RopeKind { path: PathBuf, kind: String },
+
+    #[error("a sequence of {length} tokens is longer than the context of {context}")]
+    ContextOverflow { length: usize, context: usize },
+
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange { token: u32, vocab_size: usize },
+
+    #[error(transparent)]
+    CacheFull(#[from] crate::nn::naive::CacheFull),
+
+    #[error("no threads to compute with")]
+    Threads {
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("a tensor operation failed")]
+    Operation(#[from] candle_core::Error),
+
     #[error("{path}: the checkpoint is already quantized ({method})")]
     Quantized { path: PathBuf, method: String },
 
@@ -81,6 +105,17 @@ impl Diagnostic for Error {
                 Some(format!("did you mean `{nearest}`? `architectures` in config.json decides"))
             }
             Error::UnknownArchitecture { known, .. } => Some(format!("known: {}", known.join(", "))),
+            Error::NoConfig { .. } => {
+                Some("name the directory that holds config.json and the weights, or a GGUF file".to_owned())
+            }
+            Error::RopeKind { .. } => Some("known: default, linear, llama3, yarn, longrope".to_owned()),
+            Error::ContextOverflow { .. } => {
+                Some("shorten the prompt, or open the model for a longer context".to_owned())
+            }
+            Error::TokenOutOfRange { .. } => {
+                Some("the tokenizer may belong to another model".to_owned())
+            }
+            Error::CacheFull(_) => Some("allow more memory, or compute fewer sequences at a time".to_owned()),
             Error::Quantized { .. } => {
                 Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
             }

@@ -49,10 +49,7 @@ pub(super) fn read(keys: &Metadata, has_output: bool, path: &Path) -> Result<Mod
         vocab_size: gguf.vocab_size()?,
         context_length: gguf.require("context_length")?,
         rms_norm_eps: gguf.positive_f32("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
-            Error::MissingKey {
-                path: path.to_path_buf(),
-                key: gguf.key("attention.layer_norm_rms_epsilon"),
-            }
+            Error::MissingKey { path: path.to_path_buf(), key: gguf.key("attention.layer_norm_rms_epsilon") }
         })?,
         rope: gguf.rope(head_dim)?,
         sliding_window,
@@ -241,7 +238,9 @@ impl<'a> GgufKeys<'a> {
     fn attention(&self, n_layers: usize, window: Option<usize>) -> Result<Vec<Attention>, Error> {
         let suffix = "attention.sliding_window_pattern";
         let pattern = match (self.arch.flags.windows, self.keys.get(&self.key(suffix))) {
-            (Windows::AllButEvery(_), Some(Value::Array(Array::Bool(slides)))) if slides.len() == n_layers => {
+            (Windows::AllButEvery(_), Some(Value::Array(Array::Bool(slides))))
+                if slides.len() == n_layers =>
+            {
                 let kind = |slides: &bool| if *slides { Attention::Sliding } else { Attention::Full };
                 return Ok(slides.iter().map(kind).collect());
             }

@@ -208,7 +208,8 @@ pub(super) fn generated(facts: &Facts) -> Result<(Vec<Generated>, Metadata), Err
         tensors.push(("rope_freqs.weight", llama3_factors(facts.hparams, facts.config.head_dim)?));
     }
     if flags.longrope && facts.hparams.rope.get("long_factor").is_some_and(|factors| !factors.is_null()) {
-        let (long, short) = (rope_factors(facts.hparams, "long_factor")?, rope_factors(facts.hparams, "short_factor")?);
+        let (long, short) =
+            (rope_factors(facts.hparams, "long_factor")?, rope_factors(facts.hparams, "short_factor")?);
         keys.insert(
             format!("{}.rope.scaling.attn_factor", facts.config.arch),
             Value::F32(longrope_attn_factor(facts)? as f32),

@@ -1,9 +1,11 @@
 //! Architectures as declarative tables, and what a checkpoint becomes as GGUF.
 
+mod adapter;
 pub mod arch;
 mod checkpoint;
 mod config;
 mod decode;
+mod decoder;
 mod error;
 mod general;
 mod gguf_config;
@@ -11,12 +13,14 @@ mod hparams;
 mod keys;
 mod map;
 mod mapper;
+mod moe;
 mod name;
 mod names;
 mod rope_scaling;
 mod rows;
 mod scale;
 mod unmap;
+mod weights;
 
 use std::ops::Range;
 
@@ -24,14 +28,17 @@ use crate::kernel::Isa;
 use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, TensorSource};
 
+pub use crate::nn::naive::KvCache;
 pub use checkpoint::Checkpoint;
-pub use config::{Activation, Attention, Experts, ModelConfig, Rope, RopeScaling};
+pub use config::{Attention, Experts, ModelConfig, Rope, RopeScaling};
 pub use decode::{Scored, Segment, SequenceId, Wanted};
+pub use decoder::{Decoder, LoadOptions};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
 pub use rope_scaling::{Frequencies, LongRope, Yarn, frequencies, local_frequencies};
 pub use rows::ValueMap;
 
+pub use crate::nn::Activation;
 pub use crate::tensor::RowMap;
 pub use unmap::unmap_gguf;
 

@@ -18,10 +18,13 @@ pub struct Frequencies {
 pub fn frequencies(rope: &Rope, length: usize) -> Frequencies {
     let plain = |inv_freq| Frequencies { inv_freq, attention_factor: 1.0 };
     let powers = powers(rope.theta, rope.dim);
-    let divided = |factors: &[f32]| powers.iter().zip(factors).map(|(power, by)| 1.0 / (by * power)).collect();
+    let divided =
+        |factors: &[f32]| powers.iter().zip(factors).map(|(power, by)| 1.0 / (by * power)).collect();
     match &rope.scaling {
         RopeScaling::None | RopeScaling::Unsupported(_) => plain(reciprocals(&powers)),
-        RopeScaling::Linear { factor } => plain(reciprocals(&powers).iter().map(|freq| freq / factor).collect()),
+        RopeScaling::Linear { factor } => {
+            plain(reciprocals(&powers).iter().map(|freq| freq / factor).collect())
+        }
         RopeScaling::Factors(factors) => {
             plain(powers.iter().zip(factors).map(|(power, by)| 1.0 / power / by).collect())
         }

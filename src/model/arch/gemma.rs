@@ -2,8 +2,8 @@
 
 use super::common::*;
 use super::{Arch, Default, Dim, Flags, HfClass, PLAIN, Presence, Role, Row, Transform, Windows};
-use crate::model::config::Activation;
 use crate::model::keys::Key;
+use crate::nn::Activation;
 
 const GEMMA_FLAGS: Flags = Flags { activation: Activation::GeluTanh, scaled_embeddings: true, ..PLAIN };
 
@@ -90,7 +90,12 @@ static GEMMA2: Arch = Arch {
         DOWN,
         POST_FFN_NORM,
     ],
-    flags: Flags { drops_output: true, windows: Windows::AllButEvery(2), wide_scale_layers: Some(46), ..GEMMA_FLAGS },
+    flags: Flags {
+        drops_output: true,
+        windows: Windows::AllButEvery(2),
+        wide_scale_layers: Some(46),
+        ..GEMMA_FLAGS
+    },
 };
 
 static GEMMA3: Arch = Arch {
@@ -129,7 +134,14 @@ static GEMMA3: Arch = Arch {
         DOWN,
         POST_FFN_NORM,
     ],
-    flags: Flags { drops_unused_vocab: true, rope_theta_unwritten: 1_000_000.0, rope_theta_swa_unwritten: Some(10000.0), windows: Windows::AllButEvery(6), wide_scale_layers: Some(62), ..GEMMA_FLAGS },
+    flags: Flags {
+        drops_unused_vocab: true,
+        rope_theta_unwritten: 1_000_000.0,
+        rope_theta_swa_unwritten: Some(10000.0),
+        windows: Windows::AllButEvery(6),
+        wide_scale_layers: Some(62),
+        ..GEMMA_FLAGS
+    },
 };
 
 /// What google/gemma-3-4b's config.json leaves to transformers, and it leaves much.

@@ -12,8 +12,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Error;
-use super::config::{Activation, ModelConfig};
+use super::config::ModelConfig;
 use super::keys::Key;
+use crate::nn::Activation;
 
 /// Everything that tells one GGUF architecture from another.
 pub struct Arch {

@@ -1,0 +1,459 @@
+//! The one decoder: every family is a set of flags in its [`ModelConfig`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::config::{Attention, ModelConfig, RopeScaling};
+use super::decode::{Scored, Segment, Wanted};
+use super::moe::route;
+use super::rope_scaling::{frequencies, local_frequencies};
+use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
+use super::{Checkpoint, Error};
+use crate::kernel::{Arithmetic, Compute, ComputeMode, Isa};
+use crate::nn::naive::{AttentionShape, KvCache, KvShape, RopeTable, Span, argmax_and_log_sum};
+use crate::nn::{self, Turns};
+use crate::tensor::Opened;
+
+/// How a model is opened.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    pub mode: ComputeMode,
+    pub isa: Isa,
+    pub threads: usize,
+    /// A PEFT directory or a GGUF adapter to apply.
+    pub adapter: Option<PathBuf>,
+    /// Most positions of a sequence; the model's own context if `None`.
+    pub context: Option<usize>,
+}
+
+impl LoadOptions {
+    /// Returns the options for this machine's best instructions.
+    pub fn new(mode: ComputeMode, threads: usize) -> Self {
+        LoadOptions { mode, isa: Isa::detect(), threads, adapter: None, context: None }
+    }
+}
+
+/// A causal language model, its weights mapped.
+///
+/// What it returns for a token depends on that token and those before it in its sequence alone, to the bit:
+/// not on the batch, the threads, the instruction set, or how a sequence is cut into calls.
+pub struct Decoder {
+    config: ModelConfig,
+    weights: Weights,
+    compute: Arc<Compute>,
+    mode: ComputeMode,
+    context: usize,
+    ropes: Ropes,
+}
+
+/// Tables of rotary embedding.
+struct Ropes {
+    full: Arc<RopeTable>,
+    /// Of sequences past the original context, where it matters (LongRoPE).
+    long: Option<(usize, Arc<RopeTable>)>,
+    /// Of layers with sliding attention, where it differs.
+    local: Option<Arc<RopeTable>>,
+}
+
+/// The rows of one forward: the tokens of all segments, one after another.
+struct Batch {
+    tokens: Vec<u32>,
+    positions: Arc<[u32]>,
+    tables: Vec<(usize, Arc<RopeTable>)>,
+    spans: Vec<Span>,
+    /// Rows whose output is wanted, ascending.
+    wanted: Vec<usize>,
+}
+
+impl Decoder {
+    /// Opens a Hugging Face directory, or a GGUF file (of a split one the first shard); weights are mapped.
+    ///
+    /// Errors as [`super::map_checkpoint`] does, on an adapter that does not fit, and where the system gives no threads.
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        let loader = if path.is_dir() && path.join("config.json").is_file() {
+            Loader::of_checkpoint(Checkpoint::open(path)?, options.isa)?
+        } else {
+            match crate::tensor::open(path)? {
+                Opened::Gguf(gguf) => Loader::of_gguf(gguf, options.isa)?,
+                Opened::SafeTensors(_) => {
+                    return Err(Error::NoConfig { path: path.to_path_buf() });
+                }
+            }
+        };
+        let weights = loader.weights()?;
+        let config = loader.config;
+        if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
+            return Err(Error::RopeKind { path: path.to_path_buf(), kind: kind.clone() });
+        }
+        let compute =
+            Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
+        Ok(Decoder {
+            ropes: Ropes::new(&config),
+            context: options.context.unwrap_or(config.context_length),
+            config,
+            weights,
+            compute: Arc::new(compute),
+            mode: options.mode,
+        })
+    }
+
+    /// Returns the model's sizes and settings.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Returns what the kernels run on.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// Returns the arithmetic of the products.
+    pub fn mode(&self) -> ComputeMode {
+        self.mode
+    }
+
+    /// Returns the most positions of a sequence.
+    pub fn context_length(&self) -> usize {
+        self.context
+    }
+
+    /// Returns an empty cache that holds at most `budget_bytes` of keys and values.
+    pub fn new_cache(&self, budget_bytes: usize) -> KvCache {
+        let ModelConfig { n_layers, n_kv_heads, head_dim, .. } = self.config;
+        KvCache::new(KvShape { n_layers, n_kv_heads, head_dim }, budget_bytes)
+    }
+
+    /// Appends each segment's tokens to its sequence; returns the final-normed hidden states of the wanted
+    /// tokens, `[R, C]`, in the segments' order.
+    ///
+    /// Errors if a token is outside the vocabulary, a sequence would outgrow the context, or the cache is
+    /// full; the cache is then as it was.
+    pub fn forward(&self, cache: &mut KvCache, segments: &[Segment<'_>]) -> Result<Tensor, Error> {
+        let lengths: Vec<usize> = segments.iter().map(|segment| cache.len(segment.sequence)).collect();
+        let result = self.batch(cache, segments).and_then(|batch| Ok(self.run(cache, &batch)?));
+        if result.is_err() {
+            for (segment, length) in segments.iter().zip(lengths) {
+                cache.truncate(segment.sequence, length);
+            }
+        }
+        result
+    }
+
+    /// Lays the segments' tokens out as rows, and makes room for them in the cache.
+    fn batch(&self, cache: &mut KvCache, segments: &[Segment<'_>]) -> Result<Batch, Error> {
+        let mut tokens = Vec::new();
+        let mut positions = Vec::new();
+        let (mut tables, mut spans, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        for segment in segments {
+            let vocab_size = self.weights.token_embedding.rows();
+            if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
+                return Err(Error::TokenOutOfRange { token: *token, vocab_size });
+            }
+            let start = cache.len(segment.sequence);
+            let end = start + segment.tokens.len();
+            if end > self.context {
+                return Err(Error::ContextOverflow { length: end, context: self.context });
+            }
+            cache.extend(segment.sequence, segment.tokens.len())?;
+            let first = tokens.len();
+            tokens.extend_from_slice(segment.tokens);
+            // a context of 2^32 positions was refused when the config was read
+            positions.extend(start as u32..end as u32);
+            tables.push((segment.tokens.len(), self.ropes.of_length(end)));
+            spans.push((segment.sequence, start, first, segment.tokens.len()));
+            match segment.wanted {
+                Wanted::None => {}
+                Wanted::Last => wanted.extend((first..tokens.len()).next_back()),
+                Wanted::All => wanted.extend(first..tokens.len()),
+                Wanted::At(at) => wanted.extend(at.iter().map(|at| first + at)),
+            }
+        }
+        Ok(Batch { tokens, positions: positions.into(), tables, spans, wanted })
+    }
+
+    fn run(&self, cache: &mut KvCache, batch: &Batch) -> candle_core::Result<Tensor> {
+        let config = &self.config;
+        if batch.tokens.is_empty() {
+            return Tensor::zeros((0, config.d_model), candle_core::DType::F32, &Device::Cpu);
+        }
+        let embedding = &self.weights.token_embedding;
+        let mut x = nn::embedding(&self.compute, embedding, &batch.tokens, config.embedding_scale)?; // [T, C]
+        let (last, layers) = match self.weights.layers.split_last() {
+            Some(split) => split,
+            None => candle_core::bail!("a model without layers"),
+        };
+        let all = RowsOf { batch, spans: &batch.spans, picked: None };
+        for (i, layer) in layers.iter().enumerate() {
+            x = self.layer(cache, i, layer, &x, &all)?;
+        }
+        // the last layer's keys and values are for later tokens; the rest only for the wanted rows
+        let spans = wanted_spans(batch);
+        let picked = (batch.wanted.len() < batch.tokens.len()).then_some(batch.wanted.as_slice());
+        let x = self.layer(cache, layers.len(), last, &x, &RowsOf { batch, spans: &spans, picked })?;
+        self.norm(&x, &self.weights.output_norm) // [R, C]
+    }
+
+    fn layer(
+        &self,
+        cache: &mut KvCache,
+        index: usize,
+        layer: &Layer,
+        x: &Tensor,
+        rows: &RowsOf<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let config = &self.config;
+        let normed = self.norm(x, &layer.attn_norm)?;
+        let [q, k, v] = match rows.picked {
+            None => take(self.linears(&normed, &[&layer.q, &layer.k, &layer.v])?)?,
+            Some(picked) => {
+                let [k, v] = take(self.linears(&normed, &[&layer.k, &layer.v])?)?;
+                let [q] = take(self.linears(&nn::gather(&normed, picked)?, &[&layer.q])?)?;
+                [q, k, v]
+            }
+        };
+        let local = config.attention[index] == Attention::Sliding;
+        let turns = self.turns(rows.batch, local);
+        let k = self.head_norm(&k, &layer.k_norm)?;
+        let k = nn::rope(&self.compute, &k, config.head_dim, &turns)?;
+        self.store(cache, index, rows.batch, &k, &v)?;
+        let picked_x = match rows.picked {
+            None => x.clone(),
+            Some([]) => return nn::gather(x, &[]),
+            Some(picked) => nn::gather(x, picked)?,
+        };
+        let q = self.head_norm(&q, &layer.q_norm)?;
+        let q = nn::rope(&self.compute, &q, config.head_dim, &rows.turns(turns))?;
+        let shape = AttentionShape {
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            scale: config.attn_scale,
+            softcap: config.attn_logit_softcap.filter(|cap| *cap != 0.0),
+            window: config.sliding_window.filter(|_| local),
+        };
+        let attending = nn::AttendingRows { cache, layer: index, spans: rows.spans };
+        let attended = nn::attention(&self.compute, shape, &q, attending)?;
+        let [mut y] = take(self.linears(&attended, &[&layer.o])?)?;
+        if let Some(norm) = &layer.post_attn_norm {
+            y = self.norm(&y, norm)?;
+        }
+        let x = nn::add(&self.compute, &picked_x, &y)?;
+        let mut y = self.feed_forward(&layer.ffn, &self.norm(&x, &layer.ffn_norm)?)?;
+        if let Some(norm) = &layer.post_ffn_norm {
+            y = self.norm(&y, norm)?;
+        }
+        nn::add(&self.compute, &x, &y)
+    }
+
+    fn turns(&self, batch: &Batch, local: bool) -> Turns {
+        let tables = match &self.ropes.local {
+            Some(table) if local => vec![(batch.tokens.len(), table.clone())],
+            _ => batch.tables.clone(),
+        };
+        Turns { positions: batch.positions.clone(), tables }
+    }
+
+    fn store(
+        &self,
+        cache: &mut KvCache,
+        layer: usize,
+        batch: &Batch,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> candle_core::Result<()> {
+        let len = self.config.n_kv_heads * self.config.head_dim;
+        nn::with_values(k, |k| {
+            nn::with_values(v, |v| {
+                for (sequence, start, first, n) in batch.spans.iter().copied() {
+                    let rows = first * len..(first + n) * len;
+                    cache.write(layer, sequence, start, &k[rows.clone()], &v[rows]);
+                }
+            })
+        })?
+    }
+
+    fn feed_forward(&self, ffn: &FeedForward, x: &Tensor) -> candle_core::Result<Tensor> {
+        match ffn {
+            FeedForward::Dense(mlp) => self.mlp(mlp, x),
+            FeedForward::Experts { router, experts } => self.experts(router, experts, x),
+        }
+    }
+
+    fn mlp(&self, mlp: &Mlp, x: &Tensor) -> candle_core::Result<Tensor> {
+        let [gate, up] = take(self.linears(x, &[&mlp.gate, &mlp.up])?)?;
+        let hidden = nn::gated(&self.compute, self.config.activation, &gate, &up)?;
+        let [y] = take(self.linears(&hidden, &[&mlp.down])?)?;
+        Ok(y)
+    }
+
+    /// Each expert computes its tokens' rows at once; a token's experts are summed in ascending index.
+    fn experts(&self, router: &Linear, experts: &[Mlp], x: &Tensor) -> candle_core::Result<Tensor> {
+        let Some(config) = &self.config.experts else { candle_core::bail!("experts without a config") };
+        // a router is F32 in every GGUF, so it is computed in f32 whatever a checkpoint stores it in
+        let logits = nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?;
+        let [probabilities] = take(logits)?;
+        let probabilities = nn::softmax(&self.compute, &probabilities)?; // [T, E]
+        let mut rows_of: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
+        nn::with_values(&probabilities, |probabilities| {
+            for (row, probabilities) in probabilities.chunks_exact(experts.len()).enumerate() {
+                for (expert, weight) in route(probabilities, config) {
+                    rows_of[expert].push((row, weight));
+                }
+            }
+        })?;
+        let mut y = vec![0.0; x.elem_count()];
+        for (mlp, rows) in experts.iter().zip(&rows_of).filter(|(_, rows)| !rows.is_empty()) {
+            let indexes: Vec<usize> = rows.iter().map(|(row, _)| *row).collect();
+            let expert = self.mlp(mlp, &nn::gather(x, &indexes)?)?;
+            nn::scatter_scaled(&expert, rows, &mut y)?;
+        }
+        Tensor::from_vec(y, x.shape(), &Device::Cpu)
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Vector) -> candle_core::Result<Tensor> {
+        nn::rms_norm(&self.compute, x, weight, self.config.rms_norm_eps)
+    }
+
+    fn head_norm(&self, x: &Tensor, weight: &Option<Vector>) -> candle_core::Result<Tensor> {
+        weight.as_ref().map_or_else(|| Ok(x.clone()), |weight| self.norm(x, weight))
+    }
+
+    fn linears(&self, x: &Tensor, linears: &[&Linear]) -> candle_core::Result<Vec<Tensor>> {
+        let product = |linear: &&Linear| linear.product(self.mode.arithmetic(linear.weight.dtype()));
+        let mut out = nn::products(&self.compute, x, linears.iter().map(product).collect())?;
+        for (y, linear) in out.iter_mut().zip(linears) {
+            let Some(low_rank) = &linear.low_rank else { continue };
+            *y = low_rank.add_to(&self.compute, y, x)?;
+        }
+        Ok(out)
+    }
+
+    /// Returns the logits of hidden states `[R, C]`, capped if the model caps them: `[R, V]`.
+    ///
+    /// Errors if the rows are not as long as the model is wide.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, Error> {
+        let [logits] = take(self.linears(hidden, &[&self.weights.output])?)?;
+        match self.config.final_logit_softcap.filter(|cap| *cap != 0.0) {
+            None => Ok(logits),
+            Some(cap) => Ok(nn::softcap(&self.compute, &logits, cap)?),
+        }
+    }
+
+    /// Returns how likely each `(row, token)` of `targets` is after the hidden states `[R, C]`; rows ascend.
+    ///
+    /// Logits are computed for few rows at a time, and once for the targets of one row. Errors on a token outside the vocabulary.
+    ///
+    /// # Panics
+    /// If a row is not below R.
+    pub fn score(&self, hidden: &Tensor, targets: &[(usize, u32)]) -> Result<Vec<Scored>, Error> {
+        /// Logits held at a time: 32 MiB.
+        const LOGITS: usize = 8 << 20;
+        let vocab_size = self.weights.output.weight.rows();
+        if let Some((_, token)) = targets.iter().find(|(_, token)| *token as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { token: *token, vocab_size });
+        }
+        let mut rows: Vec<usize> = targets.iter().map(|(row, _)| *row).collect();
+        rows.dedup();
+        let mut scored = Vec::with_capacity(targets.len());
+        let mut rest = targets;
+        for rows in rows.chunks((LOGITS / vocab_size).max(1)) {
+            let logits = self.logits(&nn::gather(hidden, rows)?)?;
+            nn::with_values(&logits, |logits| {
+                for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab_size)) {
+                    let n = rest.iter().take_while(|(of, _)| of == row).count();
+                    let (best, log_sum) = argmax_and_log_sum(logits);
+                    for (_, token) in &rest[..n] {
+                        let log_prob = logits[*token as usize] - log_sum;
+                        scored.push(Scored { log_prob, is_greedy: best == *token as usize });
+                    }
+                    rest = &rest[n..];
+                }
+            })?;
+        }
+        Ok(scored)
+    }
+}
+
+/// Rows a layer's queries are computed for: all of the batch, or those picked.
+struct RowsOf<'a> {
+    batch: &'a Batch,
+    spans: &'a [Span],
+    picked: Option<&'a [usize]>,
+}
+
+impl RowsOf<'_> {
+    /// Returns the turns of these rows, out of those of all.
+    fn turns(&self, all: Turns) -> Turns {
+        let Some(picked) = self.picked else { return all };
+        let positions: Vec<u32> = picked.iter().map(|row| all.positions[*row]).collect();
+        let mut tables = Vec::with_capacity(all.tables.len());
+        let mut first = 0;
+        for (n, table) in all.tables {
+            let picked_here = picked.iter().filter(|row| (first..first + n).contains(*row)).count();
+            tables.push((picked_here, table));
+            first += n;
+        }
+        Turns { positions: positions.into(), tables }
+    }
+}
+
+/// Returns the wanted rows as spans of consecutive positions, rows counted among the wanted ones.
+fn wanted_spans(batch: &Batch) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    let mut segment = 0;
+    for (row, wanted) in batch.wanted.iter().enumerate() {
+        while *wanted >= batch.spans[segment].2 + batch.spans[segment].3 {
+            segment += 1;
+        }
+        let (sequence, start, first, _) = batch.spans[segment];
+        let position = start + wanted - first;
+        match spans.last_mut() {
+            Some((last, from, _, n)) if *last == sequence && *from + *n == position => *n += 1,
+            _ => spans.push((sequence, position, row, 1)),
+        }
+    }
+    spans
+}
+
+impl Ropes {
+    fn new(config: &ModelConfig) -> Self {
+        let table = |length: usize| {
+            let frequencies = frequencies(&config.rope, length);
+            Arc::new(RopeTable::new(&frequencies.inv_freq, frequencies.attention_factor))
+        };
+        let long = match &config.rope.scaling {
+            RopeScaling::LongRope(long) => {
+                Some((long.original_context, table(long.original_context.saturating_add(1))))
+            }
+            _ => None,
+        };
+        let local = config.rope.theta_swa.map(|theta| {
+            let frequencies = local_frequencies(theta, config.rope.dim);
+            Arc::new(RopeTable::new(&frequencies.inv_freq, frequencies.attention_factor))
+        });
+        Ropes { full: table(0), long, local }
+    }
+
+    /// Returns the table of full attention in a sequence of that many tokens.
+    fn of_length(&self, length: usize) -> Arc<RopeTable> {
+        match &self.long {
+            Some((original_context, long)) if length > *original_context => long.clone(),
+            _ => self.full.clone(),
+        }
+    }
+}
+
+impl Linear {
+    fn product(&self, arithmetic: Arithmetic) -> nn::Product {
+        nn::Product { weight: self.weight.clone(), bias: self.bias.clone(), arithmetic }
+    }
+}
+
+/// Returns the N results of N products.
+fn take<const N: usize>(tensors: Vec<Tensor>) -> candle_core::Result<[Tensor; N]> {
+    tensors.try_into().map_err(|tensors: Vec<Tensor>| {
+        candle_core::Error::Msg(format!("{} results for {N} products", tensors.len()))
+    })
+}

@@ -1,0 +1,74 @@
+//! Residual sums.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::naive::add as kernel;
+use super::values;
+use crate::kernel::Compute;
+
+/// Returns `a + b`, both of one shape.
+///
+/// Errors if the shapes differ.
+pub fn add(compute: &Arc<Compute>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.apply_op2_no_bwd(b, &Add { compute: compute.clone() })
+}
+
+/// Returns `a + scale * b`, both of one shape.
+///
+/// Errors if the shapes differ.
+pub fn add_scaled(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    a.apply_op2_no_bwd(b, &AddScaled { scale })
+}
+
+struct AddScaled {
+    scale: f32,
+}
+
+impl CustomOp2 for AddScaled {
+    fn name(&self) -> &'static str {
+        "add_scaled"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (values(s1, l1)?, values(s2, l2)?);
+        if l1.shape() != l2.shape() {
+            candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
+        }
+        let y = a.iter().zip(b).map(|(a, b)| b.mul_add(self.scale, *a)).collect();
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+}
+
+struct Add {
+    compute: Arc<Compute>,
+}
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (values(s1, l1)?, values(s2, l2)?);
+        if l1.shape() != l2.shape() {
+            candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
+        }
+        let mut y = vec![0.0; a.len()];
+        kernel(&self.compute, a, b, &mut y);
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+}
