@@ -25,6 +25,6 @@ impl LowRank {
         };
         let low = product(&self.a, x)?;
         let high = product(&self.b, &low[0])?;
-        nn::add_scaled(y, &high[0], self.scale)
+        nn::add_scaled(compute, y, &high[0], self.scale)
     }
 }

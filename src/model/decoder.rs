@@ -11,8 +11,10 @@ use super::moe::route;
 use super::rope_scaling::{frequencies, local_frequencies};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
-use crate::kernel::{Arithmetic, Compute, ComputeMode, Isa};
-use crate::nn::naive::{AttentionShape, KvCache, KvShape, RopeTable, Span, argmax_and_log_sum};
+use crate::kernel::attention::{AttentionShape, Span};
+use crate::kernel::rope::RopeTable;
+use crate::kernel::softmax::log_softmax_rows;
+use crate::kernel::{Arithmetic, Compute, ComputeMode, Isa, KvCache, KvShape};
 use crate::nn::{self, Turns};
 use crate::tensor::Opened;
 
@@ -162,7 +164,8 @@ impl Decoder {
             // a context of 2^32 positions was refused when the config was read
             positions.extend(start as u32..end as u32);
             tables.push((segment.tokens.len(), self.ropes.of_length(end)));
-            spans.push((segment.sequence, start, first, segment.tokens.len()));
+            let (sequence, n_rows) = (segment.sequence, segment.tokens.len());
+            spans.push(Span { sequence, start, first_row: first, n_rows });
             match segment.wanted {
                 Wanted::None => {}
                 Wanted::Last => wanted.extend((first..tokens.len()).next_back()),
@@ -266,9 +269,9 @@ impl Decoder {
         let len = self.config.n_kv_heads * self.config.head_dim;
         nn::with_values(k, |k| {
             nn::with_values(v, |v| {
-                for (sequence, start, first, n) in batch.spans.iter().copied() {
-                    let rows = first * len..(first + n) * len;
-                    cache.write(layer, sequence, start, &k[rows.clone()], &v[rows]);
+                for span in &batch.spans {
+                    let rows = span.first_row * len..(span.first_row + span.n_rows) * len;
+                    cache.write(layer, span.sequence, span.start, &k[rows.clone()], &v[rows]);
                 }
             })
         })?
@@ -361,12 +364,12 @@ impl Decoder {
         for rows in rows.chunks((LOGITS / vocab_size).max(1)) {
             let logits = self.logits(&nn::gather(hidden, rows)?)?;
             nn::with_values(&logits, |logits| {
-                for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab_size)) {
+                let pieces = log_softmax_rows(&self.compute, logits, vocab_size);
+                for ((row, logits), pieces) in rows.iter().zip(logits.chunks_exact(vocab_size)).zip(pieces) {
                     let n = rest.iter().take_while(|(of, _)| of == row).count();
-                    let (best, log_sum) = argmax_and_log_sum(logits);
                     for (_, token) in &rest[..n] {
-                        let log_prob = logits[*token as usize] - log_sum;
-                        scored.push(Scored { log_prob, is_greedy: best == *token as usize });
+                        let log_prob = pieces.log_prob(logits[*token as usize]);
+                        scored.push(Scored { log_prob, is_greedy: pieces.argmax == *token as usize });
                     }
                     rest = &rest[n..];
                 }
@@ -404,14 +407,16 @@ fn wanted_spans(batch: &Batch) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let mut segment = 0;
     for (row, wanted) in batch.wanted.iter().enumerate() {
-        while *wanted >= batch.spans[segment].2 + batch.spans[segment].3 {
+        while *wanted >= batch.spans[segment].first_row + batch.spans[segment].n_rows {
             segment += 1;
         }
-        let (sequence, start, first, _) = batch.spans[segment];
-        let position = start + wanted - first;
+        let Span { sequence, start, first_row, .. } = batch.spans[segment];
+        let position = start + wanted - first_row;
         match spans.last_mut() {
-            Some((last, from, _, n)) if *last == sequence && *from + *n == position => *n += 1,
-            _ => spans.push((sequence, position, row, 1)),
+            Some(last) if last.sequence == sequence && last.start + last.n_rows == position => {
+                last.n_rows += 1
+            }
+            _ => spans.push(Span { sequence, start: position, first_row: row, n_rows: 1 }),
         }
     }
     spans

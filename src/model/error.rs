@@ -53,7 +53,7 @@ pub enum Error {
     TokenOutOfRange { token: u32, vocab_size: usize },
 
     #[error(transparent)]
-    CacheFull(#[from] crate::nn::naive::CacheFull),
+    Cache(#[from] crate::kernel::kv_cache::Error),
 
     #[error("no threads to compute with")]
     Threads {
@@ -115,7 +115,7 @@ impl Diagnostic for Error {
             Error::TokenOutOfRange { .. } => {
                 Some("the tokenizer may belong to another model".to_owned())
             }
-            Error::CacheFull(_) => Some("allow more memory, or compute fewer sequences at a time".to_owned()),
+            Error::Cache(error) => error.hint(),
             Error::Quantized { .. } => {
                 Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
             }

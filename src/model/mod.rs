@@ -28,7 +28,6 @@ use crate::kernel::Isa;
 use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, TensorSource};
 
-pub use crate::nn::naive::KvCache;
 pub use checkpoint::Checkpoint;
 pub use config::{Attention, Experts, ModelConfig, Rope, RopeScaling};
 pub use decode::{Scored, Segment, SequenceId, Wanted};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::naive::{geglu_tanh, swiglu};
 use super::values;
 use crate::kernel::Compute;
+use crate::kernel::activation::{geglu_tanh, swiglu};
 
 /// What the gate of a feed-forward goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ impl CustomOp2 for Gated {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a gate of shape {:?} for {:?}", l1.shape(), l2.shape());
         }
-        let mut y = vec![0.0; gate.len()];
+        let mut y = gate.to_vec();
         match self.activation {
-            Activation::Silu => swiglu(&self.compute, gate, up, &mut y),
-            Activation::GeluTanh => geglu_tanh(&self.compute, gate, up, &mut y),
+            Activation::Silu => swiglu(&self.compute, &mut y, up),
+            Activation::GeluTanh => geglu_tanh(&self.compute, &mut y, up),
         }
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::naive::add as kernel;
 use super::values;
-use crate::kernel::Compute;
+use crate::kernel::{Compute, activation};
 
 /// Returns `a + b`, both of one shape.
 ///
@@ -18,11 +17,12 @@ pub fn add(compute: &Arc<Compute>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Returns `a + scale * b`, both of one shape.
 ///
 /// Errors if the shapes differ.
-pub fn add_scaled(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
-    a.apply_op2_no_bwd(b, &AddScaled { scale })
+pub fn add_scaled(compute: &Arc<Compute>, a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    a.apply_op2_no_bwd(b, &AddScaled { compute: compute.clone(), scale })
 }
 
 struct AddScaled {
+    compute: Arc<Compute>,
     scale: f32,
 }
 
@@ -42,7 +42,8 @@ impl CustomOp2 for AddScaled {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
         }
-        let y = a.iter().zip(b).map(|(a, b)| b.mul_add(self.scale, *a)).collect();
+        let mut y = a.to_vec();
+        activation::add_scaled(&self.compute, &mut y, self.scale, b);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 }
@@ -67,8 +68,8 @@ impl CustomOp2 for Add {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
         }
-        let mut y = vec![0.0; a.len()];
-        kernel(&self.compute, a, b, &mut y);
+        let mut y = a.to_vec();
+        activation::add(&self.compute, &mut y, b);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 }

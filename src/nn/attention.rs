@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::naive::{AttentionShape, KvCache, Span, attention as kernel};
 use super::values;
-use crate::kernel::Compute;
+use crate::kernel::attention::{AttentionShape, Span, attention as kernel};
+use crate::kernel::{Compute, KvCache};
 
 /// Which rows of the queries attend to which sequence, in which layer of the cache.
 pub struct AttendingRows<'a> {
     pub cache: &'a KvCache,
     pub layer: usize,
-    /// Sequence, position of the first row, first row, number of rows.
     pub spans: &'a [Span],
 }
 

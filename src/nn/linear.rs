@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{rows_of, values};
+use crate::kernel::activation::add_bias;
 use crate::kernel::product::matmul_many;
 use crate::kernel::{Arithmetic, Compute, Matrix};
 
@@ -68,11 +69,7 @@ impl CustomOp1 for Products {
         matmul_many(&self.compute, x, &matrices, &mut parts);
         for (product, part) in self.products.iter().zip(parts) {
             let Some(bias) = &product.bias else { continue };
-            for row in part.chunks_exact_mut(bias.len()) {
-                for (y, b) in row.iter_mut().zip(bias.iter()) {
-                    *y += b;
-                }
-            }
+            add_bias(&self.compute, part, bias);
         }
         Ok((CpuStorage::F32(flat), Shape::from(n_rows * total)))
     }

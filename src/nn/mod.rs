@@ -8,7 +8,6 @@ mod add;
 mod attention;
 mod embedding;
 mod linear;
-pub mod naive;
 mod norm;
 mod rope;
 mod rows;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::naive::rms_norm as kernel;
 use super::{rows_of, values};
 use crate::kernel::Compute;
+use crate::kernel::norm::rms_norm as kernel;
 
 /// Returns `x / sqrt(mean(x^2) + eps) * weight` over each run of `weight.len()` values of `x` `[.., N]`
 /// (arXiv:1910.07467): rows, or the heads within them.

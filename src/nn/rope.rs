@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::naive::{RopeTable, rope as kernel};
 use super::{rows_of, values};
 use crate::kernel::Compute;
+use crate::kernel::rope::{RopeTable, rope as kernel};
 
 /// Where rows stand in their sequences, and the frequencies they turn with.
 #[derive(Clone)]

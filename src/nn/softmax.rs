@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::naive;
 use super::{rows_of, values};
 use crate::kernel::Compute;
+use crate::kernel::activation::soft_cap;
+use crate::kernel::softmax::softmax_rows;
 
 /// Returns the softmax of each row of `x` `[.., N]`.
 pub fn softmax(compute: &Arc<Compute>, x: &Tensor) -> Result<Tensor> {
@@ -25,7 +26,7 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = values(storage, layout)?.to_vec();
         let (_, len) = rows_of(layout);
-        naive::softmax(&self.compute, &mut y, len);
+        softmax_rows(&self.compute, &mut y, len);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }
@@ -47,7 +48,7 @@ impl CustomOp1 for SoftCap {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = values(storage, layout)?.to_vec();
-        naive::softcap(&self.compute, &mut y, self.cap);
+        soft_cap(&self.compute, &mut y, self.cap);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }
