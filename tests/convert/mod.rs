@@ -7,7 +7,9 @@ mod real;
 use std::path::{Path, PathBuf};
 
 use lctl::kernel::Isa;
-use lctl::model::{Checkpoint, Mapped, ModelConfig, TargetTensor, expected_tensors, map_checkpoint};
+use lctl::model::{
+    Attention, Checkpoint, Mapped, ModelConfig, RopeScaling, TargetTensor, expected_tensors, map_checkpoint,
+};
 use lctl::tensor::format::by_name;
 use lctl::tensor::gguf::{Array, Metadata, Value};
 use lctl::tensor::{Dtype, TensorSource};
@@ -223,8 +225,19 @@ fn config_json_and_gguf_keys_give_one_config() {
         }
         let has_output = mapped.tensors.iter().any(|tensor| tensor.name == "output.weight");
         let from_gguf = ModelConfig::from_gguf(&keys, has_output, Path::new("test.gguf")).unwrap();
+        // what GGUF has no key for: factors lie in tensors, the rest is as llama.cpp assumes it
+        match &mut from_hf.rope.scaling {
+            scaling @ RopeScaling::Factors(_) => *scaling = RopeScaling::None,
+            RopeScaling::LongRope(long) => (long.short, long.long) = (Vec::new(), Vec::new()),
+            _ => {}
+        }
+        from_hf.attn_scale = from_gguf.attn_scale;
         if mapped.arch == "llama" {
-            from_hf.sliding_window = None; // GGUF's llama has no key for it
+            from_hf.sliding_window = None;
+            from_hf.attention.fill(Attention::Full);
+        }
+        if let Some(experts) = &mut from_hf.experts {
+            experts.renormalize = true;
         }
         assert_eq!(from_hf, from_gguf, "{name}");
         let expected = expected_tensors(&from_hf).unwrap();
