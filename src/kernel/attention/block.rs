@@ -76,16 +76,15 @@ impl<const R: usize> Ranges<R> {
         ranges
     }
 
-    /// Returns the part of `base .. base + PAGE` that every row sees, as offsets from `base`.
+    /// Returns the positions that every row sees; if there are none, an empty range that ends where some row's begins.
     #[inline(always)]
-    fn common(&self, base: usize) -> (usize, usize) {
+    fn common(&self) -> (usize, usize) {
         let (mut first, mut end) = (self.first[0], self.end[0]);
         for r in 1..R {
             first = first.max(self.first[r]);
             end = end.min(self.end[r]);
         }
-        let first = first.saturating_sub(base).min(PAGE);
-        (first, end.saturating_sub(base).clamp(first, PAGE))
+        (first, end.max(first))
     }
 }
 
@@ -100,208 +99,288 @@ fn run<S: SimdFma, const R: usize>(s: S, block: Block) {
             *q = *value;
         }
     }
-    for (scores, (keys, _)) in scores.chunks_exact_mut(R * PAGE).zip(tiles) {
-        score_tile::<S, R>(s, q, keys, shape.scale, scores);
-        if let Some(cap) = shape.softcap {
-            for at in (0..R * PAGE).step_by(S::LANES) {
-                let capped = SoftCap(cap).apply(s, s.load(&scores[at..]));
-                s.store(capped, &mut scores[at..]);
-            }
-        }
-    }
+    score_tiles::<S, R>(s, q, tiles, shape, scores);
     let ranges = Ranges::<R>::new(rows);
-    let sums = softmax::<S, R>(s, &ranges, first_page * PAGE, scores);
+    mask(s, &ranges, first_page * PAGE, scores);
+    let sums = softmax::<S, R>(s, scores);
+    let weights = Weights { ranges, sums, base: first_page * PAGE, p: scores, tiles };
     let mut column = 0;
     while column < shape.head_dim {
         if shape.head_dim - column > S::LANES {
-            weighted_sum::<S, R, 2>(
-                s,
-                &ranges,
-                first_page * PAGE,
-                scores,
-                tiles,
-                &sums,
-                column,
-                out,
-                rows.len(),
-            );
+            store_columns::<S, R, 2>(s, weights.sum_values::<S, 2>(s, column), column, rows.len(), out);
             column += 2 * S::LANES;
         } else {
-            weighted_sum::<S, R, 1>(
-                s,
-                &ranges,
-                first_page * PAGE,
-                scores,
-                tiles,
-                &sums,
-                column,
-                out,
-                rows.len(),
-            );
+            store_columns::<S, R, 1>(s, weights.sum_values::<S, 1>(s, column), column, rows.len(), out);
             column += S::LANES;
         }
     }
 }
 
-/// Writes `scores[r][j] = dot(q[r], keys[j]) * scale`; q is `[head_dim][R]`, keys `[head_dim][PAGE]`.
+/// Writes the scores of all tiles, `[tile][R][PAGE]`; q is `[head_dim][R]`.
 #[inline(always)]
-fn score_tile<S: SimdFma, const R: usize>(s: S, q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-    // one vector of 16 lanes, or two of 8
-    let mut sums = [[s.splat(0.0); 2]; R];
-    for (q, keys) in q.chunks_exact(R).zip(keys.chunks_exact(PAGE)) {
-        for i in 0..PAGE / S::LANES {
-            let keys = s.load(&keys[i * S::LANES..]);
-            for r in 0..R {
-                sums[r][i] = s.mul_add(s.splat(q[r]), keys, sums[r][i]);
-            }
-        }
-    }
-    for r in 0..R {
-        for i in 0..PAGE / S::LANES {
-            s.store(sums[r][i] * s.splat(scale), &mut scores[r * PAGE + i * S::LANES..]);
-        }
-    }
-}
-
-/// Returns which of the positions `position ..` lie in `first .. end`.
-#[inline(always)]
-fn visible<S: SimdFma>(s: S, position: usize, (first, end): (usize, usize)) -> S::Mask {
-    let positions = s.load_i32(&OFFSETS) + s.splat_i32(position as i32);
-    s.gt_i32(s.splat_i32(end as i32), positions) & !s.gt_i32(s.splat_i32(first as i32), positions)
-}
-
-/// Returns the largest of a row's visible scores; `scores` begins at the row's first tile.
-#[inline(always)]
-fn row_max<S: SimdFma, const R: usize>(s: S, range: (usize, usize), base: usize, scores: &[f32]) -> f32 {
-    let mut largest = [s.splat(f32::NEG_INFINITY); 2];
-    for (tile, scores) in scores.chunks(R * PAGE).enumerate() {
-        let base = base + tile * PAGE;
-        let sees_all = range.0 <= base && base + PAGE <= range.1;
-        for i in 0..PAGE / S::LANES {
-            let at = i * S::LANES;
-            let mut score = s.load(&scores[at..]);
-            if !sees_all {
-                score = s.select(visible(s, base + at, range), score, s.splat(f32::NEG_INFINITY));
-            }
-            largest[i] = s.max(score, largest[i]);
-        }
-    }
-    let mut all = [f32::NEG_INFINITY; PAGE];
-    for i in 0..PAGE / S::LANES {
-        s.store(largest[i], &mut all[i * S::LANES..]);
-    }
-    let mut max = f32::NEG_INFINITY;
-    for x in all {
-        max = if x > max { x } else { max };
-    }
-    max
-}
-
-/// Replaces scores by `exp(s - max)`, zero where a row does not see the position, and returns every row's sum.
-#[inline(always)]
-fn softmax<S: SimdFma, const R: usize>(
+fn score_tiles<S: SimdFma, const R: usize>(
     s: S,
-    ranges: &Ranges<R>,
-    base: usize,
+    q: &[f32],
+    tiles: &[Tile],
+    shape: &AttentionShape,
     scores: &mut [f32],
-) -> [f32; R] {
+) {
+    let tile_len = R * PAGE;
+    if S::LANES == PAGE {
+        // two tiles share every broadcast query
+        for (pair, scores) in tiles.chunks(2).zip(scores.chunks_mut(2 * tile_len)) {
+            if let [(keys, _), (more_keys, _)] = pair {
+                let sums = dots::<S, R, 2>(s, q, [(keys, 0), (more_keys, 0)]);
+                store_scores(s, sums, shape.scale, [0, tile_len], scores);
+            } else {
+                let sums = dots::<S, R, 1>(s, q, [(pair[0].0, 0)]);
+                store_scores(s, sums, shape.scale, [0], scores);
+            }
+        }
+    } else {
+        for ((keys, _), scores) in tiles.iter().zip(scores.chunks_exact_mut(tile_len)) {
+            let sums = dots::<S, R, 2>(s, q, [(keys, 0), (keys, S::LANES)]);
+            store_scores(s, sums, shape.scale, [0, S::LANES], scores);
+        }
+    }
+    if let Some(cap) = shape.softcap {
+        for scores in scores.chunks_exact_mut(S::LANES) {
+            s.store(SoftCap(cap).apply(s, s.load(scores)), scores);
+        }
+    }
+}
+
+/// Returns the dots of every query with V vectors of keys: each the lanes from its offset on of the rows of a tile.
+#[inline(always)]
+fn dots<S: SimdFma, const R: usize, const V: usize>(
+    s: S,
+    q: &[f32],
+    vectors: [(&[f32], usize); V],
+) -> [[S::F32; V]; R] {
+    let mut sums = [[s.splat(0.0); V]; R];
+    let (q, _) = q.as_chunks::<R>();
+    let mut keys: [&[[f32; PAGE]]; V] = [&[]; V];
+    for i in 0..V {
+        keys[i] = &vectors[i].0.as_chunks().0[..q.len()];
+    }
+    for (d, q) in q.iter().enumerate() {
+        let mut k = [s.splat(0.0); V];
+        for i in 0..V {
+            k[i] = s.load(&keys[i][d][vectors[i].1..]);
+        }
+        for r in 0..R {
+            let q = s.splat(q[r]);
+            for i in 0..V {
+                sums[r][i] = s.mul_add(q, k[i], sums[r][i]);
+            }
+        }
+    }
+    sums
+}
+
+/// Writes `sum * scale`: vector i of row r goes to `r * PAGE + at[i]`.
+#[inline(always)]
+fn store_scores<S: SimdFma, const R: usize, const V: usize>(
+    s: S,
+    sums: [[S::F32; V]; R],
+    scale: f32,
+    at: [usize; V],
+    scores: &mut [f32],
+) {
+    for r in 0..R {
+        for i in 0..V {
+            s.store(sums[r][i] * s.splat(scale), &mut scores[r * PAGE + at[i]..]);
+        }
+    }
+}
+
+const OFFSETS: [i32; PAGE] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Makes the scores of positions that a row does not see -infinity, whose weight is exactly zero.
+#[inline(always)]
+fn mask<S: SimdFma, const R: usize>(s: S, ranges: &Ranges<R>, base: usize, scores: &mut [f32]) {
+    let (common, common_end) = ranges.common();
+    for (tile, scores) in scores.chunks_exact_mut(R * PAGE).enumerate() {
+        let base = base + tile * PAGE;
+        if common <= base && base + PAGE <= common_end {
+            continue;
+        }
+        for (i, scores) in scores.chunks_exact_mut(S::LANES).enumerate() {
+            let (r, at) = (i * S::LANES / PAGE, i * S::LANES % PAGE);
+            let positions = s.load_i32(&OFFSETS) + s.splat_i32((base + at) as i32);
+            let is_before = s.gt_i32(s.splat_i32(ranges.first[r] as i32), positions);
+            let is_seen = s.gt_i32(s.splat_i32(ranges.end[r] as i32), positions) & !is_before;
+            s.store(s.select(is_seen, s.load(scores), s.splat(f32::NEG_INFINITY)), scores);
+        }
+    }
+}
+
+/// Replaces scores by `exp(s - max)` and returns every row's sum.
+#[inline(always)]
+fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> [f32; R] {
+    // a row has one vector of 16 lanes per tile, or two of 8
+    let mut largest = [[s.splat(f32::NEG_INFINITY); 2]; R];
+    for scores in scores.chunks_exact(R * PAGE) {
+        for r in 0..R {
+            for i in 0..PAGE / S::LANES {
+                largest[r][i] = s.max(s.load(&scores[r * PAGE + i * S::LANES..]), largest[r][i]);
+            }
+        }
+    }
+    let mut max = [s.splat(0.0); R];
+    for r in 0..R {
+        max[r] = s.splat(largest_lane(s, &largest[r][..PAGE / S::LANES]));
+    }
+    let mut lane_sums = [[s.splat(0.0); 2]; R];
+    for scores in scores.chunks_exact_mut(R * PAGE) {
+        for r in 0..R {
+            for i in 0..PAGE / S::LANES {
+                let score = &mut scores[r * PAGE + i * S::LANES..];
+                let p = lanes::exp_nonpositive(s, s.load(score) - max[r]);
+                s.store(p, score);
+                lane_sums[r][i] = lane_sums[r][i] + p;
+            }
+        }
+    }
     let mut sums = [0.0; R];
     for r in 0..R {
-        let range = (ranges.first[r], ranges.end[r]);
-        let scores = &mut scores[r * PAGE..];
-        let max = s.splat(row_max::<S, R>(s, range, base, scores));
-        let mut lane_sums = [s.splat(0.0); 2];
-        for (tile, scores) in scores.chunks_mut(R * PAGE).enumerate() {
-            let base = base + tile * PAGE;
-            let sees_all = range.0 <= base && base + PAGE <= range.1;
-            for i in 0..PAGE / S::LANES {
-                let at = i * S::LANES;
-                let mut p = lanes::exp_nonpositive(s, s.load(&scores[at..]) - max);
-                if !sees_all {
-                    p = s.select(visible(s, base + at, range), p, s.splat(0.0));
-                }
-                lane_sums[i] = lane_sums[i] + p;
-                s.store(p, &mut scores[at..]);
-            }
-        }
         let mut lanes = [0.0; PAGE];
         for i in 0..PAGE / S::LANES {
-            s.store(lane_sums[i], &mut lanes[i * S::LANES..]);
+            s.store(lane_sums[r][i], &mut lanes[i * S::LANES..]);
         }
         sums[r] = tree(&mut lanes);
     }
     sums
 }
 
-const OFFSETS: [i32; PAGE] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-
-/// Writes `out[r][d] = sum over visible j of p[r][j] * v[j][d] / sums[r]` for V vectors of d from `column`.
+/// Returns the largest lane; NaNs don't count.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "parts of one kernel, which must be inlined")]
-fn weighted_sum<S: SimdFma, const R: usize, const V: usize>(
-    s: S,
-    ranges: &Ranges<R>,
-    base: usize,
-    scores: &[f32],
-    tiles: &[Tile],
-    sums: &[f32; R],
-    column: usize,
-    out: &mut [f32],
-    n_rows: usize,
-) {
-    let mut totals = [[s.splat(0.0); V]; R];
-    for (tile, (p, (_, values))) in scores.chunks_exact(R * PAGE).zip(tiles).enumerate() {
-        let base = base + tile * PAGE;
-        let stride = values.len() / PAGE;
-        let (first, end) = ranges.common(base);
-        for j in 0..first {
-            add_visible::<S, R, V>(s, ranges, base, j, p, &values[j * stride + column..], &mut totals);
-        }
-        for j in first..end {
-            let values = &values[j * stride + column..];
-            let mut v = [s.splat(0.0); V];
-            for i in 0..V {
-                v[i] = s.load(&values[i * S::LANES..]);
-            }
-            for r in 0..R {
-                let p = s.splat(p[r * PAGE + j]);
-                for i in 0..V {
-                    totals[r][i] = s.mul_add(p, v[i], totals[r][i]);
-                }
-            }
-        }
-        for j in end..PAGE {
-            add_visible::<S, R, V>(s, ranges, base, j, p, &values[j * stride + column..], &mut totals);
+fn largest_lane<S: SimdFma>(s: S, vectors: &[S::F32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; PAGE];
+    let mut max = f32::NEG_INFINITY;
+    for vector in vectors {
+        s.store(*vector, &mut lanes);
+        for x in lanes {
+            max = if x > max { x } else { max };
         }
     }
-    let head_dim = out.len() / n_rows;
-    for r in 0..n_rows.min(R) {
-        for i in 0..V {
-            let at = column + i * S::LANES;
-            let mut lanes = [0.0; 16];
-            s.store(totals[r][i] / s.splat(sums[r]), &mut lanes);
-            let n = S::LANES.min(head_dim.saturating_sub(at));
-            out[r * head_dim + at.min(head_dim)..][..n].copy_from_slice(&lanes[..n]);
+    max
+}
+
+/// What the values are weighted with.
+struct Weights<'a, const R: usize> {
+    ranges: Ranges<R>,
+    /// Sum of every row's weights.
+    sums: [f32; R],
+    /// Position of the first tile.
+    base: usize,
+    /// `[tile][R][PAGE]`
+    p: &'a [f32],
+    tiles: &'a [Tile<'a>],
+}
+
+impl<const R: usize> Weights<'_, R> {
+    /// Returns `sum over visible j of p[r][j] * v[j][d] / sums[r]` for V vectors of d from `column` on.
+    #[inline(always)]
+    fn sum_values<S: SimdFma, const V: usize>(&self, s: S, column: usize) -> [[S::F32; V]; R] {
+        let mut totals = [[s.splat(0.0); V]; R];
+        let (common, common_end) = self.ranges.common();
+        for r in 0..R {
+            let end = self.ranges.end[r].min(common);
+            totals[r] = self.add_alone(s, totals[r], r, (self.ranges.first[r], end), column);
         }
+        let mut position = common;
+        while position < common_end {
+            let tile = (position - self.base) / PAGE;
+            let tile_end = common_end.min(self.base + (tile + 1) * PAGE);
+            let p = &self.p[tile * R * PAGE..][..R * PAGE];
+            let slots = (position % PAGE, tile_end - self.base - tile * PAGE);
+            totals = add_values(s, totals, p, self.tiles[tile].1, slots, column);
+            position = tile_end;
+        }
+        for r in 0..R {
+            let first = self.ranges.first[r].max(common_end);
+            totals[r] = self.add_alone(s, totals[r], r, (first, self.ranges.end[r]), column);
+            for i in 0..V {
+                totals[r][i] = totals[r][i] / s.splat(self.sums[r]);
+            }
+        }
+        totals
+    }
+
+    /// Adds positions that not every row sees to row r.
+    #[inline(always)]
+    fn add_alone<S: SimdFma, const V: usize>(
+        &self,
+        s: S,
+        mut totals: [S::F32; V],
+        r: usize,
+        (first, end): (usize, usize),
+        column: usize,
+    ) -> [S::F32; V] {
+        for position in first..end {
+            let (tile, slot) = ((position - self.base) / PAGE, position % PAGE);
+            let p = s.splat(self.p[(tile * R + r) * PAGE + slot]);
+            let values = self.tiles[tile].1;
+            let row = &values[slot * (values.len() / PAGE) + column..][..V * S::LANES];
+            for i in 0..V {
+                totals[i] = s.mul_add(p, s.load(&row[i * S::LANES..]), totals[i]);
+            }
+        }
+        totals
     }
 }
 
-/// Adds position `base + j` to the rows that see it.
+/// Adds `p[r][j] * v[j]` for the slots `first .. end` of a tile to every row.
 #[inline(always)]
-fn add_visible<S: SimdFma, const R: usize, const V: usize>(
+fn add_values<S: SimdFma, const R: usize, const V: usize>(
     s: S,
-    ranges: &Ranges<R>,
-    base: usize,
-    j: usize,
+    mut totals: [[S::F32; V]; R],
     p: &[f32],
     values: &[f32],
-    totals: &mut [[S::F32; V]; R],
-) {
-    for r in 0..R {
-        if (ranges.first[r]..ranges.end[r]).contains(&(base + j)) {
-            let p = s.splat(p[r * PAGE + j]);
+    (first, end): (usize, usize),
+    column: usize,
+) -> [[S::F32; V]; R] {
+    let stride = values.len() / PAGE;
+    let p = p.as_chunks::<PAGE>().0.first_chunk::<R>().expect("a tile has R rows");
+    let mut slot = first;
+    for row in values[first * stride..end * stride].chunks_exact(stride) {
+        let row = &row[column..][..V * S::LANES];
+        let mut v = [s.splat(0.0); V];
+        for i in 0..V {
+            v[i] = s.load(&row[i * S::LANES..]);
+        }
+        for r in 0..R {
+            let p = s.splat(p[r][slot % PAGE]);
             for i in 0..V {
-                totals[r][i] = s.mul_add(p, s.load(&values[i * S::LANES..]), totals[r][i]);
+                totals[r][i] = s.mul_add(p, v[i], totals[r][i]);
+            }
+        }
+        slot += 1;
+    }
+    totals
+}
+
+/// Writes V vectors of every row; lanes beyond head_dim are dropped.
+#[inline(always)]
+fn store_columns<S: SimdFma, const R: usize, const V: usize>(
+    s: S,
+    columns: [[S::F32; V]; R],
+    column: usize,
+    n_rows: usize,
+    out: &mut [f32],
+) {
+    let head_dim = out.len() / n_rows;
+    for r in 0..n_rows.min(R) {
+        let row = &mut out[r * head_dim..(r + 1) * head_dim];
+        for i in 0..V {
+            let at = column + i * S::LANES;
+            if at + S::LANES <= head_dim {
+                s.store(columns[r][i], &mut row[at..]);
+            } else if at < head_dim {
+                let mut lanes = [0.0; PAGE];
+                s.store(columns[r][i], &mut lanes);
+                row[at..].copy_from_slice(&lanes[..head_dim - at]);
             }
         }
     }
