@@ -144,3 +144,67 @@ impl Unary for SoftCap {
         cap * lanes::tanh(s, x / cap)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Isa, Team};
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 20) as f32 - 8.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// Runs a step on x and y on every ISA, thread count and some lengths, and compares with f64.
+    fn check(name: &str, step: impl Fn(&Compute, &mut [f32], &[f32]), exact: impl Fn(f64, f64) -> f64) {
+        for n in [0, 1, 8, 15, 33, 40_000] {
+            let (x, y) = (noise(n, 1), noise(n, 2));
+            let mut reference: Option<Vec<u32>> = None;
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    let compute = Compute { isa, team: Team::new(threads).unwrap() };
+                    let mut got = x.clone();
+                    step(&compute, &mut got, &y);
+                    let bits: Vec<u32> = got.iter().map(|x| x.to_bits()).collect();
+                    assert!(
+                        *reference.get_or_insert_with(|| bits.clone()) == bits,
+                        "{name} on {}",
+                        isa.name()
+                    );
+                    for ((x, y), got) in x.iter().zip(&y).zip(got) {
+                        let want = exact(f64::from(*x), f64::from(*y));
+                        let scale = f64::from(x.abs().max(1.0) * y.abs().max(1.0));
+                        assert!((f64::from(got) - want).abs() <= 4e-7 * scale, "{name}({x}, {y}): {got}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_near_f64_and_equal_on_every_isa_and_thread_count() {
+        check("swiglu", swiglu, |x, y| x / (1.0 + (-x).exp()) * y);
+        let factor = (2.0 / std::f64::consts::PI).sqrt();
+        let gelu = move |x: f64| 0.5 * x * (1.0 + (factor * (x + 0.044715 * x * x * x)).tanh());
+        check("geglu_tanh", geglu_tanh, move |x, y| gelu(x) * y);
+        check("add", add, |x, y| x + y);
+        check("add_scaled", |c, x, y| add_scaled(c, x, 0.3, y), |x, y| x + f64::from(0.3f32) * y);
+        check("scale", |c, x, _| scale(c, x, 1.7), |x, _| f64::from(1.7f32) * x);
+        check("soft_cap", |c, x, _| soft_cap(c, x, 5.0), |x, _| 5.0 * (x / 5.0).tanh());
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let (x, bias) = (noise(37 * 300, 3), noise(300, 4));
+        for threads in [1, 3] {
+            let compute = Compute { isa: Isa::detect(), team: Team::new(threads).unwrap() };
+            let mut y = x.clone();
+            add_bias(&compute, &mut y, &bias);
+            assert!(y.iter().enumerate().all(|(i, y)| *y == x[i] + bias[i % 300]));
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod lane_sum;
 pub mod math;
 pub mod math64;
 pub mod norm;
+pub mod philox;
 pub mod product;
 pub mod rope;
 pub mod scan;

@@ -68,3 +68,68 @@ impl FmaKernel for RmsNorm<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Isa, Team};
+
+    fn noise(n: usize) -> Vec<f32> {
+        let mut state = 0x1234_5678_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 22) as f32 - 2.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn rows_are_near_f64_and_equal_on_every_isa_and_thread_count() {
+        for (n_rows, n) in [(1, 1), (3, 5), (2, 64), (5, 80), (300, 130), (4, 4096), (3, 5003)] {
+            let (x, weight) = (noise(n_rows * n), noise(n));
+            let mut reference = Vec::new();
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    let compute = Compute { isa, team: Team::new(threads).unwrap() };
+                    let mut y = vec![0.0; x.len()];
+                    rms_norm(&compute, &x, &weight, 1e-5, &mut y);
+                    let bits: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
+                    if reference.is_empty() {
+                        reference = bits.clone();
+                    }
+                    assert!(bits == reference, "{n_rows} x {n} on {} x {threads}", isa.name());
+                    let mut in_place = x.clone();
+                    rms_norm_in_place(&compute, &mut in_place, &weight, 1e-5);
+                    assert!(in_place == y);
+                }
+            }
+            let y = reference.into_iter().map(f32::from_bits).collect::<Vec<_>>();
+            for (x, y) in x.chunks_exact(n).zip(y.chunks_exact(n)) {
+                let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n as f64;
+                for ((x, y), weight) in x.iter().zip(y).zip(&weight) {
+                    let want = f64::from(*x) / (mean + 1e-5).sqrt() * f64::from(*weight);
+                    // a handful of roundings of 2^-24 each
+                    assert!((f64::from(*y) - want).abs() <= 6e-7 * want.abs(), "{y} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_sum_is_as_documented() {
+        let x = noise(4096 + 100);
+        let chunk = |x: &[f32]| {
+            let mut lanes = [0f32; 64];
+            for (i, x) in x.iter().enumerate() {
+                lanes[i % 64] = x.mul_add(*x, lanes[i % 64]);
+            }
+            lane_sum::tree(&mut lanes)
+        };
+        let want = chunk(&x[..4096]) + chunk(&x[4096..]);
+        let factor = 1.0 / (want / x.len() as f32 + 0.5).sqrt();
+        let compute = Compute { isa: Isa::detect(), team: Team::new(1).unwrap() };
+        let mut y = vec![0.0; x.len()];
+        rms_norm(&compute, &x, &vec![1.0; x.len()], 0.5, &mut y);
+        assert!(x.iter().zip(y).all(|(x, y)| (x * factor).to_bits() == y.to_bits()));
+    }
+}

@@ -182,3 +182,84 @@ impl crate::kernel::math::Unary for ExpBelow {
         lanes::exp_nonpositive(s, x - s.splat(self.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Team;
+
+    fn noise(n: usize, width: f32) -> Vec<f32> {
+        let mut state = 0x1234_5678_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            width * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn log_softmax_is_near_f64_and_equal_on_every_isa() {
+        for n in [1, 2, 63, 64, 65, 1000, 4096, 32_000, 151_936] {
+            for width in [0.0, 1e-3, 3.0, 30.0, 300.0] {
+                let logits = noise(n, width);
+                let want = log_softmax(Isa::Portable, &logits);
+                let exact = logits.iter().map(|x| f64::from(x - want.max).exp()).sum::<f64>().ln();
+                let error = (f64::from(want.log_sum) - exact).abs();
+                assert!(error <= 1e-6 * exact.max(0.3), "{n} {width}: {} for {exact}", want.log_sum);
+                assert_eq!(want.max, logits.iter().copied().fold(f32::MIN, f32::max));
+                assert_eq!(want.argmax, logits.iter().position(|x| *x == want.max).unwrap());
+                for isa in Isa::available() {
+                    let got = log_softmax(isa, &logits);
+                    assert_eq!(got.log_sum.to_bits(), want.log_sum.to_bits(), "{}", isa.name());
+                    assert_eq!((got.max, got.argmax), (want.max, want.argmax));
+                    assert_eq!(argmax(isa, &logits), want.argmax);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_counts_and_nan_does_not() {
+        for isa in Isa::available() {
+            for at in [0, 1, 17, 63, 64, 200] {
+                let mut x = vec![-1.0; 201];
+                x[at..].fill(2.0);
+                assert_eq!(argmax(isa, &x), at);
+                x[..at].fill(f32::NAN);
+                assert_eq!(argmax(isa, &x), at);
+                let pieces = log_softmax(isa, &x);
+                assert_eq!((pieces.max, pieces.log_sum.is_nan()), (2.0, at > 0));
+            }
+            assert_eq!(argmax(isa, &[f32::NAN; 40]), 0);
+            assert_eq!(argmax(isa, &[f32::NEG_INFINITY; 40]), 0);
+            let masked = [f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY];
+            let pieces = log_softmax(isa, &masked);
+            assert_eq!((pieces.log_prob(3.0), pieces.log_prob(masked[0])), (0.0, f32::NEG_INFINITY));
+            assert_eq!(pieces.log_sum_exp(), 3.0);
+        }
+    }
+
+    #[test]
+    fn rows_are_independent_of_their_batch() {
+        let logits = noise(7 * 5000, 8.0);
+        let want: Vec<_> = logits.chunks_exact(5000).map(|row| log_softmax(Isa::detect(), row)).collect();
+        let mut probabilities: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let compute = Compute { isa, team: Team::new(threads).unwrap() };
+                assert_eq!(log_softmax_rows(&compute, &logits, 5000), want);
+                let mut p = logits.clone();
+                softmax_rows(&compute, &mut p, 5000);
+                assert!(*probabilities.get_or_insert_with(|| p.clone()) == p, "{}", isa.name());
+            }
+        }
+        for ((p, logits), pieces) in probabilities.unwrap().chunks(5000).zip(logits.chunks(5000)).zip(want) {
+            assert!((p.iter().map(|p| f64::from(*p)).sum::<f64>() - 1.0).abs() < 1e-6);
+            for (p, logit) in p.iter().zip(logits) {
+                let want = f64::from(pieces.log_prob(*logit)).exp();
+                // an error of log_prob below 1e-6, as its magnitude is below 30
+                assert!((f64::from(*p) - want).abs() <= 3e-6 * want, "{p} for {want}");
+            }
+        }
+    }
+}
