@@ -1,12 +1,13 @@
 //! Our own elementary functions, so that their bits do not depend on a system's libm.
 //!
-//! [`lanes`] holds them over SIMD vectors, for kernels; [`double`] in f64, for tables made once. Both consist of
-//! exactly rounded operations in a fixed order: the same bits on every instruction set.
+//! [`lanes`] holds them over SIMD vectors, for kernels: exactly rounded operations in a fixed order, so the same bits on
+//! every instruction set. Those of f64 are in [`super::math64`].
 
-pub mod double;
 pub mod lanes;
 #[cfg(test)]
 mod tests;
+
+pub use super::math64 as double;
 
 use super::Isa;
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
