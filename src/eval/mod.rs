@@ -15,6 +15,7 @@ pub mod perplexity;
 mod plan;
 pub mod prompt;
 pub mod request;
+pub mod run;
 mod run_tree;
 mod schedule;
 pub mod score;

@@ -13,6 +13,9 @@ pub struct Metric {
     pub value: f64,
     /// Standard error; `None` where there is no estimate (one document, or no mean of scores).
     pub stderr: Option<f64>,
+    /// Standard error where documents come in clusters, if the suite names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clustered_stderr: Option<f64>,
     /// Documents.
     pub n: usize,
     /// The same over the documents whose answer had the form asked for, where a form is asked for.
@@ -36,6 +39,7 @@ impl Metric {
             name: name.to_owned(),
             value: mean(scores),
             stderr: stderr_of_mean(scores),
+            clustered_stderr: None,
             n: scores.len(),
             valid: None,
             higher_is_better: true,

@@ -7,6 +7,7 @@ use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, count_words};
 use crate::eval::template::Template;
+use crate::kernel::math64::exp;
 use crate::yaml::Fields;
 
 pub const TYPE: TaskType = TaskType {
@@ -60,13 +61,14 @@ impl Task for Perplexity {
             name: name.to_owned(),
             value,
             stderr: None,
+            clustered_stderr: None,
             n: scores.len(),
             valid: None,
             higher_is_better: false,
         };
         vec![
-            metric("word_perplexity", nll_per("words").exp()),
-            metric("byte_perplexity", nll_per("bytes").exp()),
+            metric("word_perplexity", exp(nll_per("words"))),
+            metric("byte_perplexity", exp(nll_per("bytes"))),
             metric("bits_per_byte", nll_per("bytes") / std::f64::consts::LN_2),
         ]
     }
@@ -91,8 +93,8 @@ mod tests {
         };
         let (first, second) = (score("a é", -2.0), score("b", -4.0));
         let metrics = task.aggregate(&[&first, &second]);
-        assert_eq!(metrics[0].value, 2.0f64.exp()); // 3 words
-        assert_eq!(metrics[1].value, (6.0f64 / 5.0).exp()); // 5 bytes
+        assert_eq!(metrics[0].value, exp(2.0)); // 3 words
+        assert_eq!(metrics[1].value, exp(6.0 / 5.0)); // 5 bytes
         assert_eq!(metrics[2].value, 6.0 / 5.0 / std::f64::consts::LN_2);
         assert!(task.inquire(&document(json!({"t": ""}))).is_err());
     }

@@ -1,0 +1,71 @@
+//! What can be wrong with a run before the model is asked.
+
+use std::path::PathBuf;
+
+use crate::error::{Diagnostic, nearest};
+use crate::eval::data::{self, Document, Place};
+use crate::eval::suite::TaskSpec;
+use crate::eval::task;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Data(#[from] data::Error),
+
+    #[error("{suite}: no file for the data set `{name}`")]
+    NoFile { suite: PathBuf, name: String },
+
+    #[error("--data {name}: no suite has a data set of that name")]
+    UnknownData { name: String, known: Vec<String> },
+
+    #[error("{place}: task `{task}`")]
+    Document {
+        place: Place,
+        task: String,
+        #[source]
+        source: Box<task::Error>,
+    },
+
+    #[error("{suite}: task `{task}` names no data set to take examples from")]
+    NoExamples { suite: PathBuf, task: String },
+
+    #[error("{path}: task `{task}` needs {wanted} examples before the document at line {line}, but there are {found}")]
+    FewExamples { path: PathBuf, task: String, line: usize, wanted: usize, found: usize },
+
+    #[error("task `{task}` needs a chat template, and the model has none")]
+    NoChatTemplate { task: String },
+
+    #[error("task `{task}`: the model's chat template refuses the prompt")]
+    Chat {
+        task: String,
+        #[source]
+        source: Box<crate::text::chat::Error>,
+    },
+}
+
+/// Returns the error of a document that a task cannot use.
+pub fn of(document: &Document, spec: &TaskSpec, source: task::Error) -> Error {
+    Error::Document { place: document.place.clone(), task: spec.id.clone(), source: Box::new(source) }
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Data(error) => error.hint(),
+            Error::NoFile { name, .. } => Some(format!("give it with --data {name}=FILE")),
+            Error::UnknownData { name, known } => Some(match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the suites' data sets are: {}", known.join(", ")),
+            }),
+            Error::Document { source, .. } => source.hint(),
+            Error::NoExamples { .. } => {
+                Some("add `few_shot: {n: 0, from: NAME}` to the task, or leave --few-shot out".into())
+            }
+            Error::FewExamples { .. } => Some("ask for fewer, or give a larger file of examples".into()),
+            Error::NoChatTemplate { .. } => {
+                Some("plain prompts need none: --chat-template off; or is this a base model?".into())
+            }
+            Error::Chat { source, .. } => source.hint(),
+        }
+    }
+}
