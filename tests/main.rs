@@ -6,5 +6,6 @@ mod convert;
 mod hub;
 mod inspect;
 mod quantize;
+mod suites;
 mod tensor;
 mod vocab;

@@ -14,6 +14,7 @@ mod logits_file;
 pub mod perplexity;
 mod plan;
 pub mod prompt;
+pub mod report;
 pub mod request;
 pub mod run;
 mod run_tree;

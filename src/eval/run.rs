@@ -37,7 +37,14 @@ pub struct RunOptions {
 }
 
 /// Renders the messages of a chat up to where the model answers.
-pub type RenderChat<'a> = dyn Fn(&[Message]) -> Result<String, crate::text::chat::Error> + 'a;
+pub type RenderChat<'a> = dyn Fn(&[Message]) -> Result<String, ChatFailure> + 'a;
+
+/// Why a chat template made no prompt.
+#[derive(Clone, Debug)]
+pub struct ChatFailure {
+    pub why: String,
+    pub hint: Option<String>,
+}
 
 /// What a plan needs to know of the model.
 pub struct ModelSide<'a> {
@@ -134,16 +141,18 @@ impl<'s> Plan<'s> {
         data_sets: &mut DataSets,
     ) -> Result<PlannedTask<'s>, Error> {
         let data = data_sets.get(suite, &spec.data, options)?;
-        let mut writer = Writer { spec, model, seed: options.seed, prompting: None, is_chat: false, pool: None };
+        let mut writer =
+            Writer { spec, model, seed: options.seed, prompting: None, is_chat: false, pool: None };
         if let Some(prompting) = &spec.prompting {
             writer.is_chat = is_chat(spec, prompting, options, model)?;
             writer.prompting = Some(prompting);
             let n = options.few_shot.unwrap_or(prompting.few_shot.n);
             if n > 0 {
-                let from = prompting.few_shot.from.as_deref().ok_or_else(|| Error::NoExamples {
-                    suite: suite.path.clone(),
-                    task: spec.id.clone(),
-                })?;
+                let from = prompting
+                    .few_shot
+                    .from
+                    .as_deref()
+                    .ok_or_else(|| Error::NoExamples { suite: suite.path.clone(), task: spec.id.clone() })?;
                 let set = data_sets.get(suite, from, options)?;
                 writer.pool = Some(ShotPool::new(set, n, prompting.few_shot.mode, options.seed, &data));
             }
@@ -224,7 +233,9 @@ impl<'s> Plan<'s> {
         for planned in &task.documents {
             let outcome = match &planned.requests {
                 Ok(range) => {
-                    self.requests[range.clone()].iter().for_each(|request| digest.update(request.digest().hex()));
+                    self.requests[range.clone()]
+                        .iter()
+                        .for_each(|request| digest.update(request.digest().hex()));
                     let outcome = task.spec.task.score(&planned.document, &responses[range.clone()]);
                     Ok(outcome.map_err(|source| error::of(&planned.document, task.spec, source))?)
                 }
@@ -257,7 +268,8 @@ impl<'s> Plan<'s> {
 }
 
 fn add_clustered(metrics: &mut [Metric], samples: &[Sample]) {
-    let Some(clusters) = samples.iter().map(|sample| sample.cluster.as_deref()).collect::<Option<Vec<_>>>() else {
+    let Some(clusters) = samples.iter().map(|sample| sample.cluster.as_deref()).collect::<Option<Vec<_>>>()
+    else {
         return;
     };
     for metric in metrics.iter_mut().filter(|metric| metric.stderr.is_some()) {
@@ -316,7 +328,10 @@ impl Sample {
                 line.insert("error".into(), why.as_str().into());
             }
         }
-        line.insert("scores".into(), self.scores.iter().map(|(name, score)| (name.clone(), (*score).into())).collect());
+        line.insert(
+            "scores".into(),
+            self.scores.iter().map(|(name, score)| (name.clone(), Json::from(*score))).collect(),
+        );
         Json::Object(line)
     }
 }
@@ -372,7 +387,7 @@ impl Writer<'_> {
             None => Ok(Some(framing.plain(&shots, &inquiry.question))),
             Some(render) => render(&framing.messages(&shots, &inquiry.question))
                 .map(Some)
-                .map_err(|source| Error::Chat { task: self.spec.id.clone(), source: Box::new(source) }),
+                .map_err(|failure| Error::Chat { task: self.spec.id.clone(), failure }),
         }
     }
 
@@ -405,7 +420,10 @@ impl Writer<'_> {
                     return Err("the prompt has no tokens".to_owned());
                 }
                 if prompt.len() >= room {
-                    return Err(format!("the prompt has {} tokens, the context has room for {room}", prompt.len()));
+                    return Err(format!(
+                        "the prompt has {} tokens, the context has room for {room}",
+                        prompt.len()
+                    ));
                 }
                 Ok((
                     Request::Generate(GenerateRequest {

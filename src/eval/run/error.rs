@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::ChatFailure;
 use crate::error::{Diagnostic, nearest};
 use crate::eval::data::{self, Document, Place};
 use crate::eval::suite::TaskSpec;
@@ -29,18 +30,16 @@ pub enum Error {
     #[error("{suite}: task `{task}` names no data set to take examples from")]
     NoExamples { suite: PathBuf, task: String },
 
-    #[error("{path}: task `{task}` needs {wanted} examples before the document at line {line}, but there are {found}")]
+    #[error(
+        "{path}: task `{task}` needs {wanted} examples before the document at line {line}, but there are {found}"
+    )]
     FewExamples { path: PathBuf, task: String, line: usize, wanted: usize, found: usize },
 
     #[error("task `{task}` needs a chat template, and the model has none")]
     NoChatTemplate { task: String },
 
-    #[error("task `{task}`: the model's chat template refuses the prompt")]
-    Chat {
-        task: String,
-        #[source]
-        source: Box<crate::text::chat::Error>,
-    },
+    #[error("task `{task}`: the model's chat template makes no prompt: {}", .failure.why)]
+    Chat { task: String, failure: ChatFailure },
 }
 
 /// Returns the error of a document that a task cannot use.
@@ -53,10 +52,12 @@ impl Diagnostic for Error {
         match self {
             Error::Data(error) => error.hint(),
             Error::NoFile { name, .. } => Some(format!("give it with --data {name}=FILE")),
-            Error::UnknownData { name, known } => Some(match nearest(name, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the suites' data sets are: {}", known.join(", ")),
-            }),
+            Error::UnknownData { name, known } => {
+                Some(match nearest(name, known.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the suites' data sets are: {}", known.join(", ")),
+                })
+            }
             Error::Document { source, .. } => source.hint(),
             Error::NoExamples { .. } => {
                 Some("add `few_shot: {n: 0, from: NAME}` to the task, or leave --few-shot out".into())
@@ -65,7 +66,7 @@ impl Diagnostic for Error {
             Error::NoChatTemplate { .. } => {
                 Some("plain prompts need none: --chat-template off; or is this a base model?".into())
             }
-            Error::Chat { source, .. } => source.hint(),
+            Error::Chat { failure, .. } => failure.hint.clone(),
         }
     }
 }

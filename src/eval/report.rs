@@ -1,0 +1,180 @@
+//! report.json: what was measured, of what, how; the same bytes for the same measurement.
+//!
+//! What may differ between two runs that measure the same (threads, instruction set, times, what the journal
+//! or the prefix cache saved) stands under `run`, apart from everything else.
+
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use super::run::{PlannedTask, TaskResult};
+use super::score::Metric;
+
+/// The version of the report's layout.
+pub const VERSION: u32 = 1;
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Model {
+    /// Last part of its path.
+    pub name: String,
+    /// Of the digests and names of its files (docs/eval.md).
+    pub sha256: String,
+    pub adapter: Option<Adapter>,
+    pub tokenizer_sha256: String,
+    /// The chat template and the date it saw, if a task used it.
+    pub chat_template: Option<ChatTemplateUse>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Adapter {
+    pub name: String,
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ChatTemplateUse {
+    pub sha256: String,
+    /// What `strftime_now` told it, YYYY-MM-DD.
+    pub date: String,
+}
+
+/// How it was measured, as far as results depend on it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// `auto`, `f32`, `bf16` or `int8`.
+    pub compute: &'static str,
+    /// Tokens.
+    pub context: usize,
+    pub seed: u64,
+    /// Documents per task, if the user limited them.
+    pub limit: Option<usize>,
+    /// Examples, if the user said so.
+    pub few_shot: Option<usize>,
+    /// `auto`, `on` or `off`.
+    pub chat_template: &'static str,
+}
+
+/// What results do not depend on.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunFacts {
+    pub isa: &'static str,
+    pub threads: usize,
+    pub batch_tokens: usize,
+    pub prefix_cache: bool,
+    pub load_seconds: f64,
+    pub plan_seconds: f64,
+    pub engine_seconds: f64,
+    pub requests: usize,
+    /// Responses that an earlier, interrupted run had recorded.
+    pub resumed: usize,
+    /// Tokens the model computed.
+    pub computed_tokens: usize,
+    /// Tokens it would have computed without sharing what prompts have in common.
+    pub plain_tokens: usize,
+    pub tokens_per_second: f64,
+}
+
+/// Returns the report; `tasks` and `results` are in the same order.
+pub fn report(
+    model: &Model,
+    settings: &Settings,
+    tasks: &[PlannedTask],
+    results: &[TaskResult],
+    run: &RunFacts,
+) -> Json {
+    let mut suites: Vec<Json> = Vec::new();
+    let mut begin = 0;
+    while begin < tasks.len() {
+        let suite = tasks[begin].suite;
+        let count = tasks[begin..].iter().take_while(|task| std::ptr::eq(task.suite, suite)).count();
+        let of_suite = tasks[begin..begin + count].iter().zip(&results[begin..]);
+        suites.push(json!({
+            "name": suite.name,
+            "description": suite.description,
+            "sha256": suite.sha256,
+            "tasks": of_suite.map(|(task, result)| task_json(task, result)).collect::<Vec<_>>(),
+        }));
+        begin += count;
+    }
+    json!({
+        "lctl_report": VERSION,
+        "lctl": env!("CARGO_PKG_VERSION"),
+        "model": model,
+        "settings": settings,
+        "suites": suites,
+        "run": run,
+    })
+}
+
+fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
+    let file = |set: &super::data::DataSet| {
+        let name = set.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        json!({"file": name, "sha256": set.sha256})
+    };
+    let few_shot = task.shots.as_ref().map(|(n, set)| json!({"n": n, "data": file(set)}));
+    json!({
+        "id": task.spec.id,
+        "type": task.spec.task_type.name,
+        "description": task.spec.description,
+        "data": file(&task.data),
+        "few_shot": few_shot,
+        "chat": task.is_chat,
+        "documents": result.samples.len(),
+        "errors": result.n_errors,
+        "truncated": result.n_truncated,
+        "requests_sha256": result.requests_sha256,
+        "metrics": result.metrics,
+        "first_prompt": task.first_prompt,
+    })
+}
+
+/// Returns samples.jsonl: a line per document, in the tasks' order.
+pub fn samples(tasks: &[PlannedTask], results: &[TaskResult]) -> String {
+    let mut text = String::new();
+    for (task, result) in tasks.iter().zip(results) {
+        for sample in &result.samples {
+            text.push_str(&sample.json(&task.suite.name, &task.spec.id).to_string());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Returns the table for the terminal, a line per figure.
+pub fn table(tasks: &[PlannedTask], results: &[TaskResult]) -> String {
+    let mut rows = vec![["task", "shots", "metric", "value", "stderr", "n"].map(str::to_owned)];
+    for (task, result) in tasks.iter().zip(results) {
+        for (index, metric) in result.metrics.iter().enumerate() {
+            let shots = task.shots.as_ref().map_or(0, |(n, _)| *n);
+            let first = [task.spec.id.clone(), shots.to_string()];
+            let [id, shots] = if index == 0 { first } else { [String::new(), String::new()] };
+            let error = metric.clustered_stderr.or(metric.stderr);
+            let error = error.map_or(String::new(), |error| format!("± {error:.4}"));
+            rows.push([id, shots, metric.name.clone(), figure(metric.value), error, metric.n.to_string()]);
+            rows.extend(valid_row(metric));
+        }
+    }
+    let widths: Vec<usize> =
+        (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            0 | 2 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn valid_row(metric: &Metric) -> Option<[String; 6]> {
+    let valid = metric.valid.filter(|valid| valid.n < metric.n)?;
+    let value = valid.value.map_or("-".to_owned(), figure);
+    let name = format!("{}, valid answers", metric.name);
+    Some([String::new(), String::new(), name, value, String::new(), valid.n.to_string()])
+}
+
+fn figure(value: f64) -> String {
+    if value.abs() >= 1000.0 { format!("{value:.1}") } else { format!("{value:.4}") }
+}

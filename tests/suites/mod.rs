@@ -1,0 +1,3 @@
+//! `lctl eval --suite`, and suites through the library.
+
+mod golden;
