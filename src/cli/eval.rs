@@ -2,7 +2,6 @@
 
 mod kld;
 mod perplexity;
-mod progress;
 mod suite;
 
 use std::path::PathBuf;
@@ -66,10 +65,6 @@ pub struct Args {
     /// Seed of sampling and of seeded few-shot examples
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["perplexity", "kl_base"])]
     pub seed: u64,
-
-    /// Day that chat templates see, YYYY-MM-DD [default: 2026-01-01]
-    #[arg(long, value_name = "DAY", conflicts_with_all = ["perplexity", "kl_base"])]
-    pub date: Option<String>,
 
     /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -148,18 +143,6 @@ pub enum ComputeArg {
     F32,
     Bf16,
     Int8,
-}
-
-impl ComputeArg {
-    /// Returns the name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            ComputeArg::Auto => "auto",
-            ComputeArg::F32 => "f32",
-            ComputeArg::Bf16 => "bf16",
-            ComputeArg::Int8 => "int8",
-        }
-    }
 }
 
 impl From<ComputeArg> for ComputeMode {

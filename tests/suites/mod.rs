@@ -1,3 +1,4 @@
 //! `lctl eval --suite`, and suites through the library.
 
 mod golden;
+mod shipped;
