@@ -167,7 +167,7 @@ fn what_stops_a_run_is_named() {
         "rows.jsonl: task `choice` needs 3 examples before the document at line 1, but there are 2"
     );
     assert_eq!(
-        message(&ROWS.replace("\"two\"", "\"two\", \"x\": 1, \"c\": []"), &few_shot(0)),
+        message(&ROWS.replacen(r#"["a", "b"], "a": "b""#, r#"[], "a": "b""#, 1), &few_shot(0)),
         "rows.jsonl:2: task `choice`: 0 choices; at least 2 are needed"
     );
     assert_eq!(message("{\"q\": 1}\n", &few_shot(0)), "rows.jsonl:1: task `choice`: there is no field `c`");
