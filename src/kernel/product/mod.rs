@@ -6,10 +6,13 @@
 //! other rows, the blocking, the thread count or the instruction set.
 
 mod driver;
+mod float;
 mod int8;
 mod matrix;
 mod oracle;
 mod scratch;
+#[cfg(test)]
+mod tests;
 
 use super::{Isa, Team};
 use crate::tensor::Dtype;
@@ -130,6 +133,6 @@ fn product(isa: Isa, arithmetic: Arithmetic, dtype: Dtype) -> Option<&'static dy
             assert!(product.is_some(), "{} has no integer codes", dtype.name());
             product
         }
-        Arithmetic::F32 | Arithmetic::Bf16 => None,
+        Arithmetic::F32 | Arithmetic::Bf16 => float::product(isa, arithmetic),
     }
 }

@@ -4,7 +4,7 @@ use super::{Arithmetic, Compute, Matrix};
 use crate::kernel::convert::{bf16_bits_to_f32, f32_to_bf16_bits};
 
 /// Operands below this magnitude are zero in bf16 products, so that no product or sum is denormal.
-const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
+pub const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
 
 /// See [`super::matmul`].
 pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, y: &mut [f32]) {
@@ -13,10 +13,14 @@ pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, 
     for j in 0..n {
         w.decode_row(compute.isa, j, &mut row);
         for (i, x) in x.chunks_exact(k).enumerate() {
-            y[i * n + j] = match arithmetic {
+            let y = &mut y[i * n + j];
+            *y = match arithmetic {
                 Arithmetic::F32 | Arithmetic::Int8 => dot_f32(x, &row),
                 Arithmetic::Bf16 => dot_bf16(x, &row),
             };
+            if y.is_nan() {
+                *y = f32::from_bits(0x7fc0_0000); // which NaN a chain gives is up to the processor
+            }
         }
     }
 }

@@ -1,0 +1,96 @@
+//! The inner loop: a few rows of x times the columns of some rows of w.
+
+use super::lanes::Lanes;
+use super::step::Step;
+
+/// Part of y: rows `stride` elements apart.
+#[derive(Clone, Copy)]
+pub struct Part {
+    pub y: *mut f32,
+    pub stride: usize,
+    /// Columns of y; there may be fewer than the panel has.
+    pub cols: usize,
+}
+
+/// Packed x and w over the same lanes of k.
+#[derive(Clone, Copy)]
+pub struct Operands {
+    pub lanes: usize,
+    /// `[lanes][x_stride]`.
+    pub x: *const u32,
+    pub x_stride: usize,
+    /// `[lanes][VECTORS * LANES]`.
+    pub panel: *const u32,
+    /// The sums begin at zero, not at what y has.
+    pub first: bool,
+}
+
+/// The most rows of any micro-kernel.
+const MOST_ROWS: usize = 8;
+/// The most columns of any micro-kernel.
+const MOST_COLS: usize = 48;
+
+/// Continues the sums of `M` rows of `part`.
+///
+/// # Safety
+/// As [`Lanes`]; the lanes and rows are there, `part.cols <= VECTORS * LANES`.
+#[inline(always)]
+pub unsafe fn multiply<S: Step, const M: usize>(operands: Operands, part: Part) {
+    let mut edge = [0.0f32; MOST_ROWS * MOST_COLS];
+    // SAFETY: the caller's.
+    unsafe {
+        let (mut y, mut stride) = (part.y, part.stride);
+        let is_edge = part.cols < S::L::VECTORS * S::L::LANES;
+        if is_edge {
+            (y, stride) = (edge.as_mut_ptr(), MOST_COLS);
+            for i in 0..M {
+                std::ptr::copy_nonoverlapping(part.y.add(i * part.stride), y.add(i * stride), part.cols);
+            }
+        }
+        if S::L::VECTORS == 3 {
+            sums::<S, M, 3>(operands, y, stride);
+        } else {
+            sums::<S, M, 2>(operands, y, stride);
+        }
+        if is_edge {
+            for i in 0..M {
+                std::ptr::copy_nonoverlapping(y.add(i * stride), part.y.add(i * part.stride), part.cols);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sums<S: Step, const M: usize, const N: usize>(operands: Operands, y: *mut f32, stride: usize) {
+    let Operands { lanes, mut x, x_stride, mut panel, first } = operands;
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sum = [[S::L::zero(); N]; M];
+        if !first {
+            for i in 0..M {
+                for j in 0..N {
+                    sum[i][j] = S::L::load(y.add(i * stride + j * S::L::LANES).cast());
+                }
+            }
+        }
+        for _ in 0..lanes {
+            let mut w = [S::L::zero(); N];
+            for j in 0..N {
+                w[j] = S::L::load(panel.add(j * S::L::LANES));
+            }
+            for i in 0..M {
+                let x = S::L::splat(x.add(i));
+                for j in 0..N {
+                    sum[i][j] = S::step(sum[i][j], x, w[j]);
+                }
+            }
+            x = x.add(x_stride);
+            panel = panel.add(N * S::L::LANES);
+        }
+        for i in 0..M {
+            for j in 0..N {
+                S::L::store(S::L::canonical(sum[i][j]), y.add(i * stride + j * S::L::LANES).cast());
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The loops over panels and blocks of k around the micro-kernels.
+
+use std::ops::Range;
+
+use super::lanes::{Lanes, Rows};
+use super::micro::{Operands, Part, multiply};
+use super::pack::{Flushed, Whole, WidenedBf16, WidenedF16, pack};
+use super::step::Step;
+use crate::kernel::Isa;
+use crate::kernel::convert::f32_to_bf16_bits;
+use crate::kernel::product::driver::Tile;
+use crate::kernel::product::{Matrix, oracle};
+use crate::tensor::format::{BF16, BlockFormat, F16, F32};
+
+/// Values of k in a panel: a multiple of every format's block.
+const DEPTH: usize = 512;
+
+pub const fn x_group<S: Step>() -> usize {
+    S::L::ROWS
+}
+
+pub const fn w_group<S: Step>() -> usize {
+    S::L::LANES * S::L::VECTORS
+}
+
+/// Lanes of a row of `k` values.
+const fn depth<S: Step>(k: usize) -> usize {
+    k.div_ceil(S::DEPTH)
+}
+
+pub const fn x_row_bytes<S: Step>(k: usize) -> usize {
+    4 * depth::<S>(k)
+}
+
+/// Packs a group of rows of x: `[depth][rows]` lanes.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn pack_x<S: Step>(_isa: Isa, x: &[f32], k: usize, out: &mut [u8]) {
+    let rows = x.len() / k;
+    let out = out.as_mut_ptr().cast::<u32>();
+    for i in 0..rows {
+        let x = &x[i * k..(i + 1) * k];
+        for t in 0..depth::<S>(k) {
+            let lane = if S::DEPTH == 1 {
+                x[t].to_bits()
+            } else {
+                let odd = x.get(2 * t + 1).map_or(0, |x| bf16_operand(*x));
+                u32::from(odd) << 16 | u32::from(bf16_operand(x[2 * t]))
+            };
+            // SAFETY: out has rows * depth lanes.
+            unsafe { out.add(t * rows + i).write(lane) };
+        }
+    }
+}
+
+/// Returns `x` as a bf16 product takes it.
+#[inline(always)]
+fn bf16_operand(x: f32) -> u16 {
+    if x.abs() < oracle::BF16_TINY { 0 } else { f32_to_bf16_bits(x) }
+}
+
+/// How a format's rows get into a panel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    F32,
+    F16,
+    Bf16,
+    /// Decoded to f32 first.
+    Decoded,
+}
+
+impl Source {
+    fn of<S: Step>(w: &Matrix) -> Source {
+        let name = w.dtype().name();
+        if name == BF16.name() {
+            Source::Bf16
+        } else if S::DEPTH == 1 && name == F32.name() {
+            Source::F32
+        } else if S::DEPTH == 1 && name == F16.name() {
+            Source::F16
+        } else {
+            Source::Decoded
+        }
+    }
+}
+
+/// Bytes that [`run`] works in: a panel, and rows decoded for it.
+pub const fn scratch_bytes<S: Step>() -> usize {
+    4 * DEPTH * (w_group::<S>() + S::L::LANES)
+}
+
+/// Returns the addresses of rows `first..first + LANES` of w; of the row before `end` for those that are not there.
+#[inline(always)]
+fn addresses<L: Lanes>(w: &Matrix, first: usize, end: usize) -> Rows {
+    let mut rows = [std::ptr::null(); 16];
+    for j in 0..L::LANES {
+        rows[j] = w.row((first + j).min(end - 1)).as_ptr();
+    }
+    rows
+}
+
+/// Writes every element of the tile.
+///
+/// # Safety
+/// As [`Lanes`]; `buffer` has [`scratch_bytes`].
+#[inline(always)]
+pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
+    let source = Source::of::<S>(tile.w);
+    let k = tile.w.cols();
+    let (panel, decoded) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let cols = tile.cols.clone();
+    for first_col in cols.clone().step_by(w_group::<S>()) {
+        let n = w_group::<S>().min(cols.end - first_col);
+        for start in (0..k).step_by(DEPTH) {
+            let block = start..k.min(start + DEPTH);
+            // SAFETY: the caller's; panel has room for DEPTH * w_group lanes, x and y have the group's rows.
+            unsafe {
+                for v in 0..n.div_ceil(S::L::LANES) {
+                    let rows = first_col + v * S::L::LANES..cols.end;
+                    let to = panel.as_mut_ptr().cast::<u32>().add(v * S::L::LANES);
+                    pack_rows::<S>(isa, tile.w, source, rows, &block, decoded, to);
+                }
+                for (row, rows, x) in tile.x_groups() {
+                    let (y, stride) = tile.y_address(row);
+                    let part = Part { y: y.add(first_col - cols.start), stride, cols: n };
+                    let operands = Operands {
+                        lanes: depth::<S>(block.len()),
+                        x: x.as_ptr().cast::<u32>().add(rows * depth::<S>(start)),
+                        x_stride: rows,
+                        panel: panel.as_ptr().cast(),
+                        first: start == 0,
+                    };
+                    multiply_rows::<S>(rows, operands, part);
+                }
+            }
+        }
+    }
+}
+
+/// Packs `block` of k of at most LANES of the `rows` of w.
+#[inline(always)]
+unsafe fn pack_rows<S: Step>(
+    isa: Isa,
+    w: &Matrix,
+    source: Source,
+    rows: Range<usize>,
+    block: &Range<usize>,
+    decoded: &mut [u8],
+    to: *mut u32,
+) {
+    let stride = w_group::<S>();
+    let bytes = |size: usize| block.start * size..block.end * size;
+    // SAFETY: the caller's; the rows have these bytes.
+    unsafe {
+        let from = match source {
+            Source::Decoded => decode_rows::<S>(isa, w, rows, block, decoded),
+            _ => addresses::<S::L>(w, rows.start, rows.end),
+        };
+        match (source, S::DEPTH) {
+            (Source::F32, _) => pack::<S::L, Whole>(&from, bytes(4), to, stride),
+            (Source::F16, _) => pack::<S::L, WidenedF16>(&from, bytes(2), to, stride),
+            (Source::Bf16, 1) => pack::<S::L, WidenedBf16>(&from, bytes(2), to, stride),
+            (Source::Bf16, _) => pack::<S::L, Flushed>(&from, bytes(2), to, stride),
+            (Source::Decoded, depth) => pack::<S::L, Whole>(&from, 0..block.len() * 4 / depth, to, stride),
+        }
+    }
+}
+
+/// Decodes `block` of k of at most LANES of the `rows` of w into `decoded`, `[LANES][DEPTH]` values of the step's kind.
+#[inline(always)]
+unsafe fn decode_rows<S: Step>(
+    isa: Isa,
+    w: &Matrix,
+    rows: Range<usize>,
+    block: &Range<usize>,
+    decoded: &mut [u8],
+) -> Rows {
+    let dtype = w.dtype();
+    let bytes_at = |k: usize| k / dtype.block_len() * dtype.block_bytes();
+    let mut from = [std::ptr::null(); 16];
+    for (j, row) in rows.take(S::L::LANES).enumerate() {
+        let out = &mut decoded[j * DEPTH * 4..][..block.len() * 4];
+        from[j] = out.as_ptr();
+        // SAFETY: the buffer is 64-aligned, and any bits are an f32.
+        let values = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<f32>(), block.len()) };
+        dtype.decode(isa, &w.row(row)[bytes_at(block.start)..bytes_at(block.end)], values);
+        if S::DEPTH == 2 {
+            for t in 0..block.len() {
+                let operand = bf16_operand(values[t]);
+                // SAFETY: 2 t + 2 <= 4 t + 4, so no value is overwritten before it is read.
+                unsafe { values.as_mut_ptr().cast::<u16>().add(t).write(operand) };
+            }
+        }
+    }
+    for j in 1..S::L::LANES {
+        if from[j].is_null() {
+            from[j] = from[j - 1];
+        }
+    }
+    from
+}
+
+/// Continues the sums of `rows` rows, at most ROWS, in micro-kernels of a power of two of them.
+#[inline(always)]
+unsafe fn multiply_rows<S: Step>(rows: usize, operands: Operands, part: Part) {
+    let mut done = 0;
+    while done < rows {
+        // SAFETY: the caller's.
+        unsafe {
+            let operands = Operands { x: operands.x.add(done), ..operands };
+            let part = Part { y: part.y.add(done * part.stride), ..part };
+            done += match rows - done {
+                8.. if S::L::ROWS == 8 => {
+                    multiply::<S, 8>(operands, part);
+                    8
+                }
+                4.. => {
+                    multiply::<S, 4>(operands, part);
+                    4
+                }
+                2.. => {
+                    multiply::<S, 2>(operands, part);
+                    2
+                }
+                _ => {
+                    multiply::<S, 1>(operands, part);
+                    1
+                }
+            };
+        }
+    }
+}

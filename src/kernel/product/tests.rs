@@ -1,0 +1,186 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::tensor::RowMap;
+use crate::tensor::format::{REGISTRY, by_name};
+
+/// Values of every sign, about as large as activations and weights, with zeros and extremes among them.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..n)
+        .map(|_| {
+            let (bits, kind) = (next(), next() % 64);
+            let value = (bits >> 40) as f32 / 8_388_608.0 - 1.0;
+            match kind {
+                0 => 0.0,
+                1 => -0.0,
+                2 => value * 1e-14, // below 2^-46: some are flushed by bf16
+                3 => value * 8.881_784e-16,
+                4 => value * 3000.0,
+                _ => value,
+            }
+        })
+        .collect()
+}
+
+fn matrix(dtype: Dtype, n: usize, k: usize, map: RowMap) -> Matrix {
+    let mut bytes = vec![0; 3 + n * k / dtype.block_len() * dtype.block_bytes()];
+    dtype.encode(Isa::Portable, &noise(n * k, 7), k, None, &mut bytes[3..]);
+    Matrix::new(Arc::new(bytes), 3, dtype, n, k, map) // no row is aligned
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Every form of the float arithmetics that this machine has.
+fn forms() -> Vec<(Isa, Arithmetic, &'static dyn Product)> {
+    let mut forms = Vec::new();
+    for isa in Isa::available() {
+        for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
+            forms.extend(float::forms(isa, arithmetic).iter().map(|form| (isa, arithmetic, *form)));
+        }
+    }
+    forms
+}
+
+fn run_form(
+    compute: &Compute,
+    form: (Isa, Arithmetic, &'static dyn Product),
+    x: &[f32],
+    w: &Matrix,
+) -> Vec<f32> {
+    let mut y = vec![f32::NAN; x.len() / w.cols() * w.rows()];
+    let job = Job { arithmetic: form.1, product: form.2, w, y: &mut y };
+    driver::run(compute, x, w.cols(), &mut [job]);
+    y
+}
+
+/// Checks every form against the oracle.
+fn check(w: &Matrix, x: &[f32], what: &str) {
+    let m = x.len() / w.cols();
+    for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
+        let plain = Compute::new(Isa::Portable, 1).unwrap();
+        let mut want = vec![0.0; m * w.rows()];
+        oracle::matmul(&plain, x, w, arithmetic, &mut want);
+        for form in forms().into_iter().filter(|form| form.1 == arithmetic) {
+            let compute = Compute::new(form.0, 1).unwrap();
+            let y = run_form(&compute, form, x, w);
+            assert!(bits(&y) == bits(&want), "{what} {arithmetic:?} m {m} on {}", form.0.name());
+        }
+    }
+}
+
+#[test]
+fn every_form_equals_the_oracle() {
+    let print_skipped = |has: bool, what: &str| {
+        if !has {
+            println!("skipped: this machine has no {what}");
+        }
+    };
+    print_skipped(Isa::detect() >= Isa::Avx2, "AVX2");
+    print_skipped(Isa::detect() >= Isa::Avx512, "AVX-512");
+    for name in ["F32", "F16", "BF16"] {
+        for (n, k) in [(1, 1), (5, 31), (53, 515), (97, 66), (48, 1025)] {
+            let w = matrix(by_name(name).unwrap(), n, k, RowMap::Identity);
+            for m in [1, 2, 3, 7, 16, 33] {
+                check(&w, &noise(m * k, m as u64), name);
+            }
+        }
+    }
+}
+
+#[test]
+fn block_formats_are_decoded_to_the_oracles_bits() {
+    let mut seen = 0;
+    for format in REGISTRY.iter().filter(|format| format.can_encode() && format.block_len() > 1) {
+        let w = matrix(Dtype(*format), 35, 768, RowMap::Identity);
+        for m in [1, 3, 9] {
+            check(&w, &noise(m * 768, m as u64), format.name());
+        }
+        seen += 1;
+    }
+    assert!(seen > 5);
+}
+
+#[test]
+fn rows_in_another_order_give_the_same_products() {
+    let map = RowMap::Deinterleave { head_dim: 16 };
+    let w = matrix(by_name("BF16").unwrap(), 64, 70, map);
+    check(&w, &noise(3 * 70, 1), "deinterleaved");
+}
+
+#[test]
+fn infinities_and_nans_give_the_oracles_bits() {
+    let (n, k, m) = (37, 40, 9);
+    for name in ["F32", "F16", "BF16"] {
+        let dtype = by_name(name).unwrap();
+        let mut values = noise(n * k, 3);
+        for (at, value) in [(5, f32::INFINITY), (3 * k, f32::NAN), (8 * k + 39, f32::NEG_INFINITY)] {
+            values[at] = value;
+        }
+        let mut bytes = vec![0; n * k * dtype.block_bytes()];
+        dtype.encode(Isa::Portable, &values, k, None, &mut bytes);
+        let w = Matrix::new(Arc::new(bytes), 0, dtype, n, k, RowMap::Identity);
+        let mut x = noise(m * k, 4);
+        (x[5], x[k + 7], x[3 * k + 39], x[5 * k]) = (f32::INFINITY, f32::NAN, -f32::NAN, f32::MAX);
+        check(&w, &x, name);
+    }
+}
+
+#[test]
+fn threads_and_companions_change_no_bit() {
+    let bf16 = matrix(by_name("BF16").unwrap(), 700, 129, RowMap::Identity);
+    let f32 = matrix(by_name("F32").unwrap(), 50, 129, RowMap::Identity);
+    let f16 = matrix(by_name("F16").unwrap(), 301, 129, RowMap::Identity);
+    let jobs = [(&bf16, Arithmetic::Bf16), (&f32, Arithmetic::F32), (&f16, Arithmetic::F32)];
+    for m in [1, 5, 300] {
+        let x = noise(m * 129, 11);
+        let alone = Compute::new(Isa::detect(), 1).unwrap();
+        let want = jobs.map(|(w, arithmetic)| {
+            let mut y = vec![0.0; m * w.rows()];
+            matmul(&alone, &x, w, arithmetic, &mut y);
+            bits(&y)
+        });
+        for threads in [1, 2, 7] {
+            let compute = Compute::new(Isa::detect(), threads).unwrap();
+            let mut ys = jobs.map(|(w, _)| vec![f32::NAN; m * w.rows()]);
+            let mut slices: Vec<&mut [f32]> = ys.iter_mut().map(|y| y.as_mut_slice()).collect();
+            matmul_many(&compute, &x, &jobs, &mut slices);
+            for (y, want) in ys.iter().zip(&want) {
+                assert!(bits(y) == *want, "m {m}, {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_empty() {
+    let compute = Compute::new(Isa::detect(), 2).unwrap();
+    let w = matrix(by_name("F32").unwrap(), 3, 8, RowMap::Identity);
+    matmul(&compute, &[], &w, Arithmetic::F32, &mut []);
+    matmul_many(&compute, &[1.0], &[], &mut []);
+}
+
+#[test]
+fn modes_have_names_and_choose_by_format() {
+    for mode in ComputeMode::ALL {
+        assert_eq!(ComputeMode::by_name(mode.name()), Some(mode));
+    }
+    assert_eq!(ComputeMode::by_name("f64"), None);
+    let auto = |name| ComputeMode::Auto.arithmetic(by_name(name).unwrap());
+    assert_eq!(auto("F32"), Arithmetic::F32);
+    assert_eq!(auto("F16"), Arithmetic::F32);
+    assert_eq!(auto("BF16"), Arithmetic::Bf16);
+    assert_eq!(auto("Q4_K"), Arithmetic::Int8);
+    assert_eq!(auto("F8_E4M3"), Arithmetic::F32);
+    assert_eq!(ComputeMode::F32.arithmetic(by_name("Q4_K").unwrap()), Arithmetic::F32);
+    assert_eq!(ComputeMode::Bf16.arithmetic(by_name("F16").unwrap()), Arithmetic::Bf16);
+    assert_eq!(ComputeMode::Int8.arithmetic(by_name("Q8_0").unwrap()), Arithmetic::Int8);
+}
