@@ -1,10 +1,8 @@
 //! The slow, obvious form of every product: the definition that the fast kernels must equal to the bit.
 
+use super::float::BF16_TINY;
 use super::{Arithmetic, Compute, Matrix};
 use crate::kernel::convert::{bf16_bits_to_f32, f32_to_bf16_bits};
-
-/// Operands below this magnitude are zero in bf16 products, so that no product or sum is denormal.
-pub const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
 
 /// See [`super::matmul`].
 pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, y: &mut [f32]) {

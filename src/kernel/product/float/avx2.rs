@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{BF16_TINY, Lanes, Rows};
+use super::lanes::{Lanes, Rows, TINY_BITS};
 
 /// AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ unsafe impl Lanes for Avx2 {
         unsafe {
             let bits = _mm256_castps_si256(v);
             let magnitude = _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff));
-            let keep = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(BF16_TINY as i16 - 1));
+            let keep = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(TINY_BITS as i16 - 1));
             _mm256_castsi256_ps(_mm256_and_si256(bits, keep))
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{BF16_TINY, Lanes, Rows};
+use super::lanes::{Lanes, Rows, TINY_BITS};
 
 /// AVX-512 F, BW, DQ, VL.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ unsafe impl Lanes for Avx512 {
         unsafe {
             let bits = _mm512_castps_si512(v);
             let magnitude = _mm512_and_si512(bits, _mm512_set1_epi16(0x7fff));
-            let keep = _mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(BF16_TINY as i16));
+            let keep = _mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(TINY_BITS as i16));
             _mm512_castsi512_ps(_mm512_maskz_mov_epi16(keep, bits))
         }
     }

@@ -53,7 +53,7 @@ pub type Rows = [*const u8; 16];
 pub const BLOCK: usize = 64;
 
 /// 2^-50 in bf16, below which operands of bf16 products are zero.
-pub const BF16_TINY: u16 = 0x2680;
+pub const TINY_BITS: u16 = (super::BF16_TINY.to_bits() >> 16) as u16;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -136,7 +136,7 @@ unsafe impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn flush_bf16(v: Self::V) -> Self::V {
-        let keep = |half: u32| if half & 0x7fff < u32::from(BF16_TINY) { 0 } else { half };
+        let keep = |half: u32| if half & 0x7fff < u32::from(TINY_BITS) { 0 } else { half };
         each(v, |bits| keep(bits >> 16) << 16 | keep(bits & 0xffff))
     }
 

@@ -20,29 +20,31 @@ use super::driver::{Product, Tile};
 use super::{Arithmetic, scratch};
 use crate::kernel::Isa;
 
-/// Returns the product of a float arithmetic, in the best form this machine has at that level.
-pub fn product(isa: Isa, arithmetic: Arithmetic) -> Option<&'static dyn Product> {
-    forms(isa, arithmetic).last().copied()
+/// Operands below this magnitude are zero in bf16 products, so that no product or sum is denormal.
+pub const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
+
+/// Returns the product of a float arithmetic (any but `Int8`), in the best form this machine has at that level.
+pub fn product(isa: Isa, arithmetic: Arithmetic) -> &'static dyn Product {
+    let forms = forms(isa, arithmetic);
+    forms[forms.len() - 1]
 }
 
-/// Returns every form of a float arithmetic at that level that this machine has, the best last.
+/// Returns every form of a float arithmetic at that level that this machine has, the best last; at least one.
 pub fn forms(isa: Isa, arithmetic: Arithmetic) -> &'static [&'static dyn Product] {
-    match (isa, arithmetic) {
-        (_, Arithmetic::Int8) => &[],
+    let is_f32 = arithmetic == Arithmetic::F32;
+    match isa {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::F32) => &[&Avx512F32],
+        Isa::Avx512 if is_f32 => &[&Avx512F32],
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::Bf16) if is_x86_feature_detected!("avx512bf16") => {
-            &[&Avx512Bf16, &Avx512DotBf16]
-        }
+        Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => &[&Avx512Bf16, &Avx512DotBf16],
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Arithmetic::Bf16) => &[&Avx512Bf16],
+        Isa::Avx512 => &[&Avx512Bf16],
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Arithmetic::F32) => &[&Avx2F32],
+        Isa::Avx2 if is_f32 => &[&Avx2F32],
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Arithmetic::Bf16) => &[&Avx2Bf16],
-        (_, Arithmetic::F32) => &[&PortableF32],
-        (_, Arithmetic::Bf16) => &[&PortableBf16],
+        Isa::Avx2 => &[&Avx2Bf16],
+        _ if is_f32 => &[&PortableF32],
+        _ => &[&PortableBf16],
     }
 }
 

@@ -8,8 +8,8 @@ use super::pack::{Flushed, Whole, WidenedBf16, WidenedF16, pack};
 use super::step::Step;
 use crate::kernel::Isa;
 use crate::kernel::convert::f32_to_bf16_bits;
+use crate::kernel::product::Matrix;
 use crate::kernel::product::driver::Tile;
-use crate::kernel::product::{Matrix, oracle};
 use crate::tensor::format::{BF16, BlockFormat, F16, F32};
 
 /// Values of k in a panel: a multiple of every format's block.
@@ -58,7 +58,7 @@ pub unsafe fn pack_x<S: Step>(_isa: Isa, x: &[f32], k: usize, out: &mut [u8]) {
 /// Returns `x` as a bf16 product takes it.
 #[inline(always)]
 fn bf16_operand(x: f32) -> u16 {
-    if x.abs() < oracle::BF16_TINY { 0 } else { f32_to_bf16_bits(x) }
+    if x.abs() < super::BF16_TINY { 0 } else { f32_to_bf16_bits(x) }
 }
 
 /// How a format's rows get into a panel.
