@@ -4,6 +4,7 @@
 //! to those of the reference converter; [`summary`] reads such keys back for display.
 
 mod bpe;
+pub mod chat;
 mod decoder;
 mod error;
 mod files;
