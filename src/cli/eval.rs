@@ -2,7 +2,9 @@
 
 mod kld;
 mod perplexity;
+mod progress;
 mod suite;
+mod text;
 
 use std::path::PathBuf;
 
@@ -12,18 +14,23 @@ use crate::error::Failure;
 use crate::kernel::ComputeMode;
 
 const AFTER_HELP: &str = "\
-Give one of --suite, --perplexity and --kl-base. Suites and reports are described in docs/eval.md.
+Give one of --suite, --perplexity, --kl-base and --base-logits. Suites and reports are described in docs/eval.md.
 
 Examples:
   lctl eval model.gguf --suite evalsuites/cybermetric.yaml --data cybermetric=CyberMetric-500-v1.json
   lctl eval ./Qwen3-8B --suite suite.yaml --few-shot 5 --out results/qwen3-8b
   lctl eval model-q4.gguf --perplexity wiki.test.raw
-  lctl eval model-q4.gguf --kl-base model-f16.gguf --text wiki.test.raw";
+  lctl eval model-q4.gguf --kl-base model-f16.gguf --text wiki.test.raw
+  lctl eval model-f16.gguf --perplexity wiki.test.raw --save-logits f16.logits
+  lctl eval model-q4.gguf --base-logits f16.logits";
+
+/// What excludes options of suites.
+const TEXT_MODES: [&str; 3] = ["perplexity", "kl_base", "base_logits"];
 
 /// Score a model: suites of tasks, perplexity of a text, or divergence from another model
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-#[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base"]))]
+#[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base", "base_logits"]))]
 pub struct Args {
     /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
     /// id ORG/NAME[@REVISION]
@@ -46,16 +53,24 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "kl_base")]
     pub text: Option<PathBuf>,
 
+    /// Write the logits of every scored token of --perplexity, for --base-logits
+    #[arg(long, value_name = "FILE", requires = "perplexity")]
+    pub save_logits: Option<PathBuf>,
+
+    /// Compare the next-token distributions with a base model's logits that --save-logits wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["context", "limit"])]
+    pub base_logits: Option<PathBuf>,
+
     /// Read a suite's data set NAME from this file; repeatable
-    #[arg(long, value_name = "NAME=FILE", conflicts_with_all = ["perplexity", "kl_base"])]
+    #[arg(long, value_name = "NAME=FILE", conflicts_with_all = TEXT_MODES)]
     pub data: Vec<String>,
 
     /// Solved examples before each question, instead of what the suite says
-    #[arg(long, value_name = "N", conflicts_with_all = ["perplexity", "kl_base"])]
+    #[arg(long, value_name = "N", conflicts_with_all = TEXT_MODES)]
     pub few_shot: Option<usize>,
 
     /// Wrap prompts in the model's chat template; auto is what the suite says
-    #[arg(long, value_name = "WHEN", default_value = "auto", conflicts_with_all = ["perplexity", "kl_base"])]
+    #[arg(long, value_name = "WHEN", default_value = "auto", conflicts_with_all = TEXT_MODES)]
     pub chat_template: ChatTemplateUse,
 
     /// Evaluate only the first N documents of each task (chunks of a text)
@@ -63,7 +78,7 @@ pub struct Args {
     pub limit: Option<u64>,
 
     /// Seed of sampling and of seeded few-shot examples
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["perplexity", "kl_base"])]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = TEXT_MODES)]
     pub seed: u64,
 
     /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
@@ -83,7 +98,7 @@ pub struct Args {
     pub batch_tokens: Option<u32>,
 
     /// Compute what prompts share anew for each of them; results do not depend on it
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = TEXT_MODES)]
     pub no_prefix_cache: bool,
 
     /// Write report.json and samples.jsonl into this directory
@@ -91,15 +106,15 @@ pub struct Args {
     pub out: Option<PathBuf>,
 
     /// Write one JSON line per document into this file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["perplexity", "kl_base"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = TEXT_MODES)]
     pub samples: Option<PathBuf>,
 
     /// Record responses in this file as they come [default with --out: DIR/journal.jsonl]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = TEXT_MODES)]
     pub journal: Option<PathBuf>,
 
     /// Take the responses that the journal of an interrupted run holds
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = TEXT_MODES)]
     pub resume: bool,
 
     /// Replace results that exist
@@ -157,9 +172,11 @@ impl From<ComputeArg> for ComputeMode {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    match (&args.perplexity, &args.kl_base) {
-        (Some(text), _) => perplexity::run(args, text),
-        (None, Some(base)) => kld::run(args, base),
-        (None, None) => suite::run(args),
+    match args {
+        Args { perplexity: Some(text), .. } => perplexity::run(args, text),
+        // clap asks for --text with --kl-base
+        Args { kl_base: Some(base), text: Some(text), .. } => kld::run(args, base, text),
+        Args { base_logits: Some(logits), .. } => kld::run_saved(args, logits),
+        _ => suite::run(args),
     }
 }

@@ -2,6 +2,8 @@
 
 mod eval;
 mod inspect;
+mod machine;
+mod model;
 mod progress;
 mod pull;
 mod quantize;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::machine;
 use super::source::model_path;
 use super::term;
 use crate::error::Failure;
@@ -115,8 +116,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let started = Instant::now();
     let request = request_of(&args)?;
     let split = args.split_max_size.as_deref().map(options::split_size).transpose()?;
-    let isa = options::isa(args.isa.as_deref())?;
-    let n_threads = args.threads.map_or_else(default_threads, usize::from);
+    let isa = machine::isa(args.isa.as_deref())?;
+    let n_threads = machine::threads(args.threads);
 
     let model = model_path(&args.model, args.offline)?;
     let source = Source::open(&model, request.options.recipe, args.pre.as_deref())?;
@@ -145,10 +146,6 @@ fn request_of(args: &Args) -> Result<Request, Failure> {
     let overrides = overrides.collect::<Result<Vec<_>, _>>()?;
     let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
     Ok(Request { options, allow_requantize: args.allow_requantize, overrides, importance })
-}
-
-fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Returns a flag that Ctrl-C (or SIGTERM, SIGHUP) sets; partial files are gone as soon as it is set.

@@ -21,9 +21,12 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
 }
 
-impl Default for EngineOptions {
-    fn default() -> Self {
-        EngineOptions { batch_tokens: 512, cache_bytes: 1 << 30, prefix_cache: true }
+impl EngineOptions {
+    /// Returns bounds that suit a model: keys and values of 1 GiB or two whole contexts (memory is taken as it is
+    /// needed), and batches of 512 tokens.
+    pub fn new(model: &impl LanguageModel) -> Self {
+        let cache_bytes = (1 << 30).max(2 * model.cache_bytes(model.context_length()));
+        EngineOptions { batch_tokens: 512, cache_bytes, prefix_cache: true }
     }
 }
 

@@ -62,6 +62,9 @@ pub enum Error {
     #[error("the models differ in {what}: {found}, the base model {expected}")]
     ModelsDiffer { what: &'static str, found: String, expected: String },
 
+    #[error("{path}: exists already")]
+    LogitsExist { path: PathBuf },
+
     #[error("{path}: no file of saved logits")]
     NotLogits { path: PathBuf },
 
@@ -73,11 +76,6 @@ pub enum Error {
 
     #[error("{path}: the tokens in this file of saved logits are damaged")]
     LogitsDamaged { path: PathBuf },
-
-    #[error(
-        "{path}: saved logits of another text, or of chunks of {found} tokens where {expected} are asked for"
-    )]
-    LogitsOfAnother { path: PathBuf, found: usize, expected: usize },
 
     #[error("chunk {chunk}: a logit is {value}")]
     NotFinite { chunk: usize, value: f32 },
@@ -125,15 +123,13 @@ impl Diagnostic for Error {
             Error::ChunkTooLong { .. } => "give a smaller --context",
             Error::TextToken { .. } => "the tokenizer belongs to another model",
             Error::ModelsDiffer { .. } => "only models with the same vocabulary can be compared",
+            Error::LogitsExist { .. } => "give --force to replace it",
             Error::NotLogits { .. } => "write one with --save-logits",
             Error::LogitsVersion { .. } => "write it anew with --save-logits",
             Error::LogitsSize { .. } => {
                 "the run that wrote it was interrupted, or the file damaged: write it anew"
             }
             Error::LogitsDamaged { .. } => "write it anew with --save-logits",
-            Error::LogitsOfAnother { .. } => {
-                "leave out --text and --context: the file holds the text's tokens"
-            }
             Error::NotFinite { .. } => "the model is damaged",
             Error::Model(error) => return error.hint(),
             Error::File(error) => return error.hint(),

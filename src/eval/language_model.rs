@@ -19,6 +19,9 @@ pub trait LanguageModel {
     /// Returns the most tokens a sequence may have.
     fn context_length(&self) -> usize;
 
+    /// Returns the bytes of keys and values of a sequence of `n` tokens that shares none.
+    fn cache_bytes(&self, n: usize) -> usize;
+
     /// Returns a cache that holds at most `budget_bytes` of keys and values.
     fn new_cache(&self, budget_bytes: usize) -> Result<Self::Cache, Error>;
 

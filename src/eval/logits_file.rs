@@ -20,10 +20,9 @@ use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::chunks::{self, Chunks, Walk};
-use super::kld::{BaseLogits, Batch, groups};
-use super::perplexity::ChunkDone;
-use super::{EngineOptions, Error, LanguageModel};
+use super::chunks::Chunks;
+use super::kld::{BaseLogits, Batch};
+use super::{EngineOptions, Error};
 use crate::tensor::AtomicFile;
 
 const MAGIC: [u8; 8] = *b"lctlLGTS";
@@ -32,44 +31,49 @@ const NO_BOS: u32 = u32::MAX;
 /// Longest description of a model that a reader accepts, in bytes.
 const LONGEST_DESCRIPTION: u32 = 1 << 16;
 
-/// Writes a model's logits over a text to `path`, whole or not at all; `description` (JSON: what the model was,
-/// how it was computed) is kept in the file. Returns the file's size in bytes.
-///
-/// Errors if the chunks are beyond the model, the model fails, or the disk is full.
-pub fn save_logits<M: LanguageModel>(
-    path: &Path,
-    replace: bool,
-    model: &M,
-    options: &EngineOptions,
-    text: &Chunks,
-    description: &serde_json::Value,
-    on_chunk: &mut dyn FnMut(&ChunkDone<()>),
-) -> Result<u64, Error> {
-    let mut walk = Walk::new(model, text, options)?;
-    let vocab_size = model.vocab_size();
-    let header = header(text, vocab_size, description);
-    let n_rows = (text.n_chunks() * text.n_scored()) as u64;
-    let expected = header.len() as u64 + n_rows * vocab_size as u64 * 4;
-    let mut file = AtomicFile::create(path, Some(expected), false)?;
-    file.set_replace(replace);
-    file.write_all(&header)?;
-    let mut bytes = Vec::new();
-    for batch in text.batches(options.batch_tokens, walk.n_at_once(options)) {
-        let hidden = walk.advance(&batch)?;
-        let rows = chunks::rows(text, &batch);
-        for range in groups(rows.len(), vocab_size) {
-            bytes.clear();
-            for logit in model.logits(&hidden, range)? {
-                bytes.extend_from_slice(&logit.to_le_bytes());
-            }
-            file.write_all(&bytes)?;
+/// Writes a model's logits over a text to a file that appears whole or not at all.
+pub struct LogitsWriter {
+    file: AtomicFile,
+    bytes: Vec<u8>,
+}
+
+impl LogitsWriter {
+    /// Begins the file; `description` (JSON: what the model was, how it was computed) is kept in it. Whether a file
+    /// of that name is replaced is `replace`.
+    ///
+    /// Errors if the disk has no room for all of it.
+    pub fn create(
+        path: &Path,
+        replace: bool,
+        text: &Chunks,
+        vocab_size: usize,
+        description: &serde_json::Value,
+    ) -> Result<Self, Error> {
+        if !replace && path.exists() {
+            return Err(Error::LogitsExist { path: path.to_owned() });
         }
-        for row in rows.iter().filter(|row| row.ends_chunk) {
-            on_chunk(&text.done(row.chunk + 1, ()));
-        }
+        let header = header(text, vocab_size, description);
+        let n_rows = (text.n_chunks() * text.n_scored()) as u64;
+        let bytes = header.len() as u64 + n_rows * vocab_size as u64 * 4;
+        let mut file = AtomicFile::create(path, Some(bytes), false)?;
+        file.set_replace(replace);
+        file.write_all(&header)?;
+        Ok(LogitsWriter { file, bytes: Vec::new() })
     }
-    file.commit()?;
-    Ok(expected)
+
+    /// Appends rows of logits, in the order of the scored positions.
+    pub(super) fn write(&mut self, logits: &[f32]) -> Result<(), Error> {
+        self.bytes.clear();
+        for logit in logits {
+            self.bytes.extend_from_slice(&logit.to_le_bytes());
+        }
+        Ok(self.file.write_all(&self.bytes)?)
+    }
+
+    /// Gives the file its name; returns its size in bytes.
+    pub fn finish(self) -> Result<u64, Error> {
+        Ok(self.file.commit()?.bytes)
+    }
 }
 
 fn header(text: &Chunks, vocab_size: usize, description: &serde_json::Value) -> Vec<u8> {

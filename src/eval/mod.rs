@@ -4,6 +4,7 @@
 
 mod chunks;
 pub mod data;
+mod decoder;
 pub mod encode;
 mod engine;
 mod error;
@@ -31,4 +32,4 @@ pub use engine::{Engine, EngineOptions, Outcome, Progress, Usage};
 pub use error::Error;
 pub use journal::{Journal, JournalKey};
 pub use language_model::{LanguageModel, SequenceCache};
-pub use logits_file::{SavedLogits, save_logits};
+pub use logits_file::{LogitsWriter, SavedLogits};

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::chunks::{self, Chunks, Walk};
-use super::{EngineOptions, Error, LanguageModel};
+use super::kld::groups;
+use super::{EngineOptions, Error, LanguageModel, LogitsWriter};
 use crate::kernel::math64;
 
 /// A value and its standard error.
@@ -72,13 +73,14 @@ impl Estimate {
     }
 }
 
-/// Returns the perplexity of a text; `on_chunk` hears of every chunk, in order.
+/// Returns the perplexity of a text; `on_chunk` hears of every chunk, in order, and `saved` gets all logits.
 ///
-/// Errors if the chunks are beyond the model, or it fails.
+/// Errors if the chunks are beyond the model, it fails, or the logits can't be written.
 pub fn perplexity<M: LanguageModel>(
     model: &M,
     options: &EngineOptions,
     text: &Chunks,
+    mut saved: Option<&mut LogitsWriter>,
     on_chunk: &mut dyn FnMut(&ChunkDone<Perplexity>),
 ) -> Result<Perplexity, Error> {
     let mut walk = Walk::new(model, text, options)?;
@@ -90,6 +92,11 @@ pub fn perplexity<M: LanguageModel>(
         let targets: Vec<(usize, u32)> = rows.iter().enumerate().map(|(i, row)| (i, row.target)).collect();
         if targets.is_empty() {
             continue;
+        }
+        if let Some(saved) = &mut saved {
+            for range in groups(rows.len(), model.vocab_size()) {
+                saved.write(&model.logits(&hidden, range)?)?;
+            }
         }
         for (row, scored) in rows.iter().zip(model.score(&hidden, &targets)?) {
             nll.add(-f64::from(scored.log_prob));
@@ -160,7 +167,7 @@ mod tests {
                 model.batches.borrow_mut().clear();
                 let mut seen = Vec::new();
                 let mut on_chunk = |done: &ChunkDone<Perplexity>| seen.push(*done);
-                let found = perplexity(&model, &options, &text, &mut on_chunk).unwrap();
+                let found = perplexity(&model, &options, &text, None, &mut on_chunk).unwrap();
                 assert_eq!(
                     (found.n_tokens, found.n_chunks, seen.len()),
                     (expected.len(), n_chunks, n_chunks)
@@ -198,10 +205,10 @@ mod tests {
             error(Chunks::new(vec![0; 19], 3, None, None)),
             "a chunk of 3 tokens is too short: the least is 4"
         );
-        let options = EngineOptions { cache_bytes: 15 * PAGE_BYTES, ..EngineOptions::default() };
+        let options = EngineOptions { cache_bytes: 15 * PAGE_BYTES, ..EngineOptions::new(&model) };
         let run = |tokens: Vec<u32>, len| {
             let text = Chunks::new(tokens, len, None, None).unwrap();
-            perplexity(&model, &options, &text, &mut |_| {}).unwrap_err().to_string()
+            perplexity(&model, &options, &text, None, &mut |_| {}).unwrap_err().to_string()
         };
         assert_eq!(run(vec![0; 200], 65), "chunks of 65 tokens exceed the model's context of 64");
         assert_eq!(run(vec![30; 20], 10), "the text has token 30, the model's vocabulary 30");

@@ -201,6 +201,10 @@ impl LanguageModel for FakeModel {
         self.context_length
     }
 
+    fn cache_bytes(&self, n: usize) -> usize {
+        n.div_ceil(FakeCache::PAGE) * PAGE_BYTES
+    }
+
     fn new_cache(&self, budget_bytes: usize) -> Result<FakeCache, Error> {
         let budget = budget_bytes / PAGE_BYTES;
         let n_live = self.n_live.clone();

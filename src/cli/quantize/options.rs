@@ -1,7 +1,6 @@
 //! Options of `lctl quantize` that need more than clap: types, patterns, sizes, instruction sets.
 
 use crate::error::{Diagnostic, Failure, nearest};
-use crate::kernel::Isa;
 use crate::quantize::plan::Options;
 use crate::quantize::recipe::RECIPES;
 use crate::quantize::{Error, Recipe};
@@ -26,12 +25,6 @@ pub enum OptionError {
 
     #[error("--split-max-size {given}: not a size")]
     BadSize { given: String },
-
-    #[error("unknown instruction set `{given}` ({origin})")]
-    UnknownIsa { given: String, origin: &'static str },
-
-    #[error("this machine cannot run {} ({origin}); its best is {}", .isa.name(), Isa::detect().name())]
-    IsaUnavailable { isa: Isa, origin: &'static str },
 }
 
 impl Diagnostic for OptionError {
@@ -42,10 +35,6 @@ impl Diagnostic for OptionError {
                 "write a pattern and a format, e.g. `--tensor-type 'ffn_down=Q6_K'`".into()
             }
             OptionError::BadSize { .. } => "write a number and a unit, e.g. 2G, 500M or 1Gi".into(),
-            OptionError::UnknownIsa { .. } | OptionError::IsaUnavailable { .. } => {
-                let names: Vec<_> = Isa::available().map(Isa::name).collect();
-                format!("this machine has: {}", names.join(", "))
-            }
         })
     }
 }
@@ -97,22 +86,6 @@ pub fn split_size(text: &str) -> Result<Split, OptionError> {
         return Err(bad());
     }
     Ok(Split::MaxBytes(bytes as u64))
-}
-
-/// Returns the instruction set to use: the option's, `LCTL_ISA`'s, or the best there is.
-pub fn isa(option: Option<&str>) -> Result<Isa, OptionError> {
-    let variable = std::env::var("LCTL_ISA").ok().filter(|name| !name.is_empty());
-    let (given, origin) = match (option, variable) {
-        (Some(name), _) => (name.to_owned(), "--isa"),
-        (None, Some(name)) => (name, "LCTL_ISA"),
-        (None, None) => return Ok(Isa::detect()),
-    };
-    let isa = Isa::by_name(&given).ok_or(OptionError::UnknownIsa { given, origin })?;
-    if Isa::available().any(|available| available == isa) {
-        Ok(isa)
-    } else {
-        Err(OptionError::IsaUnavailable { isa, origin })
-    }
 }
 
 /// Returns the types and examples at the end of `--help`.

@@ -213,7 +213,7 @@ fn rolling_windows_are_lm_evals() {
 #[test]
 fn bad_requests_are_named() {
     let model = FakeModel::new(VOCAB, CONTEXT);
-    let engine = Engine::new(&model, EngineOptions::default());
+    let engine = Engine::new(&model, EngineOptions::new(&model));
     let fine = loglikelihood(&[1], &[2]);
     let error = |bad: Request| engine.run(&[fine.clone(), bad], None, &mut silent).unwrap_err().to_string();
     assert_eq!(error(loglikelihood(&[], &[1])), "request 1: the context has no tokens");

@@ -1,6 +1,7 @@
 use super::*;
+use crate::eval::perplexity::perplexity;
 use crate::eval::testing::{FakeModel, Numbers, PAGE_BYTES};
-use crate::eval::{SavedLogits, save_logits};
+use crate::eval::{LogitsWriter, SavedLogits};
 
 const VOCAB: usize = 30;
 
@@ -65,6 +66,12 @@ fn plainly(model: &FakeModel, base: &FakeModel, text: &Chunks) -> Vec<Token> {
         }
     }
     tokens
+}
+
+fn save(path: &std::path::Path, model: &FakeModel, text: &Chunks, what: &serde_json::Value) -> u64 {
+    let mut writer = LogitsWriter::create(path, true, text, VOCAB, what).unwrap();
+    perplexity(model, &options(9, 6), text, Some(&mut writer), &mut |_| {}).unwrap();
+    writer.finish().unwrap()
 }
 
 fn near(found: f64, expected: f64) {
@@ -141,14 +148,14 @@ fn saved_logits_are_as_good_as_the_model() {
         let text = text(16, bos);
         let expected = live(&model, &base, &options(50, 100), &text);
         let what = serde_json::json!({"model": "größe"});
-        let size = save_logits(&path, true, &base, &options(9, 6), &text, &what, &mut |_| {}).unwrap();
+        let size = save(&path, &base, &text, &what);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
         let mut saved = SavedLogits::open(&path).unwrap();
         assert_eq!((saved.text(), saved.description()), (&text, &what));
         assert_eq!(run(&model, &mut saved, &options(33, 12), &text), expected);
     }
-    let error = save_logits(&path, false, &base, &options(9, 6), &text(16, None), &"".into(), &mut |_| {});
-    assert!(matches!(error, Err(Error::File(_))));
+    let again = LogitsWriter::create(&path, false, &text(16, None), VOCAB, &"".into());
+    assert!(matches!(again, Err(Error::LogitsExist { .. })));
 }
 
 #[test]
@@ -157,7 +164,7 @@ fn damaged_files_of_logits_are_refused() {
     let path = dir.path().join("base.logits");
     let (model, _) = models();
     let text = Chunks::new(vec![1; 8], 4, None, None).unwrap();
-    save_logits(&path, false, &model, &options(9, 6), &text, &"m".into(), &mut |_| {}).unwrap();
+    save(&path, &model, &text, &"m".into());
     let whole = std::fs::read(&path).unwrap();
     let open = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();

@@ -1,0 +1,163 @@
+//! What --perplexity and --kl-base have in common: a text file cut into chunks, a report.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::Args;
+use crate::cli::model::{LoadedModel, ModelArgs};
+use crate::cli::term;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::{Chunks, EngineOptions, LanguageModel};
+use crate::tensor::AtomicFile;
+use crate::text::EncodeOptions;
+
+/// Tokens per chunk unless --context says otherwise, as in llama-perplexity; less for a model with less context.
+const CHUNK_LEN: usize = 512;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error("{path}: cannot read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: not UTF-8 at byte {at}")]
+    NotUtf8 { path: PathBuf, at: usize },
+
+    #[error("{path}: exists already")]
+    ReportExists { path: PathBuf },
+
+    #[error("{path}: cannot create the directory")]
+    CreateDir {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Diagnostic for TextError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            TextError::NotUtf8 { .. } => Some("convert the file to UTF-8".into()),
+            TextError::ReportExists { .. } => Some("give --force to replace it".into()),
+            TextError::Read { .. } | TextError::CreateDir { .. } => None,
+        }
+    }
+}
+
+/// A text file.
+pub struct TextFile {
+    pub path: PathBuf,
+    pub sha256: String,
+    text: String,
+}
+
+impl TextFile {
+    /// Reads a file, less one line feed at its end, as llama-perplexity does.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let path = path.to_owned();
+        let bytes = std::fs::read(&path).map_err(|source| TextError::Read { path: path.clone(), source })?;
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut text = String::from_utf8(bytes).map_err(|error| TextError::NotUtf8 {
+            path: path.clone(),
+            at: error.utf8_error().valid_up_to(),
+        })?;
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        Ok(TextFile { path, sha256, text })
+    }
+
+    /// Returns the text's tokens in chunks. A token for its end, which some tokenizers add, is left out.
+    pub fn chunks(&self, model: &LoadedModel, args: &Args) -> Result<Chunks, Failure> {
+        let tokenizer = &model.tokenizer;
+        let mut tokens =
+            tokenizer.encode(&self.text, EncodeOptions { add_special: true, parse_special: false })?;
+        if tokenizer.adds_eos() && tokens.last().copied() == tokenizer.eos() {
+            tokens.pop();
+        }
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let chunk_len = args.context.map_or(CHUNK_LEN.min(model.decoder.context_length()), |n| n as usize);
+        let limit = args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        Ok(Chunks::new(tokens, chunk_len, bos, limit)?)
+    }
+
+    pub fn json(&self) -> Value {
+        json!({"path": self.path.display().to_string(), "sha256": self.sha256})
+    }
+}
+
+/// Opens a model with the command's options.
+pub fn open_model(args: &Args, model: &str) -> Result<LoadedModel, Failure> {
+    LoadedModel::open(&ModelArgs {
+        model,
+        offline: args.offline,
+        adapter: args.adapter.as_deref(),
+        compute: args.compute.into(),
+        context: args.context,
+        threads: args.threads,
+        isa: args.isa.as_deref(),
+        quiet: args.quiet,
+    })
+}
+
+/// Returns the engine's bounds with the command's options.
+pub fn engine_options(args: &Args, model: &impl LanguageModel) -> EngineOptions {
+    let mut options = EngineOptions::new(model);
+    if let Some(batch_tokens) = args.batch_tokens {
+        options.batch_tokens = batch_tokens as usize;
+    }
+    options.prefix_cache = !args.no_prefix_cache;
+    options
+}
+
+/// Returns what a report says of a model.
+pub fn model_json(args: &Args, model: &LoadedModel) -> Result<Value, Failure> {
+    let compute = args.compute.to_possible_value().map(|value| value.get_name().to_owned());
+    Ok(json!({
+        "path": model.path.display().to_string(),
+        "sha256": model.digest()?,
+        "adapter": model.adapter.as_ref().map(|path| path.display().to_string()),
+        "adapter_sha256": model.adapter_digest()?,
+        "compute": compute,
+    }))
+}
+
+/// Prints a report, as JSON or as `text`, and writes report.json into --out.
+pub fn deliver(
+    args: &Args,
+    report: impl FnOnce() -> Result<Value, Failure>,
+    text: &str,
+) -> Result<(), Failure> {
+    let report = if args.json || args.out.is_some() { Some(report()?) } else { None };
+    if let (Some(dir), Some(report)) = (&args.out, &report) {
+        let path = report_path(dir);
+        std::fs::create_dir_all(dir).map_err(|source| TextError::CreateDir { path: dir.clone(), source })?;
+        let mut file = AtomicFile::create(&path, None, false)?;
+        file.set_replace(args.force);
+        file.write_all(format!("{report:#}\n").as_bytes())?;
+        file.commit()?;
+    }
+    match report.filter(|_| args.json) {
+        Some(report) => term::out_json(&report),
+        None => term::out(text),
+    }
+}
+
+/// Errors if the report of an earlier run is in the way, before anything is computed.
+pub fn check_out(args: &Args) -> Result<(), Failure> {
+    let Some(path) = args.out.as_deref().map(report_path) else { return Ok(()) };
+    match path.exists() && !args.force {
+        true => Err(TextError::ReportExists { path }.into()),
+        false => Ok(()),
+    }
+}
+
+fn report_path(dir: &Path) -> PathBuf {
+    dir.join("report.json")
+}

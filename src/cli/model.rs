@@ -1,0 +1,84 @@
+//! Opens the model that a command runs.
+
+use std::path::{Path, PathBuf};
+
+use super::source::model_path;
+use super::{machine, term};
+use crate::error::Failure;
+use crate::kernel::ComputeMode;
+use crate::model::{Decoder, LoadOptions};
+use crate::provenance;
+use crate::tensor;
+use crate::text::Tokenizer;
+
+/// What a command's arguments say of the model to run.
+pub struct ModelArgs<'a> {
+    /// A path or a hub id.
+    pub model: &'a str,
+    pub offline: bool,
+    pub adapter: Option<&'a Path>,
+    pub compute: ComputeMode,
+    /// Most positions of a sequence; the model's own context if `None`.
+    pub context: Option<u32>,
+    pub threads: Option<u16>,
+    pub isa: Option<&'a str>,
+    /// Keep notes about the tokenizer back.
+    pub quiet: bool,
+}
+
+/// A model and its tokenizer.
+pub struct LoadedModel {
+    pub path: PathBuf,
+    pub adapter: Option<PathBuf>,
+    pub decoder: Decoder,
+    pub tokenizer: Tokenizer,
+}
+
+impl LoadedModel {
+    /// Opens the model and checks that its tokenizer fits it; what the user should know goes to stderr.
+    pub fn open(args: &ModelArgs<'_>) -> Result<Self, Failure> {
+        let path = model_path(args.model, args.offline)?;
+        let options = LoadOptions {
+            mode: args.compute,
+            isa: machine::isa(args.isa)?,
+            threads: machine::threads(args.threads),
+            adapter: args.adapter.map(Path::to_owned),
+            context: args.context.map(|n| n as usize),
+        };
+        let tokenizer = Tokenizer::open(&path)?;
+        let decoder = Decoder::open(&path, &options)?;
+        let padding = tokenizer.check_vocab(decoder.config().vocab_size, &path)?;
+        if !args.quiet {
+            for note in tokenizer.notes().iter().chain(&padding) {
+                term::say(&format!("note: {}", term::printable(note)));
+            }
+        }
+        Ok(LoadedModel { path, adapter: options.adapter, decoder, tokenizer })
+    }
+
+    /// Returns the SHA-256 of the model's files: config.json (of a directory), then the weights.
+    pub fn digest(&self) -> Result<String, Failure> {
+        digest_of(&self.path)
+    }
+
+    /// Returns the SHA-256 of the adapter's files, if there is one.
+    pub fn adapter_digest(&self) -> Result<Option<String>, Failure> {
+        self.adapter
+            .as_deref()
+            .map(|path| match path.is_dir() {
+                true => Ok(provenance::sha256_of_files(&[
+                    path.join("adapter_config.json"),
+                    path.join("adapter_model.safetensors"),
+                ])?),
+                false => Ok(provenance::sha256_of_file(path)?),
+            })
+            .transpose()
+    }
+}
+
+fn digest_of(path: &Path) -> Result<String, Failure> {
+    let source = tensor::open(path)?.into_source();
+    let mut files = Vec::from_iter(path.is_dir().then(|| path.join("config.json")));
+    files.extend_from_slice(source.files());
+    Ok(provenance::sha256_of_files(&files)?)
+}
