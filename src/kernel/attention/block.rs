@@ -4,6 +4,7 @@
 //! `[tile][row][PAGE]`. How many rows a block has changes no bit: no value crosses rows.
 
 use super::AttentionShape;
+use crate::kernel::Isa;
 use crate::kernel::activation::SoftCap;
 use crate::kernel::kv_cache::PAGE;
 use crate::kernel::lane_sum::tree;
@@ -13,8 +14,13 @@ use crate::kernel::simd::{FmaKernel, SimdFma};
 /// Keys `[head_dim][PAGE]` and values `[PAGE][head_dim rounded up to 16]` of one head in one page.
 pub type Tile<'a> = (&'a [f32], &'a [f32]);
 
-/// The most rows a block can have.
+/// The most rows a block can have on any ISA.
 pub const MAX_ROWS: usize = 8;
+
+/// Returns the most rows a block can have.
+pub fn max_rows(isa: Isa) -> usize {
+    if isa == Isa::Avx512 { MAX_ROWS } else { 6 }
+}
 
 /// One query: its values and the positions it sees, `first .. end`.
 #[derive(Clone, Copy)]
@@ -24,7 +30,7 @@ pub struct Row<'a> {
     pub end: usize,
 }
 
-/// Attention of at most [`MAX_ROWS`] rows.
+/// Attention of at most [`max_rows`] rows.
 pub struct Block<'a> {
     pub shape: &'a AttentionShape,
     pub rows: &'a [Row<'a>],
@@ -54,7 +60,9 @@ impl FmaKernel for Block<'_> {
             1 => run::<S, 1>(s, self),
             2 => run::<S, 2>(s, self),
             3 | 4 => run::<S, 4>(s, self),
-            _ => run::<S, MAX_ROWS>(s, self),
+            // two vectors of sums per row, of 32 registers or of 16
+            _ if S::LANES == PAGE => run::<S, MAX_ROWS>(s, self),
+            _ => run::<S, 6>(s, self),
         }
     }
 }
@@ -91,13 +99,15 @@ impl<const R: usize> Ranges<R> {
 #[inline(always)]
 fn run<S: SimdFma, const R: usize>(s: S, block: Block) {
     let Block { shape, rows, tiles, first_page, scratch, out } = block;
-    let (q, scores) = scratch.split_at_mut(R * shape.head_dim);
+    // side by side: rows of q a power of two apart would compete for the same cache sets
+    let (packed, scores) = scratch.split_at_mut(MAX_ROWS * shape.head_dim);
     let scores = &mut scores[..tiles.len() * R * PAGE];
+    let mut q: [&[f32]; R] = [&[]; R];
+    let mut packed = packed.chunks_exact_mut(shape.head_dim);
     for r in 0..R {
-        let row = rows[r.min(rows.len() - 1)].q;
-        for (q, value) in q[r..].iter_mut().step_by(R).zip(row) {
-            *q = *value;
-        }
+        let row = packed.next().expect("the scratch has MAX_ROWS rows");
+        row.copy_from_slice(rows[r.min(rows.len() - 1)].q);
+        q[r] = row;
     }
     score_tiles::<S, R>(s, q, tiles, shape, scores);
     let ranges = Ranges::<R>::new(rows);
@@ -116,11 +126,11 @@ fn run<S: SimdFma, const R: usize>(s: S, block: Block) {
     }
 }
 
-/// Writes the scores of all tiles, `[tile][R][PAGE]`; q is `[head_dim][R]`.
+/// Writes the scores of all tiles, `[tile][R][PAGE]`.
 #[inline(always)]
 fn score_tiles<S: SimdFma, const R: usize>(
     s: S,
-    q: &[f32],
+    q: [&[f32]; R],
     tiles: &[Tile],
     shape: &AttentionShape,
     scores: &mut [f32],
@@ -154,22 +164,25 @@ fn score_tiles<S: SimdFma, const R: usize>(
 #[inline(always)]
 fn dots<S: SimdFma, const R: usize, const V: usize>(
     s: S,
-    q: &[f32],
+    mut q: [&[f32]; R],
     vectors: [(&[f32], usize); V],
 ) -> [[S::F32; V]; R] {
     let mut sums = [[s.splat(0.0); V]; R];
-    let (q, _) = q.as_chunks::<R>();
+    let head_dim = q[0].len();
+    for r in 0..R {
+        q[r] = &q[r][..head_dim];
+    }
     let mut keys: [&[[f32; PAGE]]; V] = [&[]; V];
     for i in 0..V {
-        keys[i] = &vectors[i].0.as_chunks().0[..q.len()];
+        keys[i] = &vectors[i].0.as_chunks().0[..head_dim];
     }
-    for (d, q) in q.iter().enumerate() {
+    for d in 0..head_dim {
         let mut k = [s.splat(0.0); V];
         for i in 0..V {
             k[i] = s.load(&keys[i][d][vectors[i].1..]);
         }
         for r in 0..R {
-            let q = s.splat(q[r]);
+            let q = s.splat(q[r][d]);
             for i in 0..V {
                 sums[r][i] = s.mul_add(q, k[i], sums[r][i]);
             }
@@ -253,18 +266,23 @@ fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> [f32; R] {
     sums
 }
 
-/// Returns the largest lane; NaNs don't count.
+/// Returns the largest lane of a row's vectors; none is NaN.
 #[inline(always)]
 fn largest_lane<S: SimdFma>(s: S, vectors: &[S::F32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; PAGE];
-    let mut max = f32::NEG_INFINITY;
-    for vector in vectors {
-        s.store(*vector, &mut lanes);
-        for x in lanes {
-            max = if x > max { x } else { max };
-        }
+    for (vector, lanes) in vectors.iter().zip(lanes.chunks_exact_mut(S::LANES)) {
+        s.store(*vector, lanes);
     }
-    max
+    let mut width = PAGE / 2;
+    while width > 0 {
+        for lane in 0..width {
+            // a branch here would be taken at random
+            let (a, b) = (lanes[lane], lanes[lane + width]);
+            lanes[lane] = if a > b { a } else { b };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// What the values are weighted with.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::block::{Block, MAX_ROWS, Row, Tile};
+use super::block::{Block, MAX_ROWS, Row, Tile, max_rows};
 use super::{AttentionShape, Span};
 use crate::kernel::aligned::AlignedF32;
 use crate::kernel::disjoint::DisjointMut;
@@ -11,7 +11,7 @@ use crate::kernel::simd::dispatch_fma;
 use crate::kernel::{Compute, Isa};
 
 thread_local! {
-    /// Packed queries and scores of a block; grows to the longest context met.
+    /// Queries and scores of a block; grows to the longest context met.
     static SCRATCH: RefCell<AlignedF32> = RefCell::default();
 }
 
@@ -64,7 +64,7 @@ fn block_rows(compute: &Compute, shape: &AttentionShape, spans: &[Span]) -> usiz
     let n_blocks = |rows: usize| -> usize {
         spans.iter().map(|span| (span.n_rows * group).div_ceil(rows) * shape.n_kv_heads).sum()
     };
-    let mut rows = if compute.isa == Isa::Avx512 { MAX_ROWS } else { MAX_ROWS / 2 };
+    let mut rows = max_rows(compute.isa);
     while rows > 1 && n_blocks(rows) < compute.team.threads() {
         rows /= 2;
     }
