@@ -1,6 +1,6 @@
 //! Writes a random Llama checkpoint in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
 //!
-//!     cargo run --release --example make_checkpoint -- --out DIR [--shape demo|tinyllama-1.1b|tinyllama-4.4b]
+//!     cargo run --release --example make_checkpoint -- --out DIR [--shape demo|probe|tinyllama-1.1b|tinyllama-4.4b]
 //!         [--dtype bf16|f16|f32] [--seed N] [--tokenizer tokenizer.model]
 //!
 //! The weights depend on the seed alone, so everyone gets the same files. `demo` is what the README quantizes (3.4M
@@ -38,6 +38,7 @@ pub struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum ShapeName {
     Demo,
+    Probe,
     #[value(name = "tinyllama-1.1b")]
     TinyLlama1B,
     #[value(name = "tinyllama-4.4b")]
@@ -70,6 +71,16 @@ impl ShapeName {
                 n_layers: 4,
                 d_model: 256,
                 d_ff: 768,
+                n_heads: 4,
+                n_kv_heads: 2,
+                vocab_size: 512,
+                context: 512,
+            },
+            // The least in which every block format applies to every matrix, for tests of bits.
+            ShapeName::Probe => Shape {
+                n_layers: 2,
+                d_model: 256,
+                d_ff: 256,
                 n_heads: 4,
                 n_kv_heads: 2,
                 vocab_size: 512,

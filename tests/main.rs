@@ -6,6 +6,7 @@ mod convert;
 mod hub;
 mod inspect;
 mod quantize;
+mod reproduce;
 mod suites;
 mod tensor;
 mod vocab;

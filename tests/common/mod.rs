@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+#[path = "../../examples/make_checkpoint.rs"]
+#[allow(dead_code, reason = "its main is for the example")]
+pub mod make_checkpoint;
+
 /// Returns the folder of test data that is not part of the repository, if `LCTL_TEST_DATA` names one.
 ///
 /// Tests that need it print a line and return without it.

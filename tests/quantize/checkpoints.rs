@@ -6,11 +6,7 @@ use clap::Parser;
 use lctl::tensor::TensorSource;
 use lctl::tensor::gguf::Gguf;
 
-use crate::common::{names_in, run_lctl};
-
-#[path = "../../examples/make_checkpoint.rs"]
-#[allow(dead_code)]
-mod make_checkpoint;
+use crate::common::{make_checkpoint, names_in, run_lctl};
 
 fn make(dir: &Path) {
     let args = ["make_checkpoint", "--out", dir.to_str().unwrap(), "--shape", "demo"];
