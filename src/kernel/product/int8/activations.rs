@@ -89,18 +89,14 @@ impl Kernel for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let x = self.x;
-        let rows = x.len() / self.k;
-        let mut padded = [0.0; 16 * BLOCK];
-        for (row, x) in x.chunks_exact(self.k).enumerate() {
-            for (tile, x) in x.chunks(S::LANES * BLOCK).enumerate() {
-                let first = tile * S::LANES * rows + row;
-                let n_blocks = x.len() / BLOCK;
-                if n_blocks == S::LANES {
-                    self.blocks(s, x, first, rows, n_blocks);
-                } else {
-                    padded[..x.len()].copy_from_slice(x);
-                    self.blocks(s, &padded[..S::LANES * BLOCK], first, rows, n_blocks);
+        // rows whose codes of a block fill cache lines
+        const TOGETHER: usize = 4;
+        let (x, k) = (self.x, self.k);
+        let rows = x.len() / k;
+        for first in (0..rows).step_by(TOGETHER) {
+            for block in 0..k / BLOCK {
+                for row in first..rows.min(first + TOGETHER) {
+                    self.block(s, &x[row * k + block * BLOCK..][..BLOCK], block * rows + row);
                 }
             }
         }
@@ -108,44 +104,49 @@ impl Kernel for Pack<'_> {
 }
 
 impl Pack<'_> {
-    /// Packs a block per lane, the first `n_blocks` of them: blocks `first`, `first + stride`, ...
+    /// Packs a block as number `at`.
     #[inline(always)]
-    fn blocks<S: Simd>(&mut self, s: S, x: &[f32], first: usize, stride: usize, n_blocks: usize) {
-        let mut values = [s.splat(0.0); BLOCK];
-        s.transpose(x, BLOCK, &mut values);
+    fn block<S: Simd>(&mut self, s: S, x: &[f32], at: usize) {
         let mut largest = s.splat_i32(0);
-        for value in values {
-            largest = s.max_i32(largest, s.to_bits(s.abs(value)));
+        for x in x.chunks_exact(S::LANES) {
+            largest = s.max_i32(largest, s.to_bits(s.abs(s.load(x))));
         }
-        let amax = s.from_bits(largest);
         // as integers, magnitudes keep their order, and infinities and NaN lie above all numbers
-        let is_finite = !s.gt_i32(largest, s.splat_i32(f32::MAX.to_bits() as i32));
-        let counts = is_finite & s.ge(amax, s.splat(TINY));
-        let inverse = s.select(counts, s.splat(127.0) / amax, s.splat(0.0));
-        let scale = s.select(counts, amax / s.splat(127.0), s.splat(0.0));
-        let mut scales = [0.0; 16];
-        s.store(s.select(is_finite, scale, s.splat(f32::NAN)), &mut scales);
+        let bits = reduce(s, largest, i32::max);
+        let amax = f32::from_bits(bits as u32);
+        let is_finite = bits <= f32::MAX.to_bits() as i32;
+        let counts = is_finite && amax >= TINY;
+        let (scale, inverse) = if counts { (amax / 127.0, 127.0 / amax) } else { (0.0, 0.0) };
+        let scale = if is_finite { scale } else { f32::NAN };
+        self.scales[4 * at..][..4].copy_from_slice(&scale.to_ne_bytes());
 
-        let mut codes = [s.splat_i32(0); BLOCK];
-        let mut sums = [[0; 16]; SUMS];
-        for (half, sums) in sums.iter_mut().enumerate() {
+        let codes = &mut self.codes[at * BLOCK..][..BLOCK];
+        let inverse = s.splat(inverse);
+        for half in 0..SUMS {
             let mut sum = s.splat_i32(0);
-            for i in half * SUM_LEN..(half + 1) * SUM_LEN {
-                codes[i] = s.nearest_int(values[i] * inverse);
-                // a NaN or infinity times 0 is NaN: 0 is meant
-                sum = sum + codes[i];
+            for i in (half * SUM_LEN..(half + 1) * SUM_LEN).step_by(S::LANES) {
+                // a value that is not finite is NaN after the product with 0, and its code 0
+                let code = s.nearest_int(s.load(&x[i..]) * inverse);
+                s.store_u8(code, &mut codes[i..]);
+                sum = sum + code;
             }
-            s.store_i32(sum, sums);
-        }
-        let mut bytes = [0; 16 * BLOCK];
-        s.store_bytes_by_lane(&codes, &mut bytes, BLOCK);
-        for lane in 0..n_blocks {
-            let at = first + lane * stride;
-            self.codes[at * BLOCK..][..BLOCK].copy_from_slice(&bytes[lane * BLOCK..][..BLOCK]);
-            self.scales[4 * at..][..4].copy_from_slice(&scales[lane].to_ne_bytes());
-            for (half, sums) in sums.iter().enumerate() {
-                self.sums[4 * at + 2 * half..][..2].copy_from_slice(&(sums[lane] as i16).to_ne_bytes());
-            }
+            let sum = reduce(s, sum, |a, b| a + b) as i16;
+            self.sums[4 * at + 2 * half..][..2].copy_from_slice(&sum.to_ne_bytes());
         }
     }
+}
+
+/// Returns what `both` makes of all lanes, in any order.
+#[inline(always)]
+fn reduce<S: Simd>(s: S, v: S::I32, both: impl Fn(i32, i32) -> i32) -> i32 {
+    let mut lanes = [0; 16];
+    s.store_i32(v, &mut lanes);
+    let mut n = S::LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = both(lanes[i], lanes[i + n]);
+        }
+    }
+    lanes[0]
 }

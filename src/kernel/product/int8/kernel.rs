@@ -1,6 +1,8 @@
 //! The micro-kernel: a block of 32 columns of as many weight rows as there are lanes stays in registers while rows of
 //! activations go by.
 
+use std::marker::PhantomData;
+
 use super::activations::{Activations, BLOCK};
 use super::lanes::{Lanes, Rows};
 
@@ -99,29 +101,21 @@ pub fn fill_terms<S: Lanes, C: Codes>(x: &Activations<'_>, terms: &mut [i32]) {
     }
 }
 
-/// Writes `y[row][lane]`, `S::LANES` apart, the products of all rows of `operand` with `weights`; `next`, if
-/// given, is how many bytes after each row of weights another one lies that will be wanted soon.
+/// Writes `y[row][lane]`, `S::LANES` apart, the products of all rows of `operand` with `weights`; the bytes from `next`
+/// on, as many as the weights have, will be wanted soon.
 #[inline(always)]
 pub fn panel<S: Lanes, C: Codes>(
     s: S,
     weights: Rows<'_>,
     k: usize,
     operand: Operand<'_>,
-    next: Option<usize>,
+    next: Option<*const u8>,
     y: &mut [f32],
 ) {
-    let rows = operand.x.rows;
-    let y = &mut y[..rows * S::LANES];
+    let y = &mut y[..operand.x.rows * S::LANES];
     y.fill(0.0);
-    let mut products = Products::<S, C> { s, operand, block: 0, y, codes: std::marker::PhantomData };
+    let mut products = Products::<S, C> { s, operand, next, block: 0, y, codes: PhantomData };
     for block in 0..k / C::LEN {
-        if let Some(distance) = next {
-            for lane in 0..S::LANES {
-                for line in (0..C::BYTES).step_by(64) {
-                    s.prefetch(weights.near(lane, distance + block * C::BYTES + line));
-                }
-            }
-        }
         C::block(s, weights, block * C::BYTES, &mut products);
     }
 }
@@ -130,16 +124,26 @@ pub fn panel<S: Lanes, C: Codes>(
 struct Products<'a, S, C> {
     s: S,
     operand: Operand<'a>,
+    /// Bytes to ask for.
+    next: Option<*const u8>,
     /// The next block of 32 columns.
     block: usize,
     y: &'a mut [f32],
-    codes: std::marker::PhantomData<C>,
+    codes: PhantomData<C>,
 }
 
 impl<S: Lanes, C: Codes> Sink<S> for Products<'_, S, C> {
     #[inline(always)]
     fn weights(&mut self, weights: Weights<S>) {
         let (s, rows) = (self.s, self.operand.x.rows);
+        if let Some(next) = &mut self.next {
+            // a few lines at a time: memory takes only so many requests at once
+            let n_bytes = S::LANES * C::BYTES / (C::LEN / BLOCK);
+            for line in (0..n_bytes).step_by(64) {
+                s.prefetch(next.wrapping_add(line));
+            }
+            *next = next.wrapping_add(n_bytes);
+        }
         let first = self.block * rows;
         self.block += 1;
         let codes = &self.operand.x.codes[first..first + rows];

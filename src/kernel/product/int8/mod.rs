@@ -52,11 +52,11 @@ use super::scratch;
 use crate::kernel::Isa;
 use crate::tensor::Dtype;
 
-/// Rows of activations that share an unpacking of weights; their results stay in the L1 cache.
-const X_GROUP: usize = 128;
+/// Rows of activations that share an unpacking of weights.
+const X_GROUP: usize = 256;
 /// With fewer rows the registers of twice the lanes only spill.
 const PAIR_ROWS: usize = 4;
-/// With at most this many rows the reading of weights is what takes the time.
+/// With at most this many rows the reading of weights takes the time, and the next panel's are asked for ahead.
 const PREFETCH_ROWS: usize = 8;
 
 /// The formats with integer codes, by name. Adding one is a file in `format` and a line here.
@@ -264,7 +264,8 @@ fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, (terms, y): Scratch<'
             // lanes past the end repeat the last row, and are dropped
             let row = |lane: usize| w.row((col + lane).min(cols.end - 1));
             let weights = Rows::new(&mut pointers[..S::LANES], row_bytes, row);
-            let next = (rows <= PREFETCH_ROWS).then_some(S::LANES * row_bytes);
+            // rows of weights lie one after another, but for some permuted ones
+            let next = (rows <= PREFETCH_ROWS).then(|| weights.near(0, S::LANES * row_bytes));
             panel::<S, C>(s, weights, k, Operand { x, terms }, next, y);
             let (at, n) = (col - cols.start, S::LANES.min(cols.end - col));
             for (row, y) in y.chunks_exact(S::LANES).take(rows).enumerate() {
