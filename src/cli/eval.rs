@@ -81,6 +81,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = TEXT_MODES)]
     pub seed: u64,
 
+    /// Day that chat templates see, YYYY-MM-DD [default: 2026-01-01]
+    #[arg(long, value_name = "DAY", conflicts_with_all = TEXT_MODES)]
+    pub date: Option<String>,
+
     /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub compute: ComputeArg,
@@ -158,6 +162,18 @@ pub enum ComputeArg {
     F32,
     Bf16,
     Int8,
+}
+
+impl ComputeArg {
+    /// Returns the name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ComputeArg::Auto => "auto",
+            ComputeArg::F32 => "f32",
+            ComputeArg::Bf16 => "bf16",
+            ComputeArg::Int8 => "int8",
+        }
+    }
 }
 
 impl From<ComputeArg> for ComputeMode {

@@ -1,14 +1,219 @@
-//! `lctl eval --suite`.
+//! `lctl eval --suite`: suites -> plan -> responses -> report.
 
-use super::Args;
+mod chat;
+mod output;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::progress::EvalProgress;
+use super::{Args, ChatTemplateUse, text};
+use crate::cli::model::LoadedModel;
+use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
+use crate::eval::encode::Encoder;
+use crate::eval::report::{self, RunFacts, Settings};
+use crate::eval::run::{ModelSide, Plan, RunOptions};
+use crate::eval::suite::{ChatUse, Suite};
+use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
 
+use chat::Chat;
+use output::Outputs;
+
+/// What can be wrong with the options of a run over suites.
 #[derive(Debug, thiserror::Error)]
-#[error("this build has no --suite yet")]
-struct NotInThisBuild;
+pub enum OptionError {
+    #[error("--data {given}: `=FILE` is missing")]
+    NoFile { given: String },
 
-impl Diagnostic for NotInThisBuild {}
+    #[error("--data {name}: given twice")]
+    DataTwice { name: String },
 
-pub fn run(_args: &Args) -> Result<(), Failure> {
-    Err(NotInThisBuild.into())
+    #[error("--resume: no journal")]
+    NoJournal,
+
+    #[error("--date {given}: not a date")]
+    BadDate { given: String },
+}
+
+impl Diagnostic for OptionError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            OptionError::NoFile { .. } => {
+                "write the data set's name and a file, e.g. `--data test=test.csv`".into()
+            }
+            OptionError::DataTwice { .. } => "a data set is one file".into(),
+            OptionError::NoJournal => "name it with --journal, or the directory it is in with --out".into(),
+            OptionError::BadDate { .. } => "write it as 2026-01-31".into(),
+        })
+    }
+}
+
+/// How long the parts of a run took.
+struct Times {
+    load: Duration,
+    plan: Duration,
+    engine: Duration,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let suites = args.suite.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let options = run_options(args)?;
+    let date = chat::date(args.date.as_deref())?;
+    let outputs = Outputs::check(args)?;
+    let begun = Instant::now();
+    let loaded = text::open_model(args, &args.model)?;
+    let load = begun.elapsed();
+    let chat = Chat::of(&loaded.tokenizer, date)?;
+    let render = chat.as_ref().map(|chat| |messages: &_| chat.render(messages));
+    let render = render.as_ref().map(|render| render as &_);
+    let begun = Instant::now();
+    let model = ModelSide {
+        encoder: Encoder::new(&loaded.tokenizer),
+        chat: render,
+        context_length: loaded.decoder.context_length(),
+    };
+    let plan = Plan::new(&suites, &options, &model)?;
+    let plan_time = begun.elapsed();
+    say_notes(args, &plan, chat.as_ref());
+
+    let digest = loaded.digest()?;
+    let adapter_digest = loaded.adapter_digest()?;
+    let mut journal = open_journal(args, &outputs, &loaded, &digest, adapter_digest.as_deref())?;
+    let begun = Instant::now();
+    let engine_options = text::engine_options(args, &loaded.decoder);
+    let outcome = answer(args, &loaded, engine_options, &plan, journal.as_mut())?;
+    let results = plan.finish(&outcome.responses)?;
+    let times = Times { load, plan: plan_time, engine: begun.elapsed() };
+
+    let is_chat = plan.tasks.iter().any(|task| task.is_chat);
+    let model = report::Model {
+        name: output::name_of(&loaded.path),
+        sha256: digest,
+        adapter: loaded
+            .adapter
+            .as_deref()
+            .zip(adapter_digest)
+            .map(|(path, sha256)| report::Adapter { name: output::name_of(path), sha256 }),
+        tokenizer_sha256: loaded.tokenizer.digest().to_owned(),
+        chat_template: chat.as_ref().filter(|_| is_chat).map(Chat::report),
+    };
+    let facts = run_facts(&loaded, engine_options, &outcome, &times);
+    let report = report::report(&model, &settings(args, &loaded), &plan.tasks, &results, &facts);
+    outputs.write(&report, &plan.tasks, &results)?;
+    if args.json {
+        return term::out_json(&report);
+    }
+    if !args.quiet {
+        term::out(&report::table(&plan.tasks, &results))?;
+        output::say_summary(&results, &facts);
+    }
+    Ok(())
+}
+
+fn run_options(args: &Args) -> Result<RunOptions, OptionError> {
+    let mut data: HashMap<String, PathBuf> = HashMap::new();
+    for given in &args.data {
+        let (name, path) =
+            given.split_once('=').ok_or_else(|| OptionError::NoFile { given: given.clone() })?;
+        if data.insert(name.to_owned(), path.into()).is_some() {
+            return Err(OptionError::DataTwice { name: name.to_owned() });
+        }
+    }
+    let chat = match args.chat_template {
+        ChatTemplateUse::Auto => ChatUse::Auto,
+        ChatTemplateUse::On => ChatUse::On,
+        ChatTemplateUse::Off => ChatUse::Off,
+    };
+    let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(RunOptions { few_shot: args.few_shot, chat, limit, seed: args.seed, data })
+}
+
+fn say_notes(args: &Args, plan: &Plan, chat: Option<&Chat>) {
+    if args.quiet {
+        return;
+    }
+    let folded = chat.filter(|chat| chat.has_folded()).map(|_| {
+        "the chat template refuses a system message; its text begins the first user message instead"
+            .to_owned()
+    });
+    for note in plan.notes.iter().chain(&folded) {
+        term::say(&format!("note: {}", term::printable(note)));
+    }
+}
+
+fn open_journal(
+    args: &Args,
+    outputs: &Outputs,
+    loaded: &LoadedModel,
+    digest: &str,
+    adapter_digest: Option<&str>,
+) -> Result<Option<Journal>, Failure> {
+    let Some(path) = outputs.journal() else {
+        return if args.resume { Err(OptionError::NoJournal.into()) } else { Ok(None) };
+    };
+    let key = JournalKey::new([
+        ("lctl", env!("CARGO_PKG_VERSION").to_owned()),
+        ("model", digest.to_owned()),
+        ("adapter", adapter_digest.unwrap_or("none").to_owned()),
+        ("tokenizer", loaded.tokenizer.digest().to_owned()),
+        ("compute", args.compute.name().to_owned()),
+        ("context", loaded.decoder.context_length().to_string()),
+    ]);
+    Ok(Some(match args.resume {
+        true => Journal::resume(path, &key)?,
+        false => Journal::create(path, &key, args.force)?,
+    }))
+}
+
+fn answer(
+    args: &Args,
+    loaded: &LoadedModel,
+    options: EngineOptions,
+    plan: &Plan,
+    journal: Option<&mut Journal>,
+) -> Result<Outcome, Failure> {
+    let mut progress = EvalProgress::new(args.quiet);
+    let engine = Engine::new(&loaded.decoder, options);
+    let outcome = engine.run(&plan.requests, journal, &mut |state| {
+        let more = format!(", {} of {} answers", state.responses_done, state.responses_total);
+        progress.show(state.tokens_done, state.tokens_total, &more);
+    })?;
+    progress.finish(outcome.usage.computed_tokens);
+    Ok(outcome)
+}
+
+fn settings(args: &Args, loaded: &LoadedModel) -> Settings {
+    Settings {
+        compute: args.compute.name(),
+        context: loaded.decoder.context_length(),
+        seed: args.seed,
+        limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        few_shot: args.few_shot,
+        chat_template: match args.chat_template {
+            ChatTemplateUse::Auto => "auto",
+            ChatTemplateUse::On => "on",
+            ChatTemplateUse::Off => "off",
+        },
+    }
+}
+
+fn run_facts(loaded: &LoadedModel, options: EngineOptions, outcome: &Outcome, times: &Times) -> RunFacts {
+    let usage = outcome.usage;
+    let engine_seconds = times.engine.as_secs_f64();
+    RunFacts {
+        isa: loaded.decoder.compute().isa.name(),
+        threads: loaded.decoder.compute().team.threads(),
+        batch_tokens: options.batch_tokens,
+        prefix_cache: options.prefix_cache,
+        load_seconds: times.load.as_secs_f64(),
+        plan_seconds: times.plan.as_secs_f64(),
+        engine_seconds,
+        requests: outcome.responses.len(),
+        resumed: usage.resumed,
+        computed_tokens: usage.computed_tokens,
+        plain_tokens: usage.plain_tokens,
+        tokens_per_second: usage.computed_tokens as f64 / engine_seconds.max(1e-9),
+    }
 }

@@ -1,0 +1,86 @@
+//! The model's chat template, as suites use it.
+
+use std::cell::Cell;
+
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
+use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
+
+use super::OptionError;
+use crate::error::Failure;
+use crate::eval::data::hex;
+use crate::eval::prompt::{Message, Role};
+use crate::eval::report;
+use crate::eval::run::ChatFailure;
+use crate::text::Tokenizer;
+use crate::text::chat::{ChatRequest, ChatTemplate, Error};
+
+/// The day that templates see, unless the user names one: the same prompts on every day.
+const DATE: NaiveDate = NaiveDate::from_ymd_opt(2026, 1, 1).expect("a day of the calendar");
+
+/// Returns the day that templates see.
+pub fn date(given: Option<&str>) -> Result<NaiveDate, OptionError> {
+    let Some(given) = given else { return Ok(DATE) };
+    NaiveDate::parse_from_str(given, "%Y-%m-%d").map_err(|_| OptionError::BadDate { given: given.to_owned() })
+}
+
+/// A chat template and its day.
+pub struct Chat {
+    template: ChatTemplate,
+    date: NaiveDate,
+    has_folded: Cell<bool>,
+}
+
+impl Chat {
+    /// Returns the tokenizer's chat template, if it has one. Errors if that is broken.
+    pub fn of(tokenizer: &Tokenizer, date: NaiveDate) -> Result<Option<Chat>, Failure> {
+        let Some(source) = tokenizer.chat_template() else { return Ok(None) };
+        let template = ChatTemplate::new(source, tokenizer.special_tokens())?;
+        Ok(Some(Chat { template, date, has_folded: Cell::new(false) }))
+    }
+
+    /// Returns the text up to where the assistant answers.
+    ///
+    /// Some templates refuse a system message: then its text goes before the first user message, a blank line
+    /// between.
+    pub fn render(&self, messages: &[Message]) -> Result<String, ChatFailure> {
+        match (self.text(messages), messages) {
+            (Err(Error::Raised { .. }), [system, user, rest @ ..])
+                if system.role == Role::System && user.role == Role::User =>
+            {
+                self.has_folded.set(true);
+                let content = format!("{}\n\n{}", system.content, user.content);
+                let mut folded = vec![Message { role: Role::User, content }];
+                folded.extend_from_slice(rest);
+                self.text(&folded).map_err(failure)
+            }
+            (text, _) => text.map_err(failure),
+        }
+    }
+
+    fn text(&self, messages: &[Message]) -> Result<String, Error> {
+        let message = |message: &Message| json!({"role": message.role.name(), "content": message.content});
+        let messages: Vec<Json> = messages.iter().map(message).collect();
+        let mut request = ChatRequest::new(&messages, NaiveDateTime::new(self.date, NaiveTime::MIN));
+        request.add_generation_prompt = true;
+        Ok(self.template.render(&request)?.text)
+    }
+
+    /// Returns whether a system message had to become part of a user message.
+    pub fn has_folded(&self) -> bool {
+        self.has_folded.get()
+    }
+
+    /// Returns what the report says of the template.
+    pub fn report(&self) -> report::ChatTemplateUse {
+        report::ChatTemplateUse {
+            sha256: hex(&Sha256::digest(self.template.source())),
+            date: self.date.format("%Y-%m-%d").to_string(),
+        }
+    }
+}
+
+fn failure(error: Error) -> ChatFailure {
+    let hint = "score the model with plain prompts: --chat-template off".to_owned();
+    ChatFailure { why: error.to_string(), hint: Some(hint) }
+}

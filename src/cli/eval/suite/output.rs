@@ -1,0 +1,126 @@
+//! Where results go.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::Args;
+use crate::cli::term;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::report::{self, RunFacts};
+use crate::eval::run::{PlannedTask, TaskResult};
+use crate::tensor::AtomicFile;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: exists already")]
+    Exists { path: PathBuf },
+
+    #[error("{path}: cannot create the directory")]
+    CreateDir {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Exists { .. } => Some("--force replaces it".into()),
+            Error::CreateDir { .. } => None,
+        }
+    }
+}
+
+/// The files that a run writes.
+pub struct Outputs {
+    report: Option<PathBuf>,
+    samples: Vec<PathBuf>,
+    journal: Option<PathBuf>,
+    force: bool,
+}
+
+impl Outputs {
+    /// Returns the files the arguments name; makes the directory of --out.
+    ///
+    /// Errors if one of them exists and --force is not given: better now than after hours.
+    pub fn check(args: &Args) -> Result<Outputs, Error> {
+        if let Some(dir) = &args.out {
+            std::fs::create_dir_all(dir).map_err(|source| Error::CreateDir { path: dir.clone(), source })?;
+        }
+        let in_dir = |name: &str| args.out.as_ref().map(|dir| dir.join(name));
+        let outputs = Outputs {
+            report: in_dir("report.json"),
+            samples: in_dir("samples.jsonl").into_iter().chain(args.samples.clone()).collect(),
+            journal: args.journal.clone().or_else(|| in_dir("journal.jsonl")),
+            force: args.force,
+        };
+        let mut written = outputs.report.iter().chain(&outputs.samples);
+        match written.find(|path| !args.force && path.exists()) {
+            Some(path) => Err(Error::Exists { path: path.clone() }),
+            None => Ok(outputs),
+        }
+    }
+
+    /// Returns where responses are recorded.
+    pub fn journal(&self) -> Option<&Path> {
+        self.journal.as_deref()
+    }
+
+    /// Writes report and samples, each whole or not at all.
+    pub fn write(&self, report: &Json, tasks: &[PlannedTask], results: &[TaskResult]) -> Result<(), Failure> {
+        if !self.samples.is_empty() {
+            let text = report::samples(tasks, results);
+            self.samples.iter().try_for_each(|path| write_whole(path, &text, self.force))?;
+        }
+        match &self.report {
+            Some(path) => write_whole(path, &format!("{report:#}\n"), self.force),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let mut file = AtomicFile::create(path, None, false)?;
+    file.set_replace(force);
+    file.write_all(text.as_bytes())?;
+    file.commit()?;
+    Ok(())
+}
+
+/// Returns the last part of a path.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Says on stderr what the table does not.
+pub fn say_summary(results: &[TaskResult], facts: &RunFacts) {
+    let sum = |count: fn(&TaskResult) -> usize| results.iter().map(count).sum::<usize>();
+    let n_errors = sum(|result| result.n_errors);
+    if n_errors > 0 {
+        let first = results
+            .iter()
+            .flat_map(|result| &result.samples)
+            .find_map(|sample| sample.outcome.as_ref().err());
+        let first = first.map_or(String::new(), |why| format!("; the first: {}", term::printable(why)));
+        term::say(&format!(
+            "warning: {n_errors} documents could not be asked about and count as wrong{first}"
+        ));
+    }
+    let n_truncated = sum(|result| result.n_truncated);
+    if n_truncated > 0 {
+        term::say(&format!(
+            "warning: {n_truncated} prompts were longer than the context and lost their beginning"
+        ));
+    }
+    let resumed = if facts.resumed > 0 {
+        format!(", {} of them from the journal", facts.resumed)
+    } else {
+        String::new()
+    };
+    let (computed, plain) = (facts.computed_tokens, facts.plain_tokens);
+    let shared =
+        if computed < plain { format!("; {plain} tokens without what prompts share") } else { String::new() };
+    term::say(&format!("{} answers{resumed}{shared}", facts.requests));
+}
