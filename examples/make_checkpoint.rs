@@ -1,6 +1,6 @@
 //! Writes a random Llama checkpoint in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
 //!
-//!     cargo run --release --example make_checkpoint -- --out DIR [--shape demo|probe|tinyllama-1.1b|tinyllama-4.4b]
+//!     cargo run --release --example make_checkpoint -- --out DIR [--shape demo|probe|smollm-135m|tinyllama-1.1b|tinyllama-4.4b]
 //!         [--dtype bf16|f16|f32] [--seed N] [--tokenizer tokenizer.model]
 //!
 //! The weights depend on the seed alone, so everyone gets the same files. `demo` is what the README quantizes (3.4M
@@ -39,6 +39,8 @@ pub struct Args {
 enum ShapeName {
     Demo,
     Probe,
+    #[value(name = "smollm-135m")]
+    SmolLm135M,
     #[value(name = "tinyllama-1.1b")]
     TinyLlama1B,
     #[value(name = "tinyllama-4.4b")]
@@ -53,6 +55,8 @@ struct Shape {
     n_kv_heads: usize,
     vocab_size: usize,
     context: usize,
+    /// Whether the output projection is the embedding.
+    tied: bool,
 }
 
 impl ShapeName {
@@ -65,6 +69,7 @@ impl ShapeName {
             n_kv_heads: 4,
             vocab_size: 32000,
             context: 2048,
+            tied: false,
         };
         match self {
             ShapeName::Demo => Shape {
@@ -75,6 +80,17 @@ impl ShapeName {
                 n_kv_heads: 2,
                 vocab_size: 512,
                 context: 512,
+                tied: false,
+            },
+            ShapeName::SmolLm135M => Shape {
+                n_layers: 30,
+                d_model: 576,
+                d_ff: 1536,
+                n_heads: 9,
+                n_kv_heads: 3,
+                vocab_size: 49152,
+                context: 2048,
+                tied: true,
             },
             // The least in which every block format applies to every matrix, for tests of bits.
             ShapeName::Probe => Shape {
@@ -85,6 +101,7 @@ impl ShapeName {
                 n_kv_heads: 2,
                 vocab_size: 512,
                 context: 512,
+                tied: false,
             },
             ShapeName::TinyLlama1B => tiny_llama,
             // Four times the parameters of the 1.1B shape: 97 layers hold 4.27e9, the embeddings the rest.
@@ -144,7 +161,7 @@ fn config(shape: &Shape, dtype: Dtype) -> Value {
         "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
-        "tie_word_embeddings": false,
+        "tie_word_embeddings": shape.tied,
         "torch_dtype": torch_dtype,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -241,10 +258,11 @@ fn tokenizer_config() -> Value {
 fn tensors(shape: &Shape) -> Vec<(String, Vec<usize>)> {
     let (d_model, d_ff) = (shape.d_model, shape.d_ff);
     let d_kv = d_model / shape.n_heads * shape.n_kv_heads;
-    let mut list = vec![
-        ("lm_head.weight".to_owned(), vec![shape.vocab_size, d_model]),
-        ("model.embed_tokens.weight".to_owned(), vec![shape.vocab_size, d_model]),
-    ];
+    let mut list = Vec::new();
+    if !shape.tied {
+        list.push(("lm_head.weight".to_owned(), vec![shape.vocab_size, d_model]));
+    }
+    list.push(("model.embed_tokens.weight".to_owned(), vec![shape.vocab_size, d_model]));
     for layer in 0..shape.n_layers {
         let rows = [
             ("input_layernorm", vec![d_model]),

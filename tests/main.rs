@@ -2,6 +2,7 @@
 
 mod common;
 mod convert;
+mod engine;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;

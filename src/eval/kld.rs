@@ -198,55 +198,47 @@ struct Token {
     same_top: bool,
 }
 
-/// A row's largest logit, and what its exponentials come to.
-struct Row {
-    max: f32,
-    argmax: usize,
-    /// Sum of e^(logit - max).
-    sum: f64,
-}
-
-impl Row {
-    /// Errors with a logit that is not finite.
-    fn new(logits: &[f32]) -> Result<Row, f32> {
-        let (mut max, mut argmax) = (f32::NEG_INFINITY, 0);
-        for (i, logit) in logits.iter().enumerate() {
-            if !logit.is_finite() {
-                return Err(*logit);
-            }
-            if *logit > max {
-                (max, argmax) = (*logit, i);
-            }
+/// Returns the largest logit and its first index.
+///
+/// Errors with a logit that is not finite.
+fn largest(logits: &[f32]) -> Result<(f32, usize), f32> {
+    let (mut max, mut argmax) = (f32::NEG_INFINITY, 0);
+    for (i, logit) in logits.iter().enumerate() {
+        if !logit.is_finite() {
+            return Err(*logit);
         }
-        let sum = logits.iter().map(|logit| math64::exp(f64::from(*logit) - f64::from(max))).sum();
-        Ok(Row { max, argmax, sum })
+        if *logit > max {
+            (max, argmax) = (*logit, i);
+        }
     }
-
-    fn log_sum_exp(&self) -> f64 {
-        f64::from(self.max) + math64::ln(self.sum)
-    }
+    Ok((max, argmax))
 }
 
 impl Token {
     /// Everything in f64 from the f32 logits: equal logits give a divergence of exactly 0.
     fn new(logits: &[f32], base: &[f32], target: u32) -> Result<Token, f32> {
-        let (row, base_row) = (Row::new(logits)?, Row::new(base)?);
-        let (lse, lse_base) = (row.log_sum_exp(), base_row.log_sum_exp());
+        let ((max, argmax), (base_max, base_argmax)) = (largest(logits)?, largest(base)?);
+        let (max, base_max) = (f64::from(max), f64::from(base_max));
         // sum of p_base * (ln p_base - ln p); the two log-sums come out of the sum
-        let mut sum = 0.0;
+        let (mut sum, mut base_sum, mut difference) = (0.0, 0.0, 0.0);
         for (logit, base) in logits.iter().zip(base) {
             let (logit, base) = (f64::from(*logit), f64::from(*base));
-            sum += math64::exp(base - f64::from(base_row.max)) * (base - logit);
+            let weight = math64::exp(base - base_max);
+            sum += math64::exp(logit - max);
+            base_sum += weight;
+            difference += weight * (base - logit);
         }
-        let kld = sum / base_row.sum - (lse_base - lse);
+        let lse = max + math64::ln(sum);
+        let base_lse = base_max + math64::ln(base_sum);
+        let kld = difference / base_sum - (base_lse - lse);
         let nll = lse - f64::from(logits[target as usize]);
-        let nll_base = lse_base - f64::from(base[target as usize]);
+        let nll_base = base_lse - f64::from(base[target as usize]);
         Ok(Token {
             nll,
             nll_base,
             kld: kld.max(0.0), // below 0 by rounding only
             delta_p: math64::exp(-nll) - math64::exp(-nll_base),
-            same_top: row.argmax == base_row.argmax,
+            same_top: argmax == base_argmax,
         })
     }
 }

@@ -52,8 +52,8 @@ impl Diagnostic for TextError {
 
 /// A text file.
 pub struct TextFile {
-    pub path: PathBuf,
-    pub sha256: String,
+    path: PathBuf,
+    sha256: String,
     text: String,
 }
 
@@ -88,7 +88,7 @@ impl TextFile {
     }
 
     pub fn json(&self) -> Value {
-        json!({"path": self.path.display().to_string(), "sha256": self.sha256})
+        json!({"name": name_of(&self.path), "sha256": self.sha256})
     }
 }
 
@@ -116,16 +116,22 @@ pub fn engine_options(args: &Args, model: &impl LanguageModel) -> EngineOptions 
     options
 }
 
-/// Returns what a report says of a model.
+/// Returns what a report says of a model and its arithmetic.
 pub fn model_json(args: &Args, model: &LoadedModel) -> Result<Value, Failure> {
     let compute = args.compute.to_possible_value().map(|value| value.get_name().to_owned());
+    let adapter = model.adapter.as_deref().zip(model.adapter_digest()?);
     Ok(json!({
-        "path": model.path.display().to_string(),
+        "name": name_of(&model.path),
         "sha256": model.digest()?,
-        "adapter": model.adapter.as_ref().map(|path| path.display().to_string()),
-        "adapter_sha256": model.adapter_digest()?,
+        "adapter": adapter.map(|(path, sha256)| json!({"name": name_of(path), "sha256": sha256})),
+        "tokenizer_sha256": model.tokenizer.digest(),
         "compute": compute,
     }))
+}
+
+/// Returns the last part of a path: the rest says nothing of what was measured.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Prints a report, as JSON or as `text`, and writes report.json into --out.
