@@ -10,4 +10,5 @@ mod quantize;
 mod reproduce;
 mod suites;
 mod tensor;
+mod tokenizer;
 mod vocab;

@@ -55,6 +55,8 @@ pub struct SentencePiece {
     pub kind: ModelKind,
     /// Whether a space is put before the text.
     pub add_dummy_prefix: bool,
+    /// Whether characters are replaced, or extra spaces removed, before the text is split.
+    pub normalizes: bool,
 }
 
 impl SentencePiece {
@@ -63,8 +65,12 @@ impl SentencePiece {
     /// Errors on a broken wire format, on text that is not UTF-8, and on what SentencePiece
     /// itself refuses to load: no pieces, an empty or a repeated piece, other than one `unk`.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let mut model =
-            SentencePiece { pieces: Vec::new(), kind: ModelKind::Unigram, add_dummy_prefix: true };
+        let mut model = SentencePiece {
+            pieces: Vec::new(),
+            kind: ModelKind::Unigram,
+            add_dummy_prefix: true,
+            normalizes: false,
+        };
         let reader = Reader { path, bytes, base: 0, at: 0 };
         reader.for_each(|field, value| {
             match field {
@@ -95,12 +101,19 @@ impl SentencePiece {
     }
 
     fn parse_normalizer_spec(&mut self, reader: Reader) -> Result<(), Error> {
+        // proto2 default of remove_extra_whitespaces
+        let (mut removes_spaces, mut replaces) = (true, false);
         reader.for_each(|field, value| {
-            if field == 3 {
-                self.add_dummy_prefix = value.varint(field)? != 0;
+            match field {
+                2 => replaces = !value.message(field)?.bytes.is_empty(),
+                3 => self.add_dummy_prefix = value.varint(field)? != 0,
+                4 => removes_spaces = value.varint(field)? != 0,
+                _ => {}
             }
             Ok(())
-        })
+        })?;
+        self.normalizes = removes_spaces || replaces;
+        Ok(())
     }
 
     fn check(&self, path: &Path) -> Result<(), Error> {

@@ -38,9 +38,10 @@ pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<Tokenizer, Erro
     let kind = keys.text("tokenizer.ggml.model")?.ok_or_else(|| keys.missing("tokenizer.ggml.model"))?;
     let mut vocabulary = Vocabulary::new(path, keys.tokens()?)?;
     let mut roles = keys.roles(kind, &vocabulary)?;
+    let mut notes = Vec::new();
     let (model, decoder) = match kind {
         "llama" => spm(&keys, &vocabulary, &roles)?,
-        "gpt2" | "gemma4" => byte_pairs(&keys, kind, &vocabulary, &mut roles)?,
+        "gpt2" | "gemma4" => byte_pairs(&keys, kind, &vocabulary, &mut roles, &mut notes)?,
         other => {
             let what = format!("a `{other}` tokenizer");
             return Err(Error::UnsupportedTokenizer { path: path.to_owned(), what });
@@ -70,7 +71,7 @@ pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<Tokenizer, Erro
         roles,
         templates,
         digest,
-        notes: Vec::new(),
+        notes,
     })
 }
 
@@ -86,6 +87,7 @@ fn byte_pairs(
     kind: &str,
     vocabulary: &Vocabulary,
     roles: &mut Roles,
+    notes: &mut Vec<String>,
 ) -> Result<(Model, Decoder), Error> {
     let pre = match kind {
         "gemma4" => "gemma4",
@@ -97,7 +99,7 @@ fn byte_pairs(
     if keys.flag("tokenizer.ggml.add_bos_token")?.is_none() || pre == "gemma4" {
         roles.adds_bos = split.rules.adds_bos && roles.bos.is_some();
     }
-    let bpe = keys.bpe(vocabulary, split.rules)?;
+    let bpe = keys.bpe(vocabulary, split.rules, notes)?;
     let (joining, raw) = match split.rules.raw_utf8 {
         true => (Joining::ByteRuns, false),
         false => (Joining::ByteLevel, true),
@@ -247,12 +249,26 @@ impl<'a> Keys<'a> {
         Ok(strips.filter_map(|token| vocabulary.id(&token.text)).collect())
     }
 
-    fn bpe(&self, vocabulary: &Vocabulary, rules: Rules) -> Result<Bpe, Error> {
+    fn bpe(&self, vocabulary: &Vocabulary, rules: Rules, notes: &mut Vec<String>) -> Result<Bpe, Error> {
         let key = "tokenizer.ggml.merges";
         let lines = self.strings(key)?.ok_or_else(|| self.missing(key))?;
         let mut merges = Vec::with_capacity(lines.len());
+        let mut first_unknown = None;
         for (index, line) in lines.iter().enumerate() {
-            merges.push(self.merge(vocabulary, index, line)?);
+            match self.merge(vocabulary, index, line) {
+                Ok(merge) => merges.push(merge),
+                // a merge of what no text can hold; the reference converter writes such ones for tokens
+                // with a space inside
+                Err(error @ Error::UnknownMerge { .. }) => first_unknown = first_unknown.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = first_unknown {
+            if merges.len() < lines.len() / 2 {
+                return Err(error);
+            }
+            let n_unknown = lines.len() - merges.len();
+            notes.push(format!("{n_unknown} of {} merges left out; the first: {error}", lines.len()));
         }
         let mut bytes = Box::new([None; 256]);
         let mut characters = rules.raw_utf8.then(HashMap::new);

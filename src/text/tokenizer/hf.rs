@@ -67,6 +67,9 @@ impl Checkpoint {
     /// Returns the tokenizer that the library makes of a tokenizer.json; `path` is for messages.
     fn by_library(self, path: &Path, bytes: &[u8]) -> Result<Tokenizer, Error> {
         let fail = |message: String| Error::Library { path: path.to_owned(), message };
+        if let Some(tokenizer) = &self.files.tokenizer {
+            check_template(path, &tokenizer.post_processor)?;
+        }
         let mut inner = Inner::from_bytes(bytes).map_err(|error| fail(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
         inner.with_padding(None);
@@ -77,7 +80,9 @@ impl Checkpoint {
         let vocabulary = library_vocabulary(path, &inner)?;
         let mut roles = self.roles(&vocabulary)?;
         let flags = ["add_bos_token", "add_eos_token"].map(|key| self.files.config_value(key));
-        let by_flags = flags.iter().any(|flag| flag.is_some_and(Json::is_boolean));
+        // transformers' GPT-2 class takes no such flags
+        let obeys = self.class() != "GPT2Tokenizer";
+        let by_flags = obeys && flags.iter().any(|flag| flag.is_some_and(Json::is_boolean));
         let flag = |at: usize| flags[at].and_then(Json::as_bool).unwrap_or(false);
         let mut digest = Digest::default();
         let serialized = inner.to_string(false).map_err(|error| fail(error.to_string()))?;
@@ -91,6 +96,29 @@ impl Checkpoint {
         self.finish(vocabulary, Engine::Library(Box::new(library)), decoder, roles, digest)
     }
 
+    /// Returns the tokenizer's class by tokenizer_config.json, without a `Fast` at its end.
+    fn class(&self) -> &str {
+        let class = self.files.config_value("tokenizer_class").and_then(Json::as_str).unwrap_or_default();
+        class.strip_suffix("Fast").unwrap_or(class)
+    }
+
+    /// Returns config.json's vocabulary size; without one, what a model of `n_pieces` and the tokens added
+    /// to it need.
+    fn vocab_size(&self, n_pieces: usize) -> Result<usize, Error> {
+        let size =
+            self.config.get("vocab_size").or_else(|| self.config.get("text_config")?.get("vocab_size"));
+        if let Some(size) = size.and_then(Json::as_u64) {
+            return Ok(usize::try_from(size).unwrap_or(usize::MAX));
+        }
+        let empty = Map::new();
+        let config = self.files.config.as_ref().unwrap_or(&empty);
+        let listed = added_tokens_decoder(&self.files.path("tokenizer_config.json"), config)?;
+        let added: Map<String, Json> = read_json(&self.files.path("added_tokens.json"))?.unwrap_or_default();
+        let ids = listed.iter().map(|(id, ..)| *id).chain(added.values().filter_map(Json::as_i64));
+        let end = ids.filter_map(|id| usize::try_from(id).ok()).map(|id| id.saturating_add(1)).max();
+        Ok(end.unwrap_or(0).max(n_pieces))
+    }
+
     /// Returns the tokenizer of a tokenizer.model.
     fn by_sentencepiece(mut self, path: &Path, bytes: &[u8]) -> Result<Tokenizer, Error> {
         let model = SentencePiece::parse(path, bytes)?;
@@ -98,13 +126,20 @@ impl Checkpoint {
             let what = format!("a SentencePiece model of kind {:?}", model.kind);
             return Err(Error::UnsupportedTokenizer { path: path.to_owned(), what });
         }
+        if model.normalizes {
+            self.notes.push(format!(
+                "{}: asks for text to be normalized (characters replaced, or spaces next to others removed); \
+                 GGUF readers do not, and neither is it done here",
+                path.display()
+            ));
+        }
         let config = Json::Object(self.config.clone());
         let dir = self.files.dir.clone();
         let request = VocabRequest {
             dir: &dir,
             config: &config,
             arch: "",
-            vocab_size: None,
+            vocab_size: Some(self.vocab_size(model.pieces.len())?),
             embedding_rows: None,
             pre: None,
         };
@@ -180,7 +215,7 @@ impl Checkpoint {
     }
 
     /// Returns the special tokens that tokenizer_config.json, special_tokens_map.json or the tokenizer's
-    /// class name, else those whose ids config.json has.
+    /// class name; without a tokenizer.json, also those whose ids config.json has.
     fn roles(&self, vocabulary: &Vocabulary) -> Result<Roles, Error> {
         let map: Map<String, Json> =
             read_json(&self.files.path("special_tokens_map.json"))?.unwrap_or_default();
@@ -197,7 +232,7 @@ impl Checkpoint {
                 defaults.iter().find(|(name, _)| *name == role).map(|(_, token)| (*token).to_owned())
             });
             let mut id = named.as_ref().and_then(|text| vocabulary.id(text));
-            if named.is_none() && !config.contains_key(&key) {
+            if named.is_none() && !config.contains_key(&key) && self.files.tokenizer.is_none() {
                 let path = self.files.path("config.json");
                 id = listed_ids(&path, &self.config, &format!("{role}_token_id"))?.first().copied();
                 id = id.filter(|id| vocabulary.token(*id).is_some());
@@ -318,6 +353,21 @@ impl Checkpoint {
             "model": {"type": "BPE", "vocab": ids, "merges": merges},
         }))
     }
+}
+
+/// Errors if a template names a special token that it does not define: the library would panic.
+fn check_template(path: &Path, processor: &Json) -> Result<(), Error> {
+    for inner in processor.get("processors").and_then(Json::as_array).into_iter().flatten() {
+        check_template(path, inner)?;
+    }
+    let parts = ["single", "pair"].into_iter().filter_map(|key| processor.get(key)?.as_array());
+    for id in parts.flatten().filter_map(|part| part.get("SpecialToken")?.get("id")?.as_str()) {
+        if processor.get("special_tokens").and_then(|tokens| tokens.get(id)).is_none() {
+            let message = format!("`post_processor.special_tokens` has no {id:?}, which its template names");
+            return Err(Error::Library { path: path.to_owned(), message });
+        }
+    }
+    Ok(())
 }
 
 enum AddError {

@@ -18,6 +18,7 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
+use tokenizers::NormalizedString;
 
 use crate::tensor::gguf::Metadata;
 
@@ -292,19 +293,25 @@ impl Model {
             }
             Model::Bpe { bpe, split } => {
                 let mut changed = String::new();
-                let text = match split.rules.raw_utf8 {
-                    true => {
-                        escape_spaces(text, &mut changed);
-                        changed.as_str()
-                    }
-                    false => text,
-                };
+                if split.rules.raw_utf8 {
+                    escape_spaces(text, &mut changed);
+                } else if split.rules.nfc && !is_surely_nfc(text) {
+                    let mut normalized = NormalizedString::from(text);
+                    normalized.nfc();
+                    changed.push_str(normalized.get());
+                }
+                let text = if changed.is_empty() { text } else { changed.as_str() };
                 let words = split.words(text).map_err(|error| error.to_string())?;
                 bpe.encode(words.into_iter().map(|word| &text.as_bytes()[word]), ids);
             }
         }
         Ok(())
     }
+}
+
+/// Returns whether the text has no character that NFC could change: all those are U+0300 or above.
+fn is_surely_nfc(text: &str) -> bool {
+    text.chars().all(|c| c < '\u{300}')
 }
 
 /// Appends the text with `▁` for spaces.

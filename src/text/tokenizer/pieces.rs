@@ -63,10 +63,11 @@ impl Pieces {
     }
 
     /// Returns the pieces of a vocabulary. With `raw_added`, control and user-defined tokens stand
-    /// for their text as it is.
+    /// for their text as it is. Padding of the vocabulary (`[PAD7]`) stands for nothing.
     pub fn of(vocabulary: &Vocabulary, joining: Joining, strip: usize, raw_added: bool) -> Self {
-        let texts = vocabulary.tokens().iter().map(|token| match token.kind {
+        let texts = vocabulary.tokens().iter().enumerate().map(|(id, token)| match token.kind {
             PieceKind::Control | PieceKind::UserDefined if raw_added => Spelling::Raw(&token.text),
+            PieceKind::Unused if token.text == format!("[PAD{id}]") => Spelling::Raw(""),
             _ => Spelling::Token(&token.text),
         });
         Self::new(texts, joining, strip)

@@ -26,7 +26,7 @@ pub struct Rules {
     pub ignore_merges: bool,
     /// A beginning-of-sequence token is added unless the file says otherwise.
     pub adds_bos: bool,
-    /// Text is brought to NFC first.
+    /// Text is brought to NFC first, as the models' own tokenizers do; llama.cpp does not.
     pub nfc: bool,
     /// Words stay UTF-8 with `▁` for spaces; bytes without a token are spelled `<0x0A>`.
     pub raw_utf8: bool,

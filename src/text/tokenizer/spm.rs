@@ -11,6 +11,9 @@ use super::vocabulary::Vocabulary;
 
 const SPACE: char = '▁';
 
+/// The score of runs of spaces in Llama 2's tokenizer.model.
+const SPACES_SCORE: f32 = -1e9;
+
 /// Splits text into pieces by score.
 #[derive(Debug)]
 pub struct Spm {
@@ -216,7 +219,8 @@ impl Bytes {
 }
 
 /// Returns the scores by id. Where all pieces score alike the scores were lost (they are not in a
-/// tokenizer.json); SentencePiece numbers BPE pieces in the order of their merges, so ids tell it.
+/// tokenizer.json); SentencePiece numbers BPE pieces in the order of their merges, so ids tell it, but for
+/// runs of spaces, which Llama 2 and Mistral merge last.
 fn priorities(tokens: &[Token]) -> Vec<f32> {
     let mut merged = tokens
         .iter()
@@ -227,7 +231,13 @@ fn priorities(tokens: &[Token]) -> Vec<f32> {
         None => false,
     };
     match alike {
-        true => (0..tokens.len()).map(|id| -(id as f32)).collect(),
+        true => {
+            let rank = |(id, token): (usize, &Token)| match token.text.chars().all(|c| c == SPACE) {
+                true => SPACES_SCORE,
+                false => -(id as f32),
+            };
+            tokens.iter().enumerate().map(rank).collect()
+        }
         false => tokens.iter().map(|token| token.score).collect(),
     }
 }
