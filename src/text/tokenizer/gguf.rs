@@ -66,7 +66,7 @@ pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<Tokenizer, Erro
     Ok(Tokenizer {
         path: path.to_owned(),
         vocabulary,
-        engine: Engine::Own { matcher, model },
+        engine: Engine::Own { matcher, model: Box::new(model) },
         decoder,
         roles,
         templates,

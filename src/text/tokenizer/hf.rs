@@ -172,7 +172,7 @@ impl Checkpoint {
         let pieces = Pieces::of(&vocabulary, Joining::ByteRuns, usize::from(space_prefix), false);
         let matcher = Matcher::new(&vocabulary, Default::default())
             .map_err(|error| Error::Pieces { path: path.to_owned(), problem: error.to_string() })?;
-        let engine = Engine::Own { matcher, model: Model::Spm { spm, space_prefix } };
+        let engine = Engine::Own { matcher, model: Box::new(Model::Spm { spm, space_prefix }) };
         self.finish(vocabulary, engine, Decoder::Pieces(pieces), roles, digest)
     }
 

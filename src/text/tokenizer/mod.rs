@@ -57,7 +57,7 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Engine {
     Library(Box<Library>),
-    Own { matcher: Matcher, model: Model },
+    Own { matcher: Matcher, model: Box<Model> },
 }
 
 #[derive(Debug)]

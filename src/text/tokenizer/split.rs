@@ -74,7 +74,7 @@ impl PreTokenizer {
     ///
     /// Errors if a pattern's backtracking runs past its limit.
     pub fn words(&self, text: &str) -> Result<Vec<Range<usize>>, PatternError> {
-        let mut words = vec![0..text.len()];
+        let mut words: Vec<_> = std::iter::once(0..text.len()).collect();
         let mut next = Vec::new();
         for step in &self.steps {
             next.clear();
