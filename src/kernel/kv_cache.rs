@@ -218,17 +218,24 @@ impl KvCache {
         let row_len = self.shape.n_kv_heads * self.shape.head_dim;
         assert!(k.len() == v.len() && k.len().is_multiple_of(row_len));
         let sequence = &self.sequences[&id];
-        assert!(start + k.len() / row_len <= sequence.len, "a write beyond the sequence");
-        for (i, (k, v)) in k.chunks_exact(row_len).zip(v.chunks_exact(row_len)).enumerate() {
-            let position = start + i;
+        let end = start + k.len() / row_len;
+        assert!(end <= sequence.len, "a write beyond the sequence");
+        let mut position = start;
+        while position < end {
+            let page_end = end.min((position / PAGE + 1) * PAGE);
             let slot = sequence.pages[position / PAGE];
             let page = &mut self.pages[slot];
             assert!(page.n_refs == 1, "a write to a shared page");
-            let heads = k.chunks_exact(self.shape.head_dim).zip(v.chunks_exact(self.shape.head_dim));
-            for (head, (k, v)) in heads.enumerate() {
+            // head by head: a tile stays in the nearest cache while its columns are filled
+            for head in 0..self.shape.n_kv_heads {
                 let tile = &mut page.values[tile_range(&self.shape, layer, head, slot)];
-                write_position(&self.shape, tile, position % PAGE, k, v);
+                for position in position..page_end {
+                    let at = (position - start) * row_len + head * self.shape.head_dim;
+                    let row = at..at + self.shape.head_dim;
+                    write_position(&self.shape, tile, position % PAGE, &k[row.clone()], &v[row]);
+                }
             }
+            position = page_end;
         }
     }
 

@@ -24,10 +24,10 @@ struct Task {
     end: usize,
 }
 
-/// Scores below which waking the team costs more than it saves.
-const MIN_PARALLEL_WORK: usize = 1 << 14;
-/// Scores that make a task.
-const TASK_WORK: usize = 1 << 14;
+/// Fused multiply-adds of the scores (the values take as many) below which waking the team costs more than it saves.
+const MIN_PARALLEL_WORK: usize = 1 << 18;
+/// Fused multiply-adds of a task's scores: tens of microseconds.
+const TASK_WORK: usize = 1 << 20;
 
 /// See [`super::attention`].
 pub fn attention(
@@ -71,15 +71,16 @@ fn block_rows(compute: &Compute, shape: &AttentionShape, spans: &[Span]) -> usiz
     rows
 }
 
-/// Returns the tasks, the longest last rows first, and the number of scores in all.
+/// Returns the tasks, the longest last rows first, and the fused multiply-adds of all scores.
 fn tasks(shape: &AttentionShape, spans: &[Span], block_rows: usize) -> (Vec<Task>, usize) {
     let group = shape.n_heads / shape.n_kv_heads;
     let (mut tasks, mut work) = (Vec::new(), 0);
     for span in spans {
         let n_keys = (span.start + span.n_rows).min(shape.window.unwrap_or(usize::MAX));
         let n_rows = span.n_rows * group;
-        work += n_rows * shape.n_kv_heads * n_keys;
-        let rows_per_task = (TASK_WORK / n_keys.max(1)).max(1).next_multiple_of(block_rows);
+        work += n_rows * shape.n_kv_heads * n_keys * shape.head_dim;
+        let rows_per_task =
+            (TASK_WORK / (n_keys * shape.head_dim).max(1)).max(1).next_multiple_of(block_rows);
         for kv_head in 0..shape.n_kv_heads {
             for first in (0..n_rows).step_by(rows_per_task).rev() {
                 let end = n_rows.min(first + rows_per_task);
