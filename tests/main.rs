@@ -2,6 +2,7 @@
 
 mod common;
 mod convert;
+mod decoder;
 mod engine;
 #[cfg(feature = "hub")]
 mod hub;

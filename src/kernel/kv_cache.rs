@@ -91,6 +91,8 @@ struct Sequence {
     /// Slot of each page, by position / PAGE.
     pages: Vec<usize>,
     len: usize,
+    /// Of the first positions, as far as [`KvCache::note_tokens`] was told.
+    tokens: Vec<u32>,
 }
 
 impl KvCache {
@@ -140,7 +142,9 @@ impl KvCache {
     pub fn fork(&mut self, id: SequenceId, len: usize) -> Result<SequenceId, Error> {
         let parent = self.sequence(id);
         assert!(len <= parent.len, "fork at {len} of a sequence of {} positions", parent.len);
-        let mut child = Sequence { pages: parent.pages[..len.div_ceil(PAGE)].to_vec(), len };
+        let pages = parent.pages[..len.div_ceil(PAGE)].to_vec();
+        let tokens = parent.tokens[..len.min(parent.tokens.len())].to_vec();
+        let mut child = Sequence { pages, len, tokens };
         let is_partial = !len.is_multiple_of(PAGE);
         if is_partial {
             self.check_room(1)?;
@@ -162,6 +166,7 @@ impl KvCache {
         let sequence = self.sequence_mut(id);
         assert!(len <= sequence.len, "truncate to {len} of a sequence of {} positions", sequence.len);
         sequence.len = len;
+        sequence.tokens.truncate(len);
         let dropped = sequence.pages.split_off(len.div_ceil(PAGE));
         self.release(&dropped);
     }
@@ -170,6 +175,24 @@ impl KvCache {
     pub fn free(&mut self, id: SequenceId) {
         let sequence = self.sequences.remove(&id).expect("a sequence is freed once");
         self.release(&sequence.pages);
+    }
+
+    /// Keeps the tokens of the positions behind those already noted: for models that compute a sequence anew when it
+    /// outgrows a length.
+    pub fn note_tokens(&mut self, id: SequenceId, tokens: &[u32]) {
+        self.sequence_mut(id).tokens.extend_from_slice(tokens);
+    }
+
+    /// Returns the tokens noted.
+    pub fn tokens(&self, id: SequenceId) -> &[u32] {
+        &self.sequence(id).tokens
+    }
+
+    /// Gives `id` what `by` holds, and forgets `by`.
+    pub fn replace(&mut self, id: SequenceId, by: SequenceId) {
+        let new = self.sequences.remove(&by).expect("the caller holds ids of living sequences");
+        let old = std::mem::replace(self.sequence_mut(id), new);
+        self.release(&old.pages);
     }
 
     /// Returns the number of positions of a sequence.

@@ -90,6 +90,9 @@ pub struct Experts {
     pub renormalize: bool,
 }
 
+/// Layers beyond which a file is taken for broken rather than deep.
+pub(super) const MOST_LAYERS: usize = 1 << 16;
+
 impl ModelConfig {
     /// Reads a config.json; `path` is for messages.
     ///
@@ -113,6 +116,9 @@ impl ModelConfig {
         }
         let d_ff = hparams.require_positive(&["intermediate_size"])?;
         let n_layers = hparams.require_positive(&["num_hidden_layers"])?;
+        if n_layers > MOST_LAYERS {
+            return Err(hparams.bad("num_hidden_layers", &Json::from(n_layers), "at most 65536"));
+        }
         let sliding_window = sliding_window(hparams, class)?;
         let float = |key: &str| hparams.f64(key).map(|value| value.map(|value| value as f32));
         let config = ModelConfig {
@@ -151,17 +157,27 @@ impl ModelConfig {
         positive("query_pre_attn_scalar", self.attn_scale)?;
         positive("rope_parameters.rope_theta", self.rope.theta)?;
         positive("rope_local_base_freq", self.rope.theta_swa.unwrap_or(1.0))?;
-        match self.rope.scaling {
-            RopeScaling::Linear { factor } => positive("rope_parameters.factor", factor)?,
+        // NaN is the smallest of all
+        let smaller = |a: f32, b: f32| if b >= a { a } else { b };
+        match &self.rope.scaling {
+            RopeScaling::Linear { factor } => positive("rope_parameters.factor", *factor)?,
             RopeScaling::Yarn(Yarn { factor, beta_fast, beta_slow, attention_factor, .. }) => {
-                positive("rope_parameters.factor", factor)?;
-                positive("rope_parameters.beta_fast", beta_fast)?;
-                positive("rope_parameters.beta_slow", beta_slow)?;
-                positive("rope_parameters.attention_factor", attention_factor)?;
+                positive("rope_parameters.factor", *factor)?;
+                positive("rope_parameters.beta_fast", *beta_fast)?;
+                positive("rope_parameters.beta_slow", *beta_slow)?;
+                positive("rope_parameters.attention_factor", *attention_factor)?;
             }
-            _ => {}
+            RopeScaling::Factors(factors) => {
+                positive("rope_parameters", factors.iter().copied().fold(f32::INFINITY, smaller))?;
+            }
+            RopeScaling::LongRope(long) => {
+                positive("rope_parameters.attention_factor", long.attention_factor)?;
+                let factors = long.short.iter().chain(&long.long);
+                positive("rope_parameters", factors.copied().fold(f32::INFINITY, smaller))?;
+            }
+            RopeScaling::None | RopeScaling::Unsupported(_) => {}
         }
-        if self.rope.dim == 0 || self.rope.dim % 2 != 0 || self.rope.dim > self.head_dim {
+        if self.rope.dim == 0 || !self.rope.dim.is_multiple_of(2) || self.rope.dim > self.head_dim {
             let expected = "a share of the head that makes an even number of dimensions, at least 2";
             return Err(hparams.bad("partial_rotary_factor", &Json::from(self.rope.dim), expected));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::config::{Attention, ModelConfig, RopeScaling};
-use super::decode::{Scored, Segment, Wanted};
+use super::decode::{Scored, Segment, SequenceId, Wanted};
 use super::moe::route;
 use super::rope_scaling::{frequencies, local_frequencies};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
@@ -41,6 +41,9 @@ impl LoadOptions {
 ///
 /// What it returns for a token depends on that token and those before it in its sequence alone, to the bit:
 /// not on the batch, the threads, the instruction set, or how a sequence is cut into calls.
+///
+/// LongRoPE (Phi) is the exception, as in transformers: a sequence within the original context takes the short
+/// factors, one past it the long ones, at all positions. The call that makes it outgrow that context computes it anew.
 pub struct Decoder {
     config: ModelConfig,
     weights: Weights,
@@ -60,13 +63,16 @@ struct Ropes {
 }
 
 /// The rows of one forward: the tokens of all segments, one after another.
+#[derive(Default)]
 struct Batch {
     tokens: Vec<u32>,
-    positions: Arc<[u32]>,
+    positions: Vec<u32>,
     tables: Vec<(usize, Arc<RopeTable>)>,
     spans: Vec<Span>,
     /// Rows whose output is wanted, ascending.
     wanted: Vec<usize>,
+    /// Sequences computed anew, each with the one that takes its place.
+    anew: Vec<(SequenceId, SequenceId)>,
 }
 
 impl Decoder {
@@ -84,8 +90,11 @@ impl Decoder {
                 }
             }
         };
-        let weights = loader.weights()?;
+        let mut weights = loader.weights()?;
         let config = loader.config;
+        if let Some(adapter) = &options.adapter {
+            super::adapter::apply(adapter, &config, &mut weights, options.isa)?;
+        }
         if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
             return Err(Error::RopeKind { path: path.to_path_buf(), kind: kind.clone() });
         }
@@ -132,9 +141,20 @@ impl Decoder {
     ///
     /// Errors if a token is outside the vocabulary, a sequence would outgrow the context, or the cache is
     /// full; the cache is then as it was.
+    ///
+    /// # Panics
+    /// If a sequence is in two segments, is not the cache's, or a wanted index is none of its segment's.
     pub fn forward(&self, cache: &mut KvCache, segments: &[Segment<'_>]) -> Result<Tensor, Error> {
         let lengths: Vec<usize> = segments.iter().map(|segment| cache.len(segment.sequence)).collect();
-        let result = self.batch(cache, segments).and_then(|batch| Ok(self.run(cache, &batch)?));
+        let mut batch = Batch::default();
+        let laid_out = segments.iter().try_for_each(|segment| self.lay_out(cache, segment, &mut batch));
+        let result = laid_out.and_then(|()| Ok(self.run(cache, &batch)?));
+        for (sequence, by) in batch.anew {
+            match result {
+                Ok(_) => cache.replace(sequence, by),
+                Err(_) => cache.free(by),
+            }
+        }
         if result.is_err() {
             for (segment, length) in segments.iter().zip(lengths) {
                 cache.truncate(segment.sequence, length);
@@ -143,37 +163,46 @@ impl Decoder {
         result
     }
 
-    /// Lays the segments' tokens out as rows, and makes room for them in the cache.
-    fn batch(&self, cache: &mut KvCache, segments: &[Segment<'_>]) -> Result<Batch, Error> {
-        let mut tokens = Vec::new();
-        let mut positions = Vec::new();
-        let (mut tables, mut spans, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
-        for segment in segments {
-            let vocab_size = self.weights.token_embedding.rows();
-            if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
-                return Err(Error::TokenOutOfRange { token: *token, vocab_size });
-            }
-            let start = cache.len(segment.sequence);
-            let end = start + segment.tokens.len();
-            if end > self.context {
-                return Err(Error::ContextOverflow { length: end, context: self.context });
-            }
-            cache.extend(segment.sequence, segment.tokens.len())?;
-            let first = tokens.len();
-            tokens.extend_from_slice(segment.tokens);
-            // a context of 2^32 positions was refused when the config was read
-            positions.extend(start as u32..end as u32);
-            tables.push((segment.tokens.len(), self.ropes.of_length(end)));
-            let (sequence, n_rows) = (segment.sequence, segment.tokens.len());
-            spans.push(Span { sequence, start, first_row: first, n_rows });
-            match segment.wanted {
-                Wanted::None => {}
-                Wanted::Last => wanted.extend((first..tokens.len()).next_back()),
-                Wanted::All => wanted.extend(first..tokens.len()),
-                Wanted::At(at) => wanted.extend(at.iter().map(|at| first + at)),
-            }
+    /// Lays a segment's tokens out as rows, and makes room for them in the cache.
+    fn lay_out(&self, cache: &mut KvCache, segment: &Segment<'_>, batch: &mut Batch) -> Result<(), Error> {
+        let vocab_size = self.weights.token_embedding.rows();
+        if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { token: *token, vocab_size });
         }
-        Ok(Batch { tokens, positions: positions.into(), tables, spans, wanted })
+        let mut others =
+            batch.spans.iter().map(|span| span.sequence).chain(batch.anew.iter().map(|(old, _)| *old));
+        assert!(!others.any(|other| other == segment.sequence), "a sequence in two segments");
+        let held = cache.len(segment.sequence);
+        let end = held + segment.tokens.len();
+        if end > self.context {
+            return Err(Error::ContextOverflow { length: end, context: self.context });
+        }
+        let (mut sequence, mut start) = (segment.sequence, held);
+        let mut tokens = Vec::new();
+        if self.ropes.change_between(held, end) {
+            tokens = cache.tokens(sequence).to_vec();
+            (sequence, start) = (cache.create(), 0);
+            batch.anew.push((segment.sequence, sequence));
+        }
+        tokens.extend_from_slice(segment.tokens);
+        cache.extend(sequence, tokens.len())?;
+        if self.ropes.long.is_some() {
+            cache.note_tokens(sequence, &tokens);
+        }
+        let first_row = batch.tokens.len();
+        batch.spans.push(Span { sequence, start, first_row, n_rows: tokens.len() });
+        batch.tables.push((tokens.len(), self.ropes.of_length(end)));
+        // contexts are below 2^32: counts in a config are
+        batch.positions.extend(start as u32..end as u32);
+        batch.tokens.append(&mut tokens);
+        let (first, n_rows) = (first_row + held - start, batch.tokens.len());
+        match segment.wanted {
+            Wanted::None => {}
+            Wanted::Last => batch.wanted.extend((first..n_rows).next_back()),
+            Wanted::All => batch.wanted.extend(first..n_rows),
+            Wanted::At(at) => batch.wanted.extend(at.iter().map(|at| first + at)),
+        }
+        Ok(())
     }
 
     fn run(&self, cache: &mut KvCache, batch: &Batch) -> candle_core::Result<Tensor> {
@@ -255,7 +284,7 @@ impl Decoder {
             Some(table) if local => vec![(batch.tokens.len(), table.clone())],
             _ => batch.tables.clone(),
         };
-        Turns { positions: batch.positions.clone(), tables }
+        Turns { positions: batch.positions.as_slice().into(), tables }
     }
 
     fn store(
@@ -295,9 +324,11 @@ impl Decoder {
     fn experts(&self, router: &Linear, experts: &[Mlp], x: &Tensor) -> candle_core::Result<Tensor> {
         let Some(config) = &self.config.experts else { candle_core::bail!("experts without a config") };
         // a router is F32 in every GGUF, so it is computed in f32 whatever a checkpoint stores it in
-        let logits = nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?;
-        let [probabilities] = take(logits)?;
-        let probabilities = nn::softmax(&self.compute, &probabilities)?; // [T, E]
+        let [mut logits] = take(nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?)?;
+        if let Some(low_rank) = &router.low_rank {
+            logits = low_rank.add_to(&self.compute, &logits, x)?;
+        }
+        let probabilities = nn::softmax(&self.compute, &logits)?; // [T, E]
         let mut rows_of: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
         nn::with_values(&probabilities, |probabilities| {
             for (row, probabilities) in probabilities.chunks_exact(experts.len()).enumerate() {
@@ -439,6 +470,11 @@ impl Ropes {
             Arc::new(RopeTable::new(&frequencies.inv_freq, frequencies.attention_factor))
         });
         Ropes { full: table(0), long, local }
+    }
+
+    /// Returns true if a sequence that grows so is computed anew, because all of its positions turn differently.
+    fn change_between(&self, held: usize, end: usize) -> bool {
+        self.long.as_ref().is_some_and(|(original, _)| 0 < held && held <= *original && *original < end)
     }
 
     /// Returns the table of full attention in a sequence of that many tokens.

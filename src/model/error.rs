@@ -46,6 +46,15 @@ pub enum Error {
     #[error("{path}: rope scaling `{kind}` is not one the decoder knows")]
     RopeKind { path: PathBuf, kind: String },
 
+    #[error("{path}: `{name}` adapts no linear layer of this model")]
+    AdapterTarget { path: PathBuf, name: String },
+
+    #[error("{path}: `{name}` has shape {found:?}, but the model and the adapter's rank imply {expected:?}")]
+    AdapterShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+
+    #[error("{path}: the adapter is for `{adapter}`, the model is `{base}`")]
+    AdapterArch { path: PathBuf, adapter: String, base: &'static str },
+
     #[error("a sequence of {length} tokens is longer than the context of {context}")]
     ContextOverflow { length: usize, context: usize },
 
@@ -107,6 +116,9 @@ impl Diagnostic for Error {
             Error::UnknownArchitecture { known, .. } => Some(format!("known: {}", known.join(", "))),
             Error::NoConfig { .. } => {
                 Some("name the directory that holds config.json and the weights, or a GGUF file".to_owned())
+            }
+            Error::AdapterTarget { .. } | Error::AdapterShape { .. } | Error::AdapterArch { .. } => {
+                Some("the adapter may have been trained on another base model".to_owned())
             }
             Error::RopeKind { .. } => Some("known: default, linear, llama3, yarn, longrope".to_owned()),
             Error::ContextOverflow { .. } => {

@@ -7,14 +7,13 @@ use std::path::Path;
 
 use super::Error;
 use super::arch::{self, Arch, Windows};
-use super::config::{Attention, Experts, ModelConfig, Rope, RopeScaling, embedding_scale, inverse_root};
+use super::config::{
+    Attention, Experts, MOST_LAYERS, ModelConfig, Rope, RopeScaling, embedding_scale, inverse_root,
+};
 use super::rope_scaling::{LongRope, Yarn};
 use crate::kernel::Isa;
 use crate::tensor::gguf::{Array, Gguf, Metadata, Value};
 use crate::tensor::{TensorInfo, TensorSource};
-
-/// Layers beyond which a file is taken for broken rather than deep.
-const MOST_LAYERS: usize = 1 << 16;
 
 /// See [`ModelConfig::from_gguf`].
 pub(super) fn read(keys: &Metadata, has_output: bool, path: &Path) -> Result<ModelConfig, Error> {
