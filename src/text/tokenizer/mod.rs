@@ -309,9 +309,22 @@ impl Model {
     }
 }
 
-/// Returns whether the text has no character that NFC could change: all those are U+0300 or above.
+/// Returns whether the text is NFC by a quick look: only characters that NFC never changes and that never
+/// join with one before them (Unicode's NFC_Quick_Check is Yes for all of these).
 fn is_surely_nfc(text: &str) -> bool {
-    text.chars().all(|c| c < '\u{300}')
+    text.chars().all(|c| {
+        matches!(
+            c,
+            ..'\u{300}'
+                | '\u{400}'..='\u{482}'
+                | '\u{2010}'..='\u{20cf}'
+                | '\u{3041}'..='\u{3096}'
+                | '\u{30a1}'..='\u{30fa}'
+                | '\u{4e00}'..='\u{9fff}'
+                | '\u{ac00}'..='\u{d7a3}'
+                | '\u{1f300}'..='\u{1faff}'
+        )
+    })
 }
 
 /// Appends the text with `▁` for spaces.
