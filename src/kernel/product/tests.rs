@@ -97,6 +97,20 @@ fn every_form_equals_the_oracle() {
 }
 
 #[test]
+fn rows_of_whole_cache_lines_at_any_address_equal_the_oracle() {
+    for (name, k) in [("F32", 48), ("F16", 96), ("BF16", 96)] {
+        let dtype = by_name(name).unwrap();
+        let rows = matrix(dtype, 37, k, RowMap::Identity);
+        for offset in [0, 2, 4, 16, 31, 32, 60] {
+            let mut bytes = vec![0; offset];
+            (0..37).for_each(|row| bytes.extend_from_slice(rows.row(row)));
+            let w = Matrix::new(Arc::new(bytes), offset, dtype, 37, k, RowMap::Identity);
+            check(&w, &noise(k, 5), name);
+        }
+    }
+}
+
+#[test]
 fn block_formats_are_decoded_to_the_oracles_bits() {
     let mut seen = 0;
     for format in REGISTRY.iter().filter(|format| format.can_encode() && format.block_len() > 1) {

@@ -110,7 +110,7 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(address: *const u8) {
         // SAFETY: see `zero`; a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }
 

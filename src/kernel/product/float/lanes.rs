@@ -42,7 +42,8 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
 
     /// Returns the lanes at byte `offset` of the first `LANES` rows: lane j of vector t is lane t of row j, t < 16.
     unsafe fn columns(rows: &Rows, offset: usize) -> [Self::V; 16];
-    /// Hints that the cache line at `address` will be read.
+    /// Asks for the cache line at `address` into the second level: the first has no room for so many rows, whose
+    /// distance is often a power of two.
     unsafe fn prefetch(address: *const u8);
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Weights stay row-major where they lie. Some rows of w are transposed (and decoded, where the format asks for it)
 //! into a panel of `[k][rows]` that stays in the cache while all rows of x pass over it; y is continued
-//! from one block of k to the next, so that an element is one chain over ascending k.
+//! from one block of k to the next, so that an element is one chain over ascending k. For a single row of x,
+//! as in generation, the transposed registers are used at once.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -72,7 +73,7 @@ macro_rules! float_product {
                 $(#[$features])?
                 unsafe fn pack_x(x: &[f32], k: usize, out: &mut [u8]) {
                     // SAFETY: the features are this function's.
-                    unsafe { tile::pack_x::<$step>($isa, x, k, out) }
+                    unsafe { tile::pack_x::<$step>(x, k, out) }
                 }
                 // SAFETY: `forms` hands this out only where the CPU has the features.
                 unsafe { pack_x(x, k, out) }

@@ -69,7 +69,7 @@ impl<L: Lanes> Columns<L> for WidenedBf16 {
 }
 
 /// Bytes of a row that are asked for ahead of their use.
-const AHEAD: usize = 512;
+pub const AHEAD: usize = 512;
 
 /// Writes the lanes of `bytes` of `L::LANES` rows to `panel`, the lanes of the next k `stride` further on.
 ///

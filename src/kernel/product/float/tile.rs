@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::lanes::{Lanes, Rows};
-use super::micro::{Operands, Part, multiply};
-use super::pack::{Flushed, Whole, WidenedBf16, WidenedF16, pack};
+use super::micro::{Operands, Part, multiply, stream};
+use super::pack::{Columns, Flushed, Whole, WidenedBf16, WidenedF16, pack};
 use super::step::Step;
 use crate::kernel::Isa;
-use crate::kernel::convert::f32_to_bf16_bits;
 use crate::kernel::product::Matrix;
 use crate::kernel::product::driver::Tile;
 use crate::tensor::format::{BF16, BlockFormat, F16, F32};
@@ -28,37 +27,44 @@ const fn depth<S: Step>(k: usize) -> usize {
     k.div_ceil(S::DEPTH)
 }
 
+/// Rows of packed x are an odd number of cache lines, so that those of a micro-kernel lie in different sets.
 pub const fn x_row_bytes<S: Step>(k: usize) -> usize {
-    4 * depth::<S>(k)
+    (4 * depth::<S>(k)).div_ceil(64) / 2 * 128 + 64
 }
 
-/// Packs a group of rows of x: `[depth][rows]` lanes.
+/// Packs rows of x, each on its own.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub unsafe fn pack_x<S: Step>(_isa: Isa, x: &[f32], k: usize, out: &mut [u8]) {
-    let rows = x.len() / k;
-    let out = out.as_mut_ptr().cast::<u32>();
-    for i in 0..rows {
-        let x = &x[i * k..(i + 1) * k];
-        for t in 0..depth::<S>(k) {
-            let lane = if S::DEPTH == 1 {
-                x[t].to_bits()
-            } else {
-                let odd = x.get(2 * t + 1).map_or(0, |x| bf16_operand(*x));
-                u32::from(odd) << 16 | u32::from(bf16_operand(x[2 * t]))
-            };
-            // SAFETY: out has rows * depth lanes.
-            unsafe { out.add(t * rows + i).write(lane) };
+pub unsafe fn pack_x<S: Step>(x: &[f32], k: usize, out: &mut [u8]) {
+    for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(x_row_bytes::<S>(k))) {
+        // SAFETY: `out` is 64-aligned, as rows are whole cache lines; any bits are integers.
+        let (_, lanes, _) = unsafe { out.align_to_mut::<u32>() };
+        if S::DEPTH == 1 {
+            for t in 0..k {
+                lanes[t] = x[t].to_bits();
+            }
+        } else {
+            for t in 0..k / 2 {
+                lanes[t] = bf16_operand(x[2 * t + 1]) << 16 | bf16_operand(x[2 * t]);
+            }
+            if k % 2 == 1 {
+                lanes[k / 2] = bf16_operand(x[k - 1]);
+            }
         }
     }
 }
 
-/// Returns `x` as a bf16 product takes it.
+/// Returns the bits of `x` as a bf16 product takes it: [`f32_to_bf16_bits`] without branches, so that loops are vectors.
 #[inline(always)]
-fn bf16_operand(x: f32) -> u16 {
-    if x.abs() < super::BF16_TINY { 0 } else { f32_to_bf16_bits(x) }
+fn bf16_operand(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    let quiet = bits >> 16 | 0x40;
+    let bf16 = if magnitude > 0x7f80_0000 { quiet } else { rounded };
+    if magnitude < super::BF16_TINY.to_bits() { 0 } else { bf16 }
 }
 
 /// How a format's rows get into a panel.
@@ -108,6 +114,56 @@ fn addresses<L: Lanes>(w: &Matrix, first: usize, end: usize) -> Rows {
 #[inline(always)]
 pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let source = Source::of::<S>(tile.w);
+    // SAFETY: the caller's.
+    unsafe {
+        match source {
+            _ if tile.rows.len() > 1 => panels::<S>(isa, tile, source, buffer),
+            Source::F16 => streamed::<S, WidenedF16>(tile),
+            Source::Bf16 if S::DEPTH == 1 => streamed::<S, WidenedBf16>(tile),
+            Source::Bf16 => streamed::<S, Flushed>(tile),
+            // One f32 per lane: the chain of sums is what takes the time, and a panel has more of them.
+            Source::F32 | Source::Decoded => panels::<S>(isa, tile, source, buffer),
+        }
+    }
+}
+
+/// Groups of rows that are streamed together, so that one's chain of sums hides behind the other's transposing.
+const GROUPS: usize = 2;
+
+/// A tile of one row of x.
+#[inline(always)]
+unsafe fn streamed<S: Step, C: Columns<S::L>>(tile: &mut Tile<'_>) {
+    let Some((row, _, x)) = tile.x_groups().next() else { return };
+    let (w, cols, lanes) = (tile.w, tile.cols.clone(), S::L::LANES);
+    let bytes = w.row(0).len();
+    let mut rows = groups::<S::L>(w, cols.start, cols.end);
+    for first in cols.clone().step_by(GROUPS * lanes) {
+        let next = groups::<S::L>(w, first + GROUPS * lanes, cols.end);
+        // SAFETY: the caller's; the rows have `bytes`, and x its lanes.
+        let sums = unsafe { stream::<S, C, GROUPS>(x.as_ptr().cast(), &rows, &next, bytes) };
+        let mut out = [0f32; GROUPS * 16];
+        for g in 0..GROUPS {
+            // SAFETY: `out` has room for GROUPS * LANES lanes.
+            unsafe { S::L::store(sums[g], out.as_mut_ptr().add(g * lanes).cast()) };
+        }
+        let n = (GROUPS * lanes).min(cols.end - first);
+        tile.y(row)[first - cols.start..][..n].copy_from_slice(&out[..n]);
+        rows = next;
+    }
+}
+
+#[inline(always)]
+fn groups<L: Lanes>(w: &Matrix, first: usize, end: usize) -> [Rows; GROUPS] {
+    let mut groups = [[std::ptr::null(); 16]; GROUPS];
+    for g in 0..GROUPS {
+        groups[g] = addresses::<L>(w, first + g * L::LANES, end);
+    }
+    groups
+}
+
+/// A tile of any rows of x: the weights pass through panels.
+#[inline(always)]
+unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer: &mut [u8]) {
     let k = tile.w.cols();
     let (panel, decoded) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
     let cols = tile.cols.clone();
@@ -127,8 +183,8 @@ pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
                     let part = Part { y: y.add(first_col - cols.start), stride, cols: n };
                     let operands = Operands {
                         lanes: depth::<S>(block.len()),
-                        x: x.as_ptr().cast::<u32>().add(rows * depth::<S>(start)),
-                        x_stride: rows,
+                        x: x.as_ptr().cast::<u32>().add(depth::<S>(start)),
+                        x_stride: x_row_bytes::<S>(k) / 4,
                         panel: panel.as_ptr().cast(),
                         first: start == 0,
                     };
@@ -188,7 +244,7 @@ unsafe fn decode_rows<S: Step>(
         dtype.decode(isa, &w.row(row)[bytes_at(block.start)..bytes_at(block.end)], values);
         if S::DEPTH == 2 {
             for t in 0..block.len() {
-                let operand = bf16_operand(values[t]);
+                let operand = bf16_operand(values[t]) as u16;
                 // SAFETY: 2 t + 2 <= 4 t + 4, so no value is overwritten before it is read.
                 unsafe { values.as_mut_ptr().cast::<u16>().add(t).write(operand) };
             }
@@ -209,7 +265,7 @@ unsafe fn multiply_rows<S: Step>(rows: usize, operands: Operands, part: Part) {
     while done < rows {
         // SAFETY: the caller's.
         unsafe {
-            let operands = Operands { x: operands.x.add(done), ..operands };
+            let operands = Operands { x: operands.x.add(done * operands.x_stride), ..operands };
             let part = Part { y: part.y.add(done * part.stride), ..part };
             done += match rows - done {
                 8.. if S::L::ROWS == 8 => {
