@@ -3,6 +3,7 @@
 mod adapter;
 mod bits;
 mod config;
+mod files;
 
 use std::path::{Path, PathBuf};
 
@@ -133,7 +134,8 @@ fn every_family_computes_what_transformers_computes() {
 /// Writes the GGUF that `lctl quantize` makes of a checkpoint, its matrices as `dtype`, without a tokenizer.
 fn write_gguf(dir: &Path, dtype: Dtype, path: &Path) {
     let checkpoint = Checkpoint::open(dir).unwrap();
-    let mapped = map_checkpoint(&checkpoint, dtype).unwrap();
+    let float_type = if dtype.block_len() == 1 { dtype } else { by_name("F32").unwrap() };
+    let mapped = map_checkpoint(&checkpoint, float_type).unwrap();
     let mut keys = mapped.metadata.clone();
     let tokens = vec![String::new(); checkpoint.model_config().unwrap().vocab_size];
     keys.insert("tokenizer.ggml.tokens".to_owned(), Value::Array(Array::String(tokens)));
@@ -153,7 +155,7 @@ fn write_gguf(dir: &Path, dtype: Dtype, path: &Path) {
         let mut values = vec![0.0; n_rows * row_len];
         let isa = Isa::detect();
         tensor.rows.read(checkpoint.source.as_ref(), isa, 0..n_rows, &mut Vec::new(), &mut values).unwrap();
-        let mut bytes = vec![0; values.len() * decl.dtype.block_bytes()];
+        let mut bytes = vec![0; values.len() / decl.dtype.block_len() * decl.dtype.block_bytes()];
         decl.dtype.encode(isa, &values, row_len, None, &mut bytes);
         writer.write(&bytes).unwrap();
     }
