@@ -1,7 +1,7 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize, eval, inspect, hub -> model, text -> kernel, tensor -> error` (docs/architecture.md).
+//! `cli -> quantize, eval, inspect, hub -> model, text -> nn, kernel, tensor -> error` (docs/architecture.md).
 
 pub mod cli;
 pub mod error;
