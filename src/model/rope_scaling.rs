@@ -1,7 +1,7 @@
 //! How fast each pair of a head turns, by the scaling a model was trained with.
 
 use super::config::{Rope, RopeScaling};
-use crate::kernel::math::double::{ln, pow};
+use crate::kernel::math64::{ln, pow};
 
 /// What rotary embedding multiplies positions by, and what the rotated vectors are scaled by.
 #[derive(Clone, Debug, PartialEq)]

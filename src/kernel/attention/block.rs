@@ -3,6 +3,12 @@
 //! Keys lie with positions in lanes, so a tile of scores is [`PAGE`] positions wide, and scores of a block lie as
 //! `[tile][row][PAGE]`. How many rows a block has changes no bit: no value crosses rows.
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::explicit_counter_loop,
+    reason = "iterator adaptors would leave the instruction set that kernels are compiled for"
+)]
+
 use super::AttentionShape;
 use crate::kernel::Isa;
 use crate::kernel::activation::SoftCap;

@@ -7,8 +7,6 @@ pub mod lanes;
 #[cfg(test)]
 mod tests;
 
-pub use super::math64 as double;
-
 use super::Isa;
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
 

@@ -1,5 +1,7 @@
 use super::*;
 
+type SliceFunction = fn(Isa, &mut [f32]);
+
 /// Every `step`-th f32 between the two bounds, by bits, both included; low and high have one sign.
 fn floats(low: f32, high: f32, step: usize) -> Vec<f32> {
     let (a, b) = (low.to_bits().min(high.to_bits()), low.to_bits().max(high.to_bits()));
@@ -65,12 +67,12 @@ fn gelu_is_near_its_definition() {
 #[test]
 fn edges_are_what_ieee_says() {
     let inf = f32::INFINITY;
-    let run = |function: fn(Isa, &mut [f32]), x: f32| {
+    let run = |function: SliceFunction, x: f32| {
         let mut value = [x];
         function(Isa::detect(), &mut value);
         value[0]
     };
-    let cases: [(fn(Isa, &mut [f32]), f32, f32); 21] = [
+    let cases: [(SliceFunction, f32, f32); 21] = [
         (exp, 0.0, 1.0),
         (exp, -0.0, 1.0),
         (exp, inf, inf),
@@ -103,15 +105,8 @@ fn edges_are_what_ieee_says() {
     assert!(run(log, -1.0).is_nan() && run(log, -inf).is_nan());
 }
 
+#[derive(Clone, Copy)]
 struct ExpNonpositive;
-
-impl Clone for ExpNonpositive {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl Copy for ExpNonpositive {}
 
 impl Unary for ExpNonpositive {
     #[inline(always)]
