@@ -102,13 +102,13 @@ impl Checkpoint {
         class.strip_suffix("Fast").unwrap_or(class)
     }
 
-    /// Returns config.json's vocabulary size; without one, what a model of `n_pieces` and the tokens added
-    /// to it need.
+    /// Returns config.json's vocabulary size, or `n_pieces` if that is more; without one, what a model of
+    /// `n_pieces` and the tokens added to it need.
     fn vocab_size(&self, n_pieces: usize) -> Result<usize, Error> {
         let size =
             self.config.get("vocab_size").or_else(|| self.config.get("text_config")?.get("vocab_size"));
         if let Some(size) = size.and_then(Json::as_u64) {
-            return Ok(usize::try_from(size).unwrap_or(usize::MAX));
+            return Ok(usize::try_from(size).unwrap_or(usize::MAX).max(n_pieces));
         }
         let empty = Map::new();
         let config = self.files.config.as_ref().unwrap_or(&empty);
