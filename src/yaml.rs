@@ -46,7 +46,11 @@ pub enum Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Invalid { problems } => problems.iter().find_map(|problem| problem.hint.clone()),
+            Error::Invalid { problems } => match problems.as_slice() {
+                [problem] => problem.hint.clone(),
+                // one line's hint would read as if it were about all of them
+                _ => None,
+            },
             Error::TooLarge { .. } => {
                 Some("is it a data file? a suite names its data, it does not hold it".into())
             }
