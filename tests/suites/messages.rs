@@ -68,14 +68,12 @@ fn every_refusal_says_where_and_what_to_do() {
 }
 
 #[test]
-fn a_tokenizer_larger_than_the_model_is_refused() {
+fn a_vocabulary_of_another_size_is_refused() {
     let dir = workplace();
-    let path = dir.path().join("model/tokenizer_config.json");
-    let mut config: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    config["added_tokens_decoder"] = serde_json::json!({"352": {"content": "<more>", "special": true}});
-    std::fs::write(path, config.to_string()).unwrap();
+    let path = dir.path().join("model/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, config.replace("\"vocab_size\": 352", "\"vocab_size\": 340")).unwrap();
     let (status, _, stderr) = run_lctl(dir.path(), &["eval", "model", "--suite", "good.yaml"]);
     assert_eq!(status, 2, "{stderr}");
-    assert!(stderr.contains("353") && stderr.contains("352"), "{stderr}");
+    assert!(stderr.contains("[352, 32]") && stderr.contains("[340, 32]"), "{stderr}");
 }

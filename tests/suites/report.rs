@@ -126,6 +126,14 @@ fn chats_are_rendered_and_a_refused_system_message_is_folded() {
 }
 
 #[test]
+fn a_broken_template_is_of_no_matter_to_plain_prompts() {
+    let dir = workplace();
+    set_template(&dir, "{% for m in messages %}");
+    let (report, _, _) = measured(&dir, "a", &[]);
+    assert_eq!(report["suites"][0]["tasks"][0]["chat"], false);
+}
+
+#[test]
 fn a_prompt_longer_than_the_context_is_counted() {
     let dir = workplace();
     let (report, _, samples) = measured(&dir, "a", &["--context", "8"]);

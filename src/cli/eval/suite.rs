@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
     let loaded = text::open_model(args, &args.model)?;
     let load = begun.elapsed();
-    let chat = Chat::of(&loaded.tokenizer, date)?;
+    let chat = Chat::of(&loaded.tokenizer, date);
     let render = chat.as_ref().map(|chat| |messages: &_| chat.render(messages));
     let render = render.as_ref().map(|render| render as &_);
     let begun = Instant::now();

@@ -7,7 +7,6 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::OptionError;
-use crate::error::Failure;
 use crate::eval::data::hex;
 use crate::eval::prompt::{Message, Role};
 use crate::eval::report;
@@ -26,17 +25,19 @@ pub fn date(given: Option<&str>) -> Result<NaiveDate, OptionError> {
 
 /// A chat template and its day.
 pub struct Chat {
-    template: ChatTemplate,
+    source: String,
+    /// A broken template is of no matter to a run without chats.
+    template: Result<ChatTemplate, Error>,
     date: NaiveDate,
     has_folded: Cell<bool>,
 }
 
 impl Chat {
-    /// Returns the tokenizer's chat template, if it has one. Errors if that is broken.
-    pub fn of(tokenizer: &Tokenizer, date: NaiveDate) -> Result<Option<Chat>, Failure> {
-        let Some(source) = tokenizer.chat_template() else { return Ok(None) };
-        let template = ChatTemplate::new(source, tokenizer.special_tokens())?;
-        Ok(Some(Chat { template, date, has_folded: Cell::new(false) }))
+    /// Returns the tokenizer's chat template, if it has one.
+    pub fn of(tokenizer: &Tokenizer, date: NaiveDate) -> Option<Chat> {
+        let source = tokenizer.chat_template()?.to_owned();
+        let template = ChatTemplate::new(&source, tokenizer.special_tokens());
+        Some(Chat { source, template, date, has_folded: Cell::new(false) })
     }
 
     /// Returns the text up to where the assistant answers.
@@ -44,7 +45,8 @@ impl Chat {
     /// Some templates refuse a system message: then its text goes before the first user message, a blank line
     /// between.
     pub fn render(&self, messages: &[Message]) -> Result<String, ChatFailure> {
-        match (self.text(messages), messages) {
+        let template = self.template.as_ref().map_err(failure)?;
+        match (self.text(template, messages), messages) {
             (Err(Error::Raised { .. }), [system, user, rest @ ..])
                 if system.role == Role::System && user.role == Role::User =>
             {
@@ -52,18 +54,18 @@ impl Chat {
                 let content = format!("{}\n\n{}", system.content, user.content);
                 let mut folded = vec![Message { role: Role::User, content }];
                 folded.extend_from_slice(rest);
-                self.text(&folded).map_err(failure)
+                self.text(template, &folded).map_err(|error| failure(&error))
             }
-            (text, _) => text.map_err(failure),
+            (text, _) => text.map_err(|error| failure(&error)),
         }
     }
 
-    fn text(&self, messages: &[Message]) -> Result<String, Error> {
+    fn text(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String, Error> {
         let message = |message: &Message| json!({"role": message.role.name(), "content": message.content});
         let messages: Vec<Json> = messages.iter().map(message).collect();
         let mut request = ChatRequest::new(&messages, NaiveDateTime::new(self.date, NaiveTime::MIN));
         request.add_generation_prompt = true;
-        Ok(self.template.render(&request)?.text)
+        Ok(template.render(&request)?.text)
     }
 
     /// Returns whether a system message had to become part of a user message.
@@ -74,13 +76,13 @@ impl Chat {
     /// Returns what the report says of the template.
     pub fn report(&self) -> report::ChatTemplateUse {
         report::ChatTemplateUse {
-            sha256: hex(&Sha256::digest(self.template.source())),
+            sha256: hex(&Sha256::digest(&self.source)),
             date: self.date.format("%Y-%m-%d").to_string(),
         }
     }
 }
 
-fn failure(error: Error) -> ChatFailure {
+fn failure(error: &Error) -> ChatFailure {
     let hint = "score the model with plain prompts: --chat-template off".to_owned();
     ChatFailure { why: error.to_string(), hint: Some(hint) }
 }
