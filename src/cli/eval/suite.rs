@@ -62,6 +62,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let options = run_options(args)?;
     let date = chat::date(args.date.as_deref())?;
     let outputs = Outputs::check(args)?;
+    if args.resume && outputs.journal().is_none() {
+        return Err(OptionError::NoJournal.into());
+    }
     let begun = Instant::now();
     let loaded = text::open_model(args, &args.model)?;
     let load = begun.elapsed();
@@ -150,9 +153,7 @@ fn open_journal(
     digest: &str,
     adapter_digest: Option<&str>,
 ) -> Result<Option<Journal>, Failure> {
-    let Some(path) = outputs.journal() else {
-        return if args.resume { Err(OptionError::NoJournal.into()) } else { Ok(None) };
-    };
+    let Some(path) = outputs.journal() else { return Ok(None) };
     let key = JournalKey::new([
         ("lctl", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", digest.to_owned()),
