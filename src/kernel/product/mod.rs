@@ -31,8 +31,8 @@ pub enum Arithmetic {
     /// ascending, the odd product is added first, then the even one, each in a fused multiply-add from +0
     /// (what VDPBF16PS does). An odd last k is paired with a zero.
     Bf16,
-    /// Integer codes of the weights against activations quantized per 32 values; exact i32 dots per
-    /// group of the format, then one f32 fused multiply-add per group, groups ascending.
+    /// Integer codes of the weights against activations quantized per 32 values: exact i32 dots per group of
+    /// 16 or 32 weights, scaled and summed in f32, blocks of 32 ascending (to the bit: the head of `int8/mod.rs`).
     Int8,
 }
 

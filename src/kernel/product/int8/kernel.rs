@@ -170,9 +170,8 @@ fn block_sum<S: Lanes, C: Codes>(s: S, weights: &Weights<S>, x: &[u8; BLOCK], te
         s.fma(weights.scales[1], second, s.mul(weights.scales[0], first))
     };
     if C::HAS_MINIMA {
-        for group in 0..C::GROUPS {
-            let codes = s.splat_f32(f32::from_bits(terms[group] as u32));
-            sum = s.fma(weights.negated_minima[group], codes, sum);
+        for (term, negated_minimum) in terms.iter().zip(weights.negated_minima) {
+            sum = s.fma(negated_minimum, s.splat_f32(f32::from_bits(*term as u32)), sum);
         }
     }
     sum

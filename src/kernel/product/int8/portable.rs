@@ -90,18 +90,17 @@ impl Lanes for Portable {
     #[inline(always)]
     fn words(self, rows: Rows<'_>, at: usize) -> [u32; LANES] {
         let mut out = [0; LANES];
-        for lane in 0..LANES {
-            let bytes = [0, 1, 2, 3].map(|i| rows.byte(lane, at + i));
-            out[lane] = u32::from_le_bytes(bytes);
+        for (lane, word) in out.iter_mut().enumerate() {
+            *word = u32::from_le_bytes([0, 1, 2, 3].map(|i| rows.byte(lane, at + i)));
         }
         out
     }
     #[inline(always)]
     fn halves(self, rows: Rows<'_>, at: usize) -> [f32; LANES] {
         let mut out = [0.0; LANES];
-        for lane in 0..LANES {
+        for (lane, value) in out.iter_mut().enumerate() {
             let bits = u16::from_le_bytes([rows.byte(lane, at), rows.byte(lane, at + 1)]);
-            out[lane] = f16_bits_to_f32(bits);
+            *value = f16_bits_to_f32(bits);
         }
         out
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::driver::{self, Job};
-use super::super::{Arithmetic, Compute, Matrix, SharedBytes};
+use super::super::{Arithmetic, Compute, Matrix, SharedBytes, matmul_many};
 use super::activations::{self, Activations, BLOCK, TINY};
 use super::{FORMATS, Format, Level, oracle};
 use crate::kernel::Isa;
@@ -172,6 +172,32 @@ fn more_rows_than_are_packed_together() {
         let w = matrix(&random_rows(dtype, 19, k, &mut random), dtype, 19, k);
         let x: Vec<f32> = (0..259 * k).map(|_| random.unit()).collect();
         check("259 rows", format, &x, &w);
+    }
+}
+
+#[test]
+fn permuted_unaligned_matrices_together_on_any_number_of_threads() {
+    let mut random = Random(0x7654_3210_0123_4567);
+    let (m, n, k) = (5, 48, 512);
+    let x: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
+    let matrices: Vec<(&Format, Matrix)> = FORMATS
+        .iter()
+        .map(|format| {
+            let mut bytes = vec![0xff; 3];
+            bytes.extend(random_rows(dtype(format), n, k, &mut random));
+            let map = RowMap::Interleave { head_dim: 16 };
+            (format, Matrix::new(Arc::new(bytes), 3, dtype(format), n, k, map))
+        })
+        .collect();
+    for threads in [1, 2, 4] {
+        let compute = Compute::new(Isa::detect(), threads).unwrap();
+        let mut ys = vec![vec![f32::NAN; m * n]; matrices.len()];
+        let ws: Vec<_> = matrices.iter().map(|(_, w)| (w, Arithmetic::Int8)).collect();
+        let mut outs: Vec<&mut [f32]> = ys.iter_mut().map(|y| &mut y[..]).collect();
+        matmul_many(&compute, &x, &ws, &mut outs);
+        for ((format, w), y) in matrices.iter().zip(&ys) {
+            assert_eq!(bits(y), bits(&multiply_slowly(format, &x, w)), "{} {threads}", format.name);
+        }
     }
 }
 
