@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::batch::{Batch, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
-use super::decode::{Scored, Segment, SequenceId, Wanted};
+use super::decode::{Scored, Segment, Wanted};
 use super::moe::route;
-use super::rope_scaling::{frequencies, local_frequencies};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
 use crate::kernel::attention::{AttentionShape, Span};
-use crate::kernel::rope::RopeTable;
 use crate::kernel::softmax::log_softmax_rows;
 use crate::kernel::{Arithmetic, Compute, ComputeMode, Isa, KvCache, KvShape};
 use crate::nn::{self, Turns};
@@ -53,42 +52,17 @@ pub struct Decoder {
     ropes: Ropes,
 }
 
-/// Tables of rotary embedding.
-struct Ropes {
-    full: Arc<RopeTable>,
-    /// Of sequences past the original context, where it matters (LongRoPE).
-    long: Option<(usize, Arc<RopeTable>)>,
-    /// Of layers with sliding attention, where it differs.
-    local: Option<Arc<RopeTable>>,
-}
-
-/// The rows of one forward: the tokens of all segments, one after another.
-#[derive(Default)]
-struct Batch {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    tables: Vec<(usize, Arc<RopeTable>)>,
-    spans: Vec<Span>,
-    /// Rows whose output is wanted, ascending.
-    wanted: Vec<usize>,
-    /// Sequences computed anew, each with the one that takes its place.
-    anew: Vec<(SequenceId, SequenceId)>,
-}
-
 impl Decoder {
     /// Opens a Hugging Face directory, or a GGUF file (of a split one the first shard); weights are mapped.
     ///
     /// Errors as [`super::map_checkpoint`] does, on an adapter that does not fit, and where the system gives no threads.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
-        let loader = if path.is_dir() && path.join("config.json").is_file() {
-            Loader::of_checkpoint(Checkpoint::open(path)?, options.isa)?
-        } else {
-            match crate::tensor::open(path)? {
-                Opened::Gguf(gguf) => Loader::of_gguf(gguf, options.isa)?,
-                Opened::SafeTensors(_) => {
-                    return Err(Error::NoConfig { path: path.to_path_buf() });
-                }
+        let loader = match crate::tensor::open(path)? {
+            Opened::Gguf(gguf) => Loader::of_gguf(gguf, options.isa)?,
+            Opened::SafeTensors(_) if path.join("config.json").is_file() => {
+                Loader::of_checkpoint(Checkpoint::open(path)?, options.isa)?
             }
+            Opened::SafeTensors(_) => return Err(Error::NoConfig { path: path.to_path_buf() }),
         };
         let mut weights = loader.weights()?;
         let config = loader.config;
@@ -407,82 +381,6 @@ impl Decoder {
             })?;
         }
         Ok(scored)
-    }
-}
-
-/// Rows a layer's queries are computed for: all of the batch, or those picked.
-struct RowsOf<'a> {
-    batch: &'a Batch,
-    spans: &'a [Span],
-    picked: Option<&'a [usize]>,
-}
-
-impl RowsOf<'_> {
-    /// Returns the turns of these rows, out of those of all.
-    fn turns(&self, all: Turns) -> Turns {
-        let Some(picked) = self.picked else { return all };
-        let positions: Vec<u32> = picked.iter().map(|row| all.positions[*row]).collect();
-        let mut tables = Vec::with_capacity(all.tables.len());
-        let mut first = 0;
-        for (n, table) in all.tables {
-            let picked_here = picked.iter().filter(|row| (first..first + n).contains(*row)).count();
-            tables.push((picked_here, table));
-            first += n;
-        }
-        Turns { positions: positions.into(), tables }
-    }
-}
-
-/// Returns the wanted rows as spans of consecutive positions, rows counted among the wanted ones.
-fn wanted_spans(batch: &Batch) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    let mut segment = 0;
-    for (row, wanted) in batch.wanted.iter().enumerate() {
-        while *wanted >= batch.spans[segment].first_row + batch.spans[segment].n_rows {
-            segment += 1;
-        }
-        let Span { sequence, start, first_row, .. } = batch.spans[segment];
-        let position = start + wanted - first_row;
-        match spans.last_mut() {
-            Some(last) if last.sequence == sequence && last.start + last.n_rows == position => {
-                last.n_rows += 1
-            }
-            _ => spans.push(Span { sequence, start: position, first_row: row, n_rows: 1 }),
-        }
-    }
-    spans
-}
-
-impl Ropes {
-    fn new(config: &ModelConfig) -> Self {
-        let table = |length: usize| {
-            let frequencies = frequencies(&config.rope, length);
-            Arc::new(RopeTable::new(&frequencies.inv_freq, frequencies.attention_factor))
-        };
-        let long = match &config.rope.scaling {
-            RopeScaling::LongRope(long) => {
-                Some((long.original_context, table(long.original_context.saturating_add(1))))
-            }
-            _ => None,
-        };
-        let local = config.rope.theta_swa.map(|theta| {
-            let frequencies = local_frequencies(theta, config.rope.dim);
-            Arc::new(RopeTable::new(&frequencies.inv_freq, frequencies.attention_factor))
-        });
-        Ropes { full: table(0), long, local }
-    }
-
-    /// Returns true if a sequence that grows so is computed anew, because all of its positions turn differently.
-    fn change_between(&self, held: usize, end: usize) -> bool {
-        self.long.as_ref().is_some_and(|(original, _)| 0 < held && held <= *original && *original < end)
-    }
-
-    /// Returns the table of full attention in a sequence of that many tokens.
-    fn of_length(&self, length: usize) -> Arc<RopeTable> {
-        match &self.long {
-            Some((original_context, long)) if length > *original_context => long.clone(),
-            _ => self.full.clone(),
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adapter;
 pub mod arch;
+mod batch;
 mod checkpoint;
 mod config;
 mod decode;

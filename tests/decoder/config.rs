@@ -5,9 +5,10 @@ use std::path::Path;
 use lctl::error::Diagnostic;
 use lctl::kernel::ComputeMode;
 use lctl::model::{Decoder, Error, LoadOptions, ModelConfig, Segment, Wanted};
+use lctl::tensor::format::by_name;
 use serde_json::{Value, json};
 
-use super::{BUDGET, Golden, golden_dir, open, options};
+use super::{BUDGET, Golden, golden_dir, open, options, write_gguf};
 
 fn with(name: &str, changes: &[(&str, Value)]) -> Result<ModelConfig, Error> {
     let text = std::fs::read(golden_dir().join(name).join("config.json")).unwrap();
@@ -105,4 +106,9 @@ fn weights_without_a_config_are_refused() {
     let error = Decoder::open(&path, &options(ComputeMode::F32, 1)).err().unwrap();
     assert!(matches!(error, Error::NoConfig { .. }), "{error}");
     assert!(open(&golden_dir().join("llama")).context_length() == 64);
+    // a directory of a GGUF may hold a config.json too
+    let tmp = tempfile::tempdir().unwrap();
+    std::fs::copy(golden_dir().join("llama/config.json"), tmp.path().join("config.json")).unwrap();
+    write_gguf(&golden_dir().join("llama"), by_name("F32").unwrap(), &tmp.path().join("llama.gguf"));
+    assert!(open(tmp.path()).context_length() == 64);
 }
