@@ -1,5 +1,6 @@
 //! Integration tests: one module per command or shared layer.
 
+mod chat;
 mod common;
 mod convert;
 mod decoder;

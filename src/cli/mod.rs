@@ -1,6 +1,7 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
 mod eval;
+mod generate;
 mod inspect;
 mod machine;
 mod model;
@@ -44,6 +45,7 @@ enum Command {
     Quantize(quantize::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Generate(generate::Args),
     Pull(pull::Args),
 }
 
@@ -65,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Quantize(args) => quantize::run(args)?,
         Command::Inspect(args) => return inspect::run(args),
         Command::Eval(args) => eval::run(&args)?,
+        Command::Generate(args) => generate::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -15,10 +15,16 @@ impl Diagnostic for OutputFailed {}
 ///
 /// A reader that closed the pipe (`lctl inspect … | head`) is no error: nothing more is wanted.
 pub fn out(text: &str) -> Result<(), Failure> {
+    out_while_read(text).map(|_| ())
+}
+
+/// As [`out`]; returns whether the reader still takes more.
+pub fn out_while_read(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(OutputFailed(error).into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(OutputFailed(error).into()),
     }
 }
 

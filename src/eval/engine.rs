@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::plan::{Path, Tree};
 use super::request::{
-    Loglikelihood, LoglikelihoodRequest, Request, RequestDigest, Response, Rolling, RollingRequest,
+    GenerateRequest, Generated, Loglikelihood, LoglikelihoodRequest, Request, RequestDigest, Response,
+    Rolling, RollingRequest,
 };
 use super::run_tree::{Listener, run_tree};
-use super::{Error, Journal, LanguageModel};
+use super::{Error, Journal, LanguageModel, generate};
 use crate::model::Scored;
+use crate::text::Tokenizer;
 
 /// Bounds of memory and batches. Responses do not depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,7 @@ pub struct Outcome {
 pub struct Engine<'a, M> {
     pub(super) model: &'a M,
     pub(super) options: EngineOptions,
+    tokenizer: Option<&'a Tokenizer>,
 }
 
 /// A window of a request, as a [`Path`].
@@ -85,7 +88,12 @@ struct Window {
 
 impl<'a, M: LanguageModel> Engine<'a, M> {
     pub fn new(model: &'a M, options: EngineOptions) -> Self {
-        Engine { model, options }
+        Engine { model, options, tokenizer: None }
+    }
+
+    /// Returns the engine with the model's tokenizer, which requests for generated text need.
+    pub fn with_tokenizer(self, tokenizer: &'a Tokenizer) -> Self {
+        Engine { tokenizer: Some(tokenizer), ..self }
     }
 
     /// Returns the response to each request; those that `journal` holds are taken from it, the others added.
@@ -125,6 +133,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         usage.computed_tokens = tree.n_tokens();
         usage.plain_tokens = tree.n_plain_tokens();
         let responses_done = responses.iter().flatten().count();
+        let generations = generations(requests, &responses);
         let mut collector = Collector {
             requests,
             digests: &digests,
@@ -136,7 +145,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             begun: Instant::now(),
             state: Progress {
                 tokens_done: 0,
-                tokens_total: usage.computed_tokens,
+                tokens_total: usage.computed_tokens + generations.iter().map(most_tokens).sum::<usize>(),
                 responses_done,
                 responses_total: requests.len(),
                 elapsed: Duration::ZERO,
@@ -144,10 +153,18 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             progress,
         };
         run_tree(self.model, &self.options, &paths, &tree, &mut collector)?;
+        if let Some(tokenizer) = self.tokenizer {
+            let mut on_done = |index, generated, n_tokens| collector.text_done(index, generated, n_tokens);
+            generate::generate(self.model, tokenizer, &generations, &self.options, &mut on_done)?;
+        }
+        let n_generated = collector.state.tokens_done - usage.computed_tokens;
+        usage.computed_tokens += n_generated;
+        usage.plain_tokens += n_generated;
         if let Some(journal) = journal {
             journal.sync()?;
         }
-        // Every request had a response in the journal or at least one path, and all paths were reported.
+        // Every request had a response in the journal, was a text that was generated, or had at least one path; all
+        // paths were reported.
         let responses = responses.into_iter().map(|response| response.expect("all paths end")).collect();
         Ok(Outcome { responses, usage })
     }
@@ -170,7 +187,10 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
                 [context, continuation]
             }
             Request::Rolling(RollingRequest { tokens, prefix }) => [std::slice::from_ref(prefix), tokens],
-            Request::Generate(_) => return Err(Error::NoTokenizer { index }),
+            Request::Generate(request) => {
+                self.tokenizer.ok_or(Error::NoTokenizer { index })?;
+                return generate::check(index, request, self.model);
+            }
         };
         let vocab_size = self.model.vocab_size();
         match parts.into_iter().flatten().find(|token| **token as usize >= vocab_size) {
@@ -200,6 +220,25 @@ fn known(journal: &Journal, request: &Request, digest: &RequestDigest) -> Result
         | (Request::Generate(_), Some(Response::Generated(_))) => Ok(response),
         _ => Err(Error::JournalKind { path: journal.path().to_owned(), digest: digest.hex() }),
     }
+}
+
+/// Returns the requests for generated text that have no response yet, with their indexes.
+fn generations<'a>(
+    requests: &'a [Request],
+    responses: &[Option<Response>],
+) -> Vec<(usize, &'a GenerateRequest)> {
+    let mut generations = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        if let (Request::Generate(request), None) = (request, &responses[index]) {
+            generations.push((index, request));
+        }
+    }
+    generations
+}
+
+/// Returns the most tokens that a text can take, its prompt's among them.
+fn most_tokens((_, request): &(usize, &GenerateRequest)) -> usize {
+    request.prompt.len() + request.max_tokens
 }
 
 fn is_truncated(request: &Request, max_length: usize) -> bool {
@@ -274,6 +313,19 @@ struct Collector<'a, 'j> {
     begun: Instant,
     state: Progress,
     progress: &'a mut dyn FnMut(&Progress),
+}
+
+impl Collector<'_, '_> {
+    /// Takes a generated text, and the number of tokens computed since the last one.
+    fn text_done(&mut self, request: usize, generated: Generated, n_tokens: usize) -> Result<(), Error> {
+        let response = Response::Generated(generated);
+        if self.journal.is_some() {
+            self.unrecorded.push((self.digests[request], response.clone()));
+        }
+        self.responses[request] = Some(response);
+        self.state.responses_done += 1;
+        self.batch_done(n_tokens)
+    }
 }
 
 impl Listener for Collector<'_, '_> {

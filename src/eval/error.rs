@@ -21,6 +21,9 @@ pub enum Error {
     #[error("request {index} asks for generated text, and there is no tokenizer")]
     NoTokenizer { index: usize },
 
+    #[error("token {step} of the text: the model's logits have no largest one")]
+    NoToken { step: usize },
+
     #[error("{path}: exists already")]
     JournalExists { path: PathBuf },
 
@@ -107,6 +110,7 @@ impl Diagnostic for Error {
             Error::TokenOutOfRange { .. } => "the tokenizer belongs to another model",
             Error::CacheTooSmall { .. } => "lower --context, or allow more memory",
             Error::NoTokenizer { .. } => return None,
+            Error::NoToken { .. } => "the weights are damaged: some product is NaN or infinite",
             Error::JournalExists { .. } => {
                 "give --resume to go on with it, --force to replace it, or another --journal"
             }

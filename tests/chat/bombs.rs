@@ -74,6 +74,11 @@ const BOMBS: &[(&str, &str)] = &[
         "{% set x %}{% for i in range(99999) %}{{ 'aaaaaaaaaa' * 999 }}{% endfor %}{% endset %}",
     ),
     ("a macro calling itself", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+    ("a block calling itself", "{% block a %}{{ self.a() }}{% endblock %}"),
+    (
+        "a macro calling its caller",
+        "{% macro m() %}{{ caller() }}{% call m() %}{% endcall %}{% endmacro %}{% call m() %}{% endcall %}",
+    ),
     ("a recursive loop", "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
     ("powers", "{{ 10 ** 1000000000 }}"),
     ("batches", "{{ [1] | batch(10 ** 12, 0) | list }}{{ [1] | slice(10 ** 12) | list }}"),
@@ -94,8 +99,8 @@ fn every_bomb_is_defused_in_time() {
         let start = Instant::now();
         let error = render(source).expect_err(name);
         let took = start.elapsed();
-        // A second on an idle machine and optimized code; ten leaves room for a slow one.
-        assert!(took < Duration::from_secs(10), "{name} took {took:?}");
+        // Two seconds on an idle machine; a minute leaves room for a busy one and code that is not optimized.
+        assert!(took < Duration::from_secs(60), "{name} took {took:?}");
         assert!(
             matches!(error, Error::Limit { .. } | Error::Unsupported { .. }),
             "{name} ended with {error:?}"

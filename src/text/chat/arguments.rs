@@ -4,6 +4,7 @@ use minijinja::value::Kwargs;
 use minijinja::{Error, Value};
 
 use super::error::type_error;
+use super::meter::Meter;
 use super::value::{Py, undefined};
 
 /// Splits off the keyword arguments, which come as the last value.
@@ -90,7 +91,14 @@ impl Arguments<'_> {
 }
 
 /// Returns what iterating over the value gives: items, keys or characters.
-pub(super) fn items(value: &Value) -> Result<Vec<Value>, Error> {
+pub(super) fn items(meter: &Meter, value: &Value) -> Result<Vec<Value>, Error> {
+    let most = match Py::of(value) {
+        Py::Seq(seq) => seq.items.len(),
+        Py::Dict(dict) => dict.map.len(),
+        Py::Str(text) => text.len(),
+        _ => 0,
+    };
+    meter.charge(most * size_of::<Value>())?;
     match Py::of(value) {
         Py::Undefined => Ok(Vec::new()),
         Py::Seq(seq) => Ok(seq.items.clone()),

@@ -40,7 +40,7 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     ("dictsort", dictsort),
     ("e", |meter, value, _| escape(meter, value)),
     ("escape", |meter, value, _| escape(meter, value)),
-    ("first", |_, value, _| Ok(items(value)?.into_iter().next().unwrap_or(Value::UNDEFINED))),
+    ("first", |meter, value, _| Ok(items(meter, value)?.into_iter().next().unwrap_or(Value::UNDEFINED))),
     ("float", float),
     ("forceescape", |meter, value, _| escape(meter, value)),
     ("format", format),
@@ -53,12 +53,12 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
         _ => type_error("Can only get item pairs from a mapping."),
     }),
     ("join", join),
-    ("last", |_, value, _| match Py::of(value) {
+    ("last", |meter, value, _| match Py::of(value) {
         Py::Seq(Seq { kind: SeqKind::Generator, .. }) => type_error("'generator' object is not reversible"),
-        _ => Ok(items(value)?.pop().unwrap_or(Value::UNDEFINED)),
+        _ => Ok(items(meter, value)?.pop().unwrap_or(Value::UNDEFINED)),
     }),
     ("length", |_, value, _| length(value)),
-    ("list", |meter, value, _| list(meter, items(value)?)),
+    ("list", |meter, value, _| list(meter, items(meter, value)?)),
     ("lower", |meter, value, _| changed(meter, value, str::to_lowercase)),
     ("map", map),
     ("max", |meter, value, args| extreme(meter, value, args, Ordering::Greater)),
@@ -73,7 +73,7 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     }),
     ("reverse", |meter, value, _| match Py::of(value) {
         Py::Str(text) => Ok(text.chars().rev().collect::<String>().into()),
-        _ => seq(meter, SeqKind::Generator, items(value)?.into_iter().rev().collect()),
+        _ => seq(meter, SeqKind::Generator, items(meter, value)?.into_iter().rev().collect()),
     }),
     ("round", round),
     ("safe", |meter, value, _| Ok(marked(to_str(meter, value)?, true))),
@@ -230,12 +230,13 @@ fn getter(value: &Value, path: &Value, default: Option<&Value>) -> Result<Value,
 
 /// Pairs every item with what it is compared by.
 fn keyed(
+    meter: &Meter,
     value: &Value,
     attribute: Option<&Value>,
     case_sensitive: bool,
 ) -> Result<Vec<(Value, Value)>, Error> {
     let mut keyed = Vec::new();
-    for item in items(value)? {
+    for item in items(meter, value)? {
         let key = match attribute.filter(|attribute| !attribute.is_none()) {
             Some(attribute) => getter(&item, attribute, None)?,
             None => item.clone(),
@@ -252,7 +253,7 @@ fn sort(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
     if attribute.as_ref().and_then(Value::as_str).is_some_and(|attribute| attribute.contains(',')) {
         return Err(Fault::Unsupported("sorting by several attributes".into()).into());
     }
-    let keyed = keyed(value, attribute.as_ref(), is_true(&case_sensitive))?;
+    let keyed = keyed(meter, value, attribute.as_ref(), is_true(&case_sensitive))?;
     list(meter, sorted(meter, keyed, is_true(&reverse))?)
 }
 
@@ -260,7 +261,7 @@ fn extreme(meter: &Meter, value: &Value, args: &[Value], wanted: Ordering) -> Re
     let [case_sensitive, attribute] = bind("min", ["case_sensitive", "attribute"], args)?;
     let case_sensitive = case_sensitive.is_some_and(|value| value.is_true());
     let mut best: Option<(Value, Value)> = None;
-    for (key, item) in keyed(value, attribute.as_ref(), case_sensitive)? {
+    for (key, item) in keyed(meter, value, attribute.as_ref(), case_sensitive)? {
         let is_better = match &best {
             Some((best, _)) => order(meter, "<", &key, best)? == Some(wanted),
             None => true,
@@ -277,7 +278,7 @@ fn unique(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> 
     let case_sensitive = case_sensitive.is_some_and(|value| value.is_true());
     let mut seen: Vec<Value> = Vec::new();
     let mut kept = Vec::new();
-    'items: for (key, item) in keyed(value, attribute.as_ref(), case_sensitive)? {
+    'items: for (key, item) in keyed(meter, value, attribute.as_ref(), case_sensitive)? {
         for known in &seen {
             if equal(meter, known, &key)? {
                 continue 'items;
@@ -295,7 +296,7 @@ fn groupby(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error>
     let Some(attribute) = attribute else { return type_error("groupby(): the attribute is missing") };
     let case_sensitive = case_sensitive.is_some_and(|value| value.is_true());
     let mut keyed = Vec::new();
-    for item in items(value)? {
+    for item in items(meter, value)? {
         let key = getter(&item, &attribute, default.as_ref())?;
         let pair = seq(meter, SeqKind::Tuple, vec![key.clone(), item])?;
         keyed.push((if case_sensitive { key } else { folded(key) }, pair));
@@ -318,7 +319,7 @@ fn groupby(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error>
 
 fn join(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [separator, attribute] = bind("join", ["d", "attribute"], args)?;
-    let mut items = items(value)?;
+    let mut items = items(meter, value)?;
     if let Some(attribute) = attribute.filter(|attribute| !attribute.is_none()) {
         for item in &mut items {
             *item = getter(item, &attribute, None)?;
@@ -329,8 +330,8 @@ fn join(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
 }
 
 /// Returns the items of what is true, none of what is false: lazy filters do not look at the latter.
-fn items_if_true(value: &Value) -> Result<Vec<Value>, Error> {
-    if value.is_true() { items(value) } else { Ok(Vec::new()) }
+fn items_if_true(meter: &Meter, value: &Value) -> Result<Vec<Value>, Error> {
+    if value.is_true() { items(meter, value) } else { Ok(Vec::new()) }
 }
 
 fn map(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
@@ -341,14 +342,14 @@ fn map(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
         let Ok(attribute) = keywords.peek::<Value>("attribute") else {
             return type_error("map requires a filter argument");
         };
-        for item in items_if_true(value)? {
+        for item in items_if_true(meter, value)? {
             out.push(getter(&item, &attribute, default.as_ref())?);
         }
         return seq(meter, SeqKind::Generator, out);
     }
     let name = Arguments("map").text(&positional.first().cloned())?.to_owned();
     let Some(filter) = by_name(&name) else { return type_error(format!("No filter named '{name}'.")) };
-    for item in items_if_true(value)? {
+    for item in items_if_true(meter, value)? {
         meter.charge(item.as_str().map_or(1, str::len))?;
         out.push(filter(meter, &item, &args[1..])?);
     }
@@ -357,7 +358,7 @@ fn map(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
 
 fn select(meter: &Meter, value: &Value, args: &[Value], keep: bool) -> Result<Value, Error> {
     let mut out = Vec::new();
-    for item in items_if_true(value)? {
+    for item in items_if_true(meter, value)? {
         if predicates::holds(meter, &item, args)? == keep {
             out.push(item);
         }
@@ -370,7 +371,7 @@ fn selectattr(meter: &Meter, value: &Value, args: &[Value], keep: bool) -> Resul
         return type_error("Missing parameter for attribute name");
     };
     let mut out = Vec::new();
-    for item in items_if_true(value)? {
+    for item in items_if_true(meter, value)? {
         if predicates::holds(meter, &getter(&item, attribute, None)?, args)? == keep {
             out.push(item);
         }
@@ -381,7 +382,7 @@ fn selectattr(meter: &Meter, value: &Value, args: &[Value], keep: bool) -> Resul
 fn sum(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [attribute, start] = bind("sum", ["attribute", "start"], args)?;
     let mut sum = start.unwrap_or(Value::from(0));
-    for item in items(value)? {
+    for item in items(meter, value)? {
         let item = match attribute.as_ref().filter(|attribute| !attribute.is_none()) {
             Some(attribute) => getter(&item, attribute, None)?,
             None => item,
@@ -397,7 +398,7 @@ fn batch(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
         return type_error("batch(): expected a positive count");
     };
     let mut rows = Vec::new();
-    for chunk in items(value)?.chunks(count) {
+    for chunk in items(meter, value)?.chunks(count) {
         let mut row = chunk.to_vec();
         if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
             meter.charge(count.saturating_mul(size_of::<Value>()))?;
@@ -410,7 +411,7 @@ fn batch(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
 
 fn slice(meter: &Meter, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [count, fill] = bind("slice", ["slices", "fill_with"], args)?;
-    let items = items(value)?;
+    let items = items(meter, value)?;
     let count = usize::try_from(Arguments("slice").int(&count)?).unwrap_or(0);
     if count == 0 {
         return type_error("integer division or modulo by zero");

@@ -162,8 +162,8 @@ fn new_dict(meter: &Meter, args: &[Value]) -> Result<Value, Error> {
                 pairs.extend(map.iter().map(|(key, value)| (key.clone(), value.clone())))
             }
             _ => {
-                for pair in items(one)? {
-                    match items(&pair)?.as_slice() {
+                for pair in items(meter, one)? {
+                    match items(meter, &pair)?.as_slice() {
                         [key, value] => pairs.push((key.clone(), value.clone())),
                         other => {
                             let n = other.len();

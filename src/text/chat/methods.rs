@@ -312,7 +312,7 @@ pub(super) fn replace(meter: &Meter, text: &str, old: &str, new: &str, count: i1
 
 fn join_strings(meter: &Meter, separator: &str, items: &Value) -> Result<Value, Error> {
     let mut out = Text::new(meter);
-    let items = super::arguments::items(items)?;
+    let items = super::arguments::items(meter, items)?;
     for (index, item) in items.iter().enumerate() {
         let Py::Str(text) = Py::of(item) else {
             let name = Py::of(item).type_name();

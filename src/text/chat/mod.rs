@@ -7,8 +7,9 @@
 //! No template reads a file, loads another template, changes what it is given, or runs beyond [`Limits`].
 //!
 //! Not supported, each with an error that says so: the filters pprint, random, urlize, wordwrap, xmlattr,
-//! striptags and filesizeformat, the tag `autoescape`, namespaces and macros inside of containers, and
-//! printing of what Python prints with its address in memory.
+//! striptags and filesizeformat, the functions cycler, joiner and lipsum, the tag `autoescape`, `varargs`
+//! and `kwargs` in a macro, namespaces and macros inside of containers, and printing of what Python prints
+//! with its address in memory.
 
 mod arguments;
 mod continued;

@@ -23,12 +23,14 @@ pub(super) fn rewrite(source: &str) -> Result<String, Error> {
             Piece::Text(text) if text.is_empty() => {}
             Piece::Text(text) => writer.tag("{{", &quoted(&text), "}}", line),
             Piece::Output(tokens) => {
+                writer.refuse_varargs(&tokens)?;
                 let mut parser = writer.parser(&tokens, line);
                 let code = parser.tuple(true)?;
                 parser.expect_end()?;
                 writer.tag("{{", &code.text, "}}", line);
             }
             Piece::Tag(tokens) => {
+                writer.refuse_varargs(&tokens)?;
                 if let Some(code) = writer.statement(&tokens, line)? {
                     writer.tag("{%", &code, "%}", line);
                 }
@@ -55,6 +57,24 @@ struct Writer {
 impl Writer {
     fn parser<'t>(&self, tokens: &'t [Token], line: usize) -> Parser<'t> {
         Parser::new(tokens, line, self.open.iter().any(|(name, _)| name == "if"))
+    }
+
+    /// In a macro these two names are the arguments beyond its parameters.
+    fn refuse_varargs(&self, tokens: &[Token]) -> Result<(), Error> {
+        if !self.open.iter().any(|(name, _)| name == "macro") {
+            return Ok(());
+        }
+        let follows_dot = |at: usize| at > 0 && tokens[at - 1].kind == Kind::Op(".");
+        for (at, token) in tokens.iter().enumerate() {
+            if let Kind::Name(name) = &token.kind
+                && matches!(name.as_str(), "varargs" | "kwargs")
+                && !follows_dot(at)
+            {
+                let what = format!("'{name}' in a macro is not supported");
+                return Err(Error::Unsupported { line: token.line, what });
+            }
+        }
+        Ok(())
     }
 
     /// Writes a tag on its line.

@@ -1,0 +1,95 @@
+//! Where the prompt comes from, and what the chat template gets beside the messages.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::Args;
+use crate::error::{Diagnostic, Failure};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PromptError {
+    #[error("{path}: cannot read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: not UTF-8 at byte {at}")]
+    NotUtf8 { path: PathBuf, at: usize },
+
+    #[error("--template-var {given}: expected NAME=JSON")]
+    Variable { given: String },
+
+    #[error("--template-var {name}: not JSON")]
+    VariableValue {
+        name: String,
+        #[source]
+        source: serde_json::Error,
+    },
+
+    #[error("the prompt has no tokens, and the model has no token to begin a text with")]
+    NoTokens,
+
+    #[error("the prompt has {n_prompt} tokens, the context {context}: there is no room for an answer")]
+    TooLong { n_prompt: usize, context: usize, is_conversation: bool },
+}
+
+impl Diagnostic for PromptError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            PromptError::Read { .. } => return None,
+            PromptError::NotUtf8 { .. } => "convert the file to UTF-8".into(),
+            PromptError::Variable { .. } | PromptError::VariableValue { .. } => {
+                "as in --template-var enable_thinking=false or --template-var 'mode=\"short\"'".into()
+            }
+            PromptError::NoTokens => "give some text with -p".into(),
+            PromptError::TooLong { is_conversation: true, .. } => {
+                "/clear begins a new conversation; --context N allows more if the model was made for more"
+                    .into()
+            }
+            PromptError::TooLong { .. } => {
+                "shorten the prompt; --context N allows more if the model was made for more".into()
+            }
+        })
+    }
+}
+
+/// Returns the prompt of the arguments, if they give one.
+pub(super) fn read(args: &Args) -> Result<Option<String>, Failure> {
+    let Some(path) = &args.prompt_file else { return Ok(args.prompt.clone()) };
+    let mut bytes = Vec::new();
+    let read = match path.as_os_str() == "-" {
+        true => std::io::stdin().read_to_end(&mut bytes).map(|_| ()),
+        false => std::fs::read(path).map(|found| bytes = found),
+    };
+    read.map_err(|source| PromptError::Read { path: path.clone(), source })?;
+    utf8(path.clone(), bytes).map(Some)
+}
+
+/// Returns the text of a file.
+pub(super) fn text_of(path: &std::path::Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|source| PromptError::Read { path: path.to_owned(), source })?;
+    utf8(path.to_owned(), bytes)
+}
+
+fn utf8(path: PathBuf, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes)
+        .map_err(|error| PromptError::NotUtf8 { path, at: error.utf8_error().valid_up_to() }.into())
+}
+
+/// Returns the variables that --template-var sets.
+pub(super) fn template_variables(args: &Args) -> Result<Map<String, Value>, Failure> {
+    let mut variables = Map::new();
+    for given in &args.template_var {
+        let Some((name, json)) = given.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(PromptError::Variable { given: given.clone() }.into());
+        };
+        let value = serde_json::from_str(json)
+            .map_err(|source| PromptError::VariableValue { name: name.to_owned(), source })?;
+        variables.insert(name.to_owned(), value);
+    }
+    Ok(variables)
+}
