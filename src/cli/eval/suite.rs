@@ -176,7 +176,7 @@ fn answer(
     journal: Option<&mut Journal>,
 ) -> Result<Outcome, Failure> {
     let mut progress = EvalProgress::new(args.quiet);
-    let engine = Engine::new(&loaded.decoder, options);
+    let engine = Engine::new(&loaded.decoder, options).with_tokenizer(&loaded.tokenizer);
     let outcome = engine.run(&plan.requests, journal, &mut |state| {
         let more = format!(", {} of {} answers", state.responses_done, state.responses_total);
         progress.show(state.tokens_done, state.tokens_total, &more);
