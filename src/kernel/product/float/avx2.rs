@@ -13,7 +13,7 @@ unsafe impl Lanes for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const ROWS: usize = 4;
-    const VECTORS: usize = 3;
+    const VECTORS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> __m256 {

@@ -151,7 +151,7 @@ pub unsafe fn stream<S: Step, C: Columns<S::L>, const G: usize>(
 fn to_cache_line(row: *const u8, bytes: usize) -> usize {
     let head = (row as usize).wrapping_neg() % BLOCK;
     // Blocks begin with a whole lane.
-    if bytes % BLOCK == 0 && head % 4 == 0 { head } else { 0 }
+    if bytes.is_multiple_of(BLOCK) && head.is_multiple_of(4) { head } else { 0 }
 }
 
 /// Adds the products of `bytes` of the rows, less than a block.

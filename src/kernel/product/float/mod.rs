@@ -5,6 +5,8 @@
 //! from one block of k to the next, so that an element is one chain over ascending k. For a single row of x,
 //! as in generation, the transposed registers are used at once.
 
+#![allow(clippy::needless_range_loop, reason = "iterator adaptors' closures lose the target features")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
