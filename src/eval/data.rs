@@ -45,7 +45,7 @@ pub struct Format {
     pub name: &'static str,
     /// One line for docs and hints.
     pub about: &'static str,
-    read: fn(&Input) -> Result<Vec<(usize, Row)>, Error>,
+    read: fn(&Input) -> Result<Rows, Error>,
 }
 
 /// Every format, by name.
@@ -59,6 +59,9 @@ pub static FORMATS: &[Format] = &[
     mmlu::FORMAT,
     cybermetric::FORMAT,
 ];
+
+/// Rows, each with the line it begins on.
+type Rows = Vec<(usize, Row)>;
 
 /// Returns the format of that name.
 pub fn format(name: &str) -> Option<&'static Format> {
@@ -187,7 +190,7 @@ fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {
     Ok(())
 }
 
-fn keep_only(input: &Input, rows: Vec<(usize, Row)>) -> Result<Vec<(usize, Row)>, Error> {
+fn keep_only(input: &Input, rows: Rows) -> Result<Rows, Error> {
     let mut kept = Vec::with_capacity(rows.len());
     'rows: for (line, row) in rows {
         for (field, wanted) in &input.options.only {

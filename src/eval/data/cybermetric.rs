@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{Error, Format, Input, Row, json, multiple_choice};
+use super::{Error, Format, Input, Row, Rows, json, multiple_choice};
 
 pub const FORMAT: Format = Format {
     name: "cybermetric",
@@ -10,7 +10,7 @@ pub const FORMAT: Format = Format {
     read,
 };
 
-fn read(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn read(input: &Input) -> Result<Rows, Error> {
     let records = json::records(input, Some("questions"))?;
     records.into_iter().map(|(line, value)| Ok((line, row(input, line, &value)?))).collect()
 }

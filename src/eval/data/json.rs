@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{Error, Format, Input, Row};
+use super::{Error, Format, Input, Row, Rows};
 
 pub const LINES: Format =
     Format { name: "jsonl", about: "one JSON object per line; empty lines are skipped", read: lines };
@@ -13,7 +13,7 @@ pub const ARRAY: Format = Format {
     read: array,
 };
 
-fn lines(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn lines(input: &Input) -> Result<Rows, Error> {
     let mut rows = Vec::new();
     for (index, text) in input.text.lines().enumerate() {
         if text.trim().is_empty() {
@@ -26,7 +26,7 @@ fn lines(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
     Ok(rows)
 }
 
-fn array(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn array(input: &Input) -> Result<Rows, Error> {
     records(input, input.options.records.as_deref())?
         .into_iter()
         .map(|(line, value)| Ok((line, object(input, line, value)?)))

@@ -1,6 +1,6 @@
 //! MMLU's layout (Hendrycks et al., arXiv:2009.03300): `question, A, B, C, D, answer`, no header.
 
-use super::{Error, Format, Input, Row, multiple_choice, separated};
+use super::{Error, Format, Input, Row, Rows, multiple_choice, separated};
 
 pub const FORMAT: Format = Format {
     name: "mmlu",
@@ -8,7 +8,7 @@ pub const FORMAT: Format = Format {
     read,
 };
 
-fn read(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn read(input: &Input) -> Result<Rows, Error> {
     let mut records = separated::comma_records(input)?;
     let is_header = |values: &[String]| {
         values.first().is_some_and(|first| first == "question")

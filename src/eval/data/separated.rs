@@ -1,6 +1,6 @@
 //! Values separated by commas or tabs, under a header or named by `columns`; every value is text.
 
-use super::{Error, Format, Input, Row};
+use super::{Error, Format, Input, Row, Rows};
 
 pub const COMMAS: Format = Format {
     name: "csv",
@@ -11,7 +11,7 @@ pub const COMMAS: Format = Format {
 pub const TABS: Format =
     Format { name: "tsv", about: "tab-separated values under a header; quotes mean nothing", read: tabs };
 
-fn commas(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn commas(input: &Input) -> Result<Rows, Error> {
     let mut records = comma_records(input)?.into_iter();
     let columns = match &input.options.columns {
         Some(columns) => columns.clone(),
@@ -39,7 +39,7 @@ pub fn comma_records(input: &Input) -> Result<Vec<(usize, Vec<String>)>, Error> 
     Ok(records)
 }
 
-fn tabs(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn tabs(input: &Input) -> Result<Rows, Error> {
     let mut lines = input.text.lines().enumerate().filter(|(_, line)| !line.is_empty());
     let split = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
     let columns = match &input.options.columns {

@@ -1,6 +1,6 @@
 //! Plain text: the field `text`.
 
-use super::{Error, Format, Input, Row};
+use super::{Error, Format, Input, Row, Rows};
 
 pub const WHOLE: Format =
     Format { name: "text", about: "the whole file as one document with the field `text`", read: whole };
@@ -11,11 +11,11 @@ pub const LINES: Format = Format {
     read: lines,
 };
 
-fn whole(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn whole(input: &Input) -> Result<Rows, Error> {
     if input.text.is_empty() { Ok(Vec::new()) } else { Ok(vec![(1, row(input.text))]) }
 }
 
-fn lines(input: &Input) -> Result<Vec<(usize, Row)>, Error> {
+fn lines(input: &Input) -> Result<Rows, Error> {
     let lines = input.text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     Ok(lines.map(|(index, line)| (index + 1, row(line))).collect())
 }
