@@ -141,3 +141,44 @@ fn a_prompt_longer_than_the_context_is_counted() {
     assert_eq!((&task["truncated"], &task["errors"]), (&3.into(), &0.into()));
     assert!(samples.lines().next().unwrap().contains("\"truncated\":true"));
 }
+
+const WRITING: &str = r#"version: 1
+name: good
+data:
+  rows: {path: rows.jsonl, format: jsonl}
+tasks:
+  - id: write
+    type: generation
+    data: rows
+    prompt: "Q: {{ q }}\nA:"
+    target: "{{ a }}"
+    generation: {max_tokens: 6, temperature: 1.5, top_k: 40, stop: ["\n"]}
+    metrics: [exact_match, {name: found, kind: f1, extract: {regex: '[a-z]+'}}]
+"#;
+
+/// Draws depend on the seed and the document alone.
+#[test]
+fn written_answers_are_the_same_every_way_and_after_an_interruption() {
+    let dir = workplace();
+    write(&dir, "good.yaml", WRITING);
+    let (report, _, samples) = measured(&dir, "a", &["--threads", "1"]);
+    let (other, _, other_samples) = measured(&dir, "b", &["--batch-tokens", "2", "--no-prefix-cache"]);
+    assert_eq!((&other, &other_samples), (&report, &samples));
+    let journal = std::fs::read_to_string(dir.path().join("a/journal.jsonl")).unwrap();
+    let begun: Vec<&str> = journal.lines().take(2).collect();
+    write(&dir, "c/journal.jsonl", &(begun.join("\n") + "\n"));
+    let (resumed, run, other_samples) = measured(&dir, "c", &["--resume"]);
+    assert_eq!((&resumed, &other_samples, &run["resumed"]), (&report, &samples, &1.into()));
+    for line in samples.lines() {
+        let line: Json = serde_json::from_str(line).unwrap();
+        let n_tokens = line["n_tokens"].as_u64().unwrap();
+        assert!((1..=6).contains(&n_tokens) && line["text"].is_string(), "{line}");
+        assert!(!line["text"].as_str().unwrap().contains('\n'), "{line}");
+    }
+    let (_, _, seeded) = measured(&dir, "d", &["--seed", "1"]);
+    assert_ne!(seeded, samples);
+    // room for the first prompts' tokens only
+    let (short, _, lines) = measured(&dir, "e", &["--context", "4"]);
+    assert_eq!(short["suites"][0]["tasks"][0]["errors"], 3);
+    assert!(lines.contains("the context has room for 4"), "{lines}");
+}
