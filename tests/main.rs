@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod decoder;
 mod engine;
+mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;

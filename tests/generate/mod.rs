@@ -255,7 +255,7 @@ fn mistakes_have_hints() {
     assert!(file.starts_with("error: nothing.txt: cannot read\n"), "{file}");
     let variable = error(&["--chat", "-p", "Hi", "--template-var", "a=no"]);
     assert!(variable.contains("--template-var a: not JSON"), "{variable}");
-    let temperature = error(&["-p", "Hi", "--temp", "-1"]);
+    let temperature = error(&["-p", "Hi", "--temp=-1"]);
     assert!(temperature.contains("--temp"), "{temperature}");
     assert!(error(&[]).contains("--chat"), "something to write about is required");
 }
