@@ -48,7 +48,8 @@ impl Chunks {
 
     /// Returns what [`Chunks::new`] cut to, from tokens that a file holds: any number of chunks.
     pub(super) fn from_parts(tokens: Vec<u32>, chunk_len: usize, bos: Option<u32>) -> Option<Self> {
-        let fits = chunk_len >= Self::SHORTEST && !tokens.is_empty() && tokens.len() % chunk_len == 0;
+        let fits =
+            chunk_len >= Self::SHORTEST && !tokens.is_empty() && tokens.len().is_multiple_of(chunk_len);
         fits.then_some(Chunks { tokens, chunk_len, bos })
     }
 

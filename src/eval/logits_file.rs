@@ -172,7 +172,7 @@ impl Opener<'_> {
             return Err(not_logits());
         }
         let description = serde_json::from_slice(&self.take(u64::from(length))?);
-        let tokens = self.take(n_tokens.checked_mul(4).unwrap_or(u64::MAX))?;
+        let tokens = self.take(n_tokens.saturating_mul(4))?;
         let tokens = tokens.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
         let bos = Some(bos).filter(|bos| *bos != NO_BOS);
         let text = Chunks::from_parts(tokens, chunk_len as usize, bos);

@@ -197,10 +197,10 @@ impl Tree {
             while way.last().is_some_and(|node| self.nodes[*node].start >= shared) {
                 way.pop();
             }
-            if let Some(last) = way.last().copied() {
-                if self.nodes[last].end > shared {
-                    self.split(last, shared);
-                }
+            if let Some(last) = way.last().copied()
+                && self.nodes[last].end > shared
+            {
+                self.split(last, shared);
             }
             match way.last() {
                 // the same inputs as the path before it

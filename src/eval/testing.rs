@@ -130,7 +130,7 @@ impl FakeCache {
 
     fn append(&mut self, id: SequenceId, token: u32) -> u64 {
         let mut sequence = self.sequences.remove(&id).unwrap();
-        if sequence.states.len() % Self::PAGE == 0 {
+        if sequence.states.len().is_multiple_of(Self::PAGE) {
             sequence.pages.push(self.take_page());
         }
         assert_eq!(self.owners[sequence.pages.last().unwrap()], 1, "a shared page is never written");
@@ -163,7 +163,7 @@ impl SequenceCache for FakeCache {
         for page in &fork.pages {
             *self.owners.get_mut(page).unwrap() += 1;
         }
-        if len % Self::PAGE != 0 {
+        if !len.is_multiple_of(Self::PAGE) {
             fork.pages.push(self.take_page());
         }
         let id = SequenceId(self.fresh());

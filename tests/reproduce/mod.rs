@@ -40,7 +40,7 @@ fn digest(model: &Path, mode: ComputeMode, way: Way) -> String {
     let options = LoadOptions { isa: way.isa, ..LoadOptions::new(mode, way.threads) };
     let decoder = Decoder::open(model, &options).unwrap();
     let mut cache = decoder.new_cache(CACHE_BYTES);
-    let mut logits_of = |cache: &mut _, segments: &[Segment]| {
+    let logits_of = |cache: &mut _, segments: &[Segment]| {
         let hidden = decoder.forward(cache, segments).unwrap();
         decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap()
     };

@@ -188,7 +188,8 @@ fn a_cut_run_resumes_with_the_same_responses() {
 fn rolling_windows_are_lm_evals() {
     // (context, continuation) of make_disjoint_window over get_rolling_token_windows, lm-eval 0.4.13, for
     // list(range(n)), prefix_token 99, max_seq_len 4, context_len 1
-    let golden: [(usize, &[(&[u32], &[u32])]); 4] = [
+    type Windows = &'static [(&'static [u32], &'static [u32])];
+    let golden: [(usize, Windows); 4] = [
         (1, &[(&[99], &[0])]),
         (4, &[(&[99], &[0, 1, 2, 3])]),
         (6, &[(&[99], &[0, 1, 2, 3]), (&[1, 2, 3], &[4, 5])]),
