@@ -190,6 +190,11 @@ impl<'a> Node<'a> {
         self.value.is_some_and(Value::is_mapping)
     }
 
+    /// Returns true if a number stands here.
+    pub fn is_number(&self) -> bool {
+        self.value.is_some_and(Value::is_number)
+    }
+
     /// Returns true if a list stands here.
     pub fn is_list(&self) -> bool {
         self.value.is_some_and(Value::is_sequence)
@@ -278,6 +283,16 @@ impl<'a> Node<'a> {
             Node { document: self.document, at, value: Some(value) }
         };
         items.iter().enumerate().map(node).collect()
+    }
+
+    /// Returns what stands here as JSON, keys in alphabetical order: equal if and only if the values are.
+    pub fn json(&self) -> serde_json::Value {
+        // a key that is no text, or a number that JSON lacks
+        let unnamed = |value: &Value| serde_json::Value::from(format!("{value:?}"));
+        let json = |value| serde_json::to_value(value).unwrap_or_else(|_| unnamed(value));
+        let mut json = self.value.map_or(serde_json::Value::Null, json);
+        json.sort_all_objects();
+        json
     }
 
     /// Returns the list of texts that stands here.

@@ -5,12 +5,14 @@
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
-use super::run::{PlannedTask, TaskResult};
+use super::data::hex;
+use super::run::{PlannedTask, Sample, TaskResult};
 use super::score::Metric;
 
 /// The version of the report's layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -122,7 +124,11 @@ fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
         "documents": result.samples.len(),
         "errors": result.n_errors,
         "truncated": result.n_truncated,
+        "gate": task.spec.gate,
+        "task_sha256": task.spec.sha256,
+        "prompts_sha256": task.prompts_sha256,
         "requests_sha256": result.requests_sha256,
+        "samples_sha256": hex(&Sha256::digest(sample_lines(task, result))),
         "metrics": result.metrics,
         "first_prompt": task.first_prompt,
     })
@@ -132,12 +138,14 @@ fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
 pub fn samples(tasks: &[PlannedTask], results: &[TaskResult]) -> String {
     let mut text = String::new();
     for (task, result) in tasks.iter().zip(results) {
-        for sample in &result.samples {
-            text.push_str(&sample.json(&task.suite.name, &task.spec.id).to_string());
-            text.push('\n');
-        }
+        text.push_str(&sample_lines(task, result));
     }
     text
+}
+
+fn sample_lines(task: &PlannedTask, result: &TaskResult) -> String {
+    let line = |sample: &Sample| format!("{}\n", sample.json(&task.suite.name, &task.spec.id));
+    result.samples.iter().map(line).collect()
 }
 
 /// Returns the table for the terminal, a line per figure.

@@ -1,5 +1,6 @@
 //! A run over suites: documents to requests before the engine, responses to results after it.
 
+mod digest;
 mod error;
 mod shots;
 
@@ -18,7 +19,9 @@ use super::request::{GenerateRequest, Request, Response};
 use super::score::{Metric, clustered_stderr};
 use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
 use super::task::{Ask, Inquiry, Outcome, Scores};
+use super::template::Template;
 
+use digest::PromptsDigest;
 pub use error::Error;
 use shots::ShotPool;
 
@@ -72,6 +75,8 @@ pub struct PlannedTask<'s> {
     pub shots: Option<(usize, Arc<DataSet>)>,
     /// Whether prompts go through the chat template.
     pub is_chat: bool,
+    /// Of what the suite asks, before tokenizer and chat template, lower-case hex.
+    pub prompts_sha256: String,
     pub documents: Vec<PlannedDocument>,
     /// The first document's prompt, as an example.
     pub first_prompt: Option<String>,
@@ -81,6 +86,8 @@ pub struct PlannedTask<'s> {
 pub struct PlannedDocument {
     pub document: Document,
     pub cluster: Option<String>,
+    /// Its name, unique in the task, if the suite names documents.
+    pub item: Option<String>,
     /// Its requests, or why there are none.
     pub requests: Result<Range<usize>, String>,
     /// Whether a prompt lost its beginning, for lack of room.
@@ -141,8 +148,15 @@ impl<'s> Plan<'s> {
         data_sets: &mut DataSets,
     ) -> Result<PlannedTask<'s>, Error> {
         let data = data_sets.get(suite, &spec.data, options)?;
-        let mut writer =
-            Writer { spec, model, seed: options.seed, prompting: None, is_chat: false, pool: None };
+        let mut writer = Writer {
+            spec,
+            model,
+            seed: options.seed,
+            prompting: None,
+            is_chat: false,
+            pool: None,
+            digest: PromptsDigest::default(),
+        };
         if let Some(prompting) = &spec.prompting {
             writer.is_chat = is_chat(spec, prompting, options, model)?;
             writer.prompting = Some(prompting);
@@ -167,8 +181,19 @@ impl<'s> Plan<'s> {
             first_prompt = first_prompt.or(prompt);
             documents.push(planned);
         }
+        error::check_items(spec, &documents)?;
         let shots = writer.pool.as_ref().map(|pool| (pool.n, pool.set.clone()));
-        Ok(PlannedTask { suite, spec, data, shots, is_chat: writer.is_chat, documents, first_prompt })
+        let prompts_sha256 = writer.digest.hex();
+        Ok(PlannedTask {
+            suite,
+            spec,
+            data,
+            shots,
+            is_chat: writer.is_chat,
+            prompts_sha256,
+            documents,
+            first_prompt,
+        })
     }
 
     fn note_unused(&mut self, spec: &TaskSpec, options: &RunOptions) {
@@ -187,13 +212,11 @@ impl<'s> Plan<'s> {
     ) -> Result<(PlannedDocument, Option<String>), Error> {
         let spec = writer.spec;
         let inquiry = spec.task.inquire(document).map_err(|source| error::of(document, spec, source))?;
-        let cluster = match &spec.cluster {
-            Some(template) => {
-                let rendered = template.render(&document.fields);
-                Some(rendered.map_err(|source| error::of(document, spec, source.into()))?)
-            }
-            None => None,
+        let render = |template: &Option<Template>| {
+            let rendered = template.as_ref().map(|template| template.render(&document.fields)).transpose();
+            rendered.map_err(|source| error::of(document, spec, source.into()))
         };
+        let (cluster, item) = (render(&spec.cluster)?, render(&spec.item)?);
         let prompt = writer.prompt(document, &inquiry)?;
         let begin = self.requests.len();
         let mut is_truncated = false;
@@ -219,7 +242,7 @@ impl<'s> Plan<'s> {
             }
         };
         let document = document.clone();
-        Ok((PlannedDocument { document, cluster, requests, is_truncated }, prompt))
+        Ok((PlannedDocument { document, cluster, item, requests, is_truncated }, prompt))
     }
 
     /// Returns what the responses, in the requests' order, come to.
@@ -249,6 +272,7 @@ impl<'s> Plan<'s> {
                 document: planned.document.index,
                 line: planned.document.place.line,
                 cluster: planned.cluster.clone(),
+                item: planned.item.clone(),
                 is_truncated: planned.is_truncated,
                 outcome,
                 scores,
@@ -300,6 +324,7 @@ pub struct Sample {
     pub document: usize,
     pub line: usize,
     pub cluster: Option<String>,
+    pub item: Option<String>,
     pub is_truncated: bool,
     /// Or why the model was not asked.
     pub outcome: Result<Outcome, String>,
@@ -314,6 +339,9 @@ impl Sample {
         line.insert("task".into(), task.into());
         line.insert("document".into(), self.document.into());
         line.insert("line".into(), self.line.into());
+        if let Some(item) = &self.item {
+            line.insert("item".into(), item.as_str().into());
+        }
         if let Some(cluster) = &self.cluster {
             line.insert("cluster".into(), cluster.as_str().into());
         }
@@ -372,17 +400,20 @@ struct Writer<'a> {
     prompting: Option<&'a Prompting>,
     is_chat: bool,
     pool: Option<ShotPool>,
+    digest: PromptsDigest,
 }
 
 impl Writer<'_> {
     /// Returns the prompt's text, if the task has prompts.
     fn prompt(&mut self, document: &Document, inquiry: &Inquiry) -> Result<Option<String>, Error> {
+        self.digest.add_asks(&inquiry.asks);
         let Some(prompting) = self.prompting else { return Ok(None) };
         let shots: Vec<Shot> = match &mut self.pool {
             Some(pool) => pool.shots(document, self.spec)?,
             None => Vec::new(),
         };
         let framing = &prompting.framing;
+        self.digest.add_prompt(framing, &shots, &inquiry.question);
         match self.model.chat.filter(|_| self.is_chat) {
             None => Ok(Some(framing.plain(&shots, &inquiry.question))),
             Some(render) => render(&framing.messages(&shots, &inquiry.question))

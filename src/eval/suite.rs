@@ -1,6 +1,7 @@
 //! Suites: YAML files that say which tasks a model is scored on (docs/eval.md has every key).
 
 mod data_spec;
+mod gate_keys;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use super::template::Template;
 use crate::yaml::{self, Fields, Node};
 
 pub use data_spec::DataSpec;
+pub use gate_keys::GateKeys;
 
 /// The version of suite files that this program reads.
 const VERSION: u64 = 1;
@@ -42,6 +44,12 @@ pub struct TaskSpec {
     pub limit: Option<usize>,
     /// Renders the name of the cluster a document belongs to: documents of one source are not independent.
     pub cluster: Option<Template>,
+    /// Renders a document's own name in samples and in the gate's lists, unique in the task.
+    pub item: Option<Template>,
+    pub gate: GateKeys,
+    /// Of the keys that say what is asked and how it is scored, lower-case hex: not of `description`, of data and
+    /// examples (which have digests of their own), of the gate's keys.
+    pub sha256: String,
     /// How prompts are made; `None` if the type has no prompts.
     pub prompting: Option<Prompting>,
     pub task: Box<dyn Task>,
@@ -165,6 +173,8 @@ fn parse_task<'a>(item: &Node<'a>, references: &mut Vec<(Node<'a>, String)>) -> 
     references.push((data_node, data.clone()));
     let limit = fields.optional("limit").map(|node| positive(&node));
     let cluster = fields.optional("cluster").map(|node| template(&node));
+    let item_template = fields.optional("item").map(|node| template(&node));
+    let gate = gate_keys::parse(&fields);
     let type_node = fields.required("type");
     let type_name = type_node.text();
     let Some(task_type) = task_type(&type_name) else {
@@ -177,11 +187,38 @@ fn parse_task<'a>(item: &Node<'a>, references: &mut Vec<(Node<'a>, String)>) -> 
     };
     let prompting = task_type.has_prompt.then(|| parse_prompting(&fields, task_type, references));
     let task = (task_type.parse)(&fields)?;
-    let cluster = match cluster {
-        Some(template) => Some(template?),
-        None => None,
+    // of a template that was given but is wrong, the task is not made
+    let given = |template: Option<Option<Template>>| match template {
+        Some(template) => template.map(Some),
+        None => Some(None),
     };
-    Some(TaskSpec { id, task_type, description, data, limit, cluster, prompting, task })
+    let (cluster, item_template) = (given(cluster)?, given(item_template)?);
+    let sha256 = digest_of(item);
+    Some(TaskSpec {
+        id,
+        task_type,
+        description,
+        data,
+        limit,
+        cluster,
+        item: item_template,
+        gate,
+        sha256,
+        prompting,
+        task,
+    })
+}
+
+/// Keys of a task that its digest leaves out.
+const NOT_DIGESTED: [&str; 9] =
+    ["id", "description", "data", "limit", "few_shot", "item", "critical", "margin", "zero_tolerance"];
+
+fn digest_of(item: &Node) -> String {
+    let mut keys = item.json();
+    if let Some(keys) = keys.as_object_mut() {
+        keys.retain(|key, _| !NOT_DIGESTED.contains(&key.as_str()));
+    }
+    hex(&Sha256::digest(keys.to_string()))
 }
 
 fn parse_prompting<'a>(

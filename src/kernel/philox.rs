@@ -20,6 +20,10 @@ pub enum Purpose {
     FewShot = 2,
     /// Ordering documents.
     Shuffle = 3,
+    /// Drawing samples again, with replacement.
+    Bootstrap = 4,
+    /// Drawing signs of differences.
+    SignFlip = 5,
 }
 
 impl Philox {

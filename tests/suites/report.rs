@@ -76,7 +76,7 @@ fn samples_and_json_say_what_the_report_says() {
     let (status, stdout, stderr) = run_lctl(dir.path(), &args);
     assert_eq!((status, stderr.as_str()), (0, ""));
     let report: Json = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((&report["lctl_report"], &report["settings"]["limit"]), (&1.into(), &2.into()));
+    assert_eq!((&report["lctl_report"], &report["settings"]["limit"]), (&2.into(), &2.into()));
     let tasks = report["suites"][0]["tasks"].as_array().unwrap();
     let samples = std::fs::read_to_string(dir.path().join("s.jsonl")).unwrap();
     let samples: Vec<Json> = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

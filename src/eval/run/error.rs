@@ -1,8 +1,9 @@
 //! What can be wrong with a run before the model is asked.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::ChatFailure;
+use super::{ChatFailure, PlannedDocument};
 use crate::error::{Diagnostic, nearest};
 use crate::eval::data::{self, Document, Place};
 use crate::eval::suite::TaskSpec;
@@ -27,6 +28,9 @@ pub enum Error {
         source: Box<task::Error>,
     },
 
+    #[error("{place}: task `{task}`: another document is called `{item}`, too, that of line {other}")]
+    SameItem { place: Place, task: String, item: String, other: usize },
+
     #[error("{suite}: task `{task}` names no data set to take examples from")]
     NoExamples { suite: PathBuf, task: String },
 
@@ -47,6 +51,19 @@ pub fn of(document: &Document, spec: &TaskSpec, source: task::Error) -> Error {
     Error::Document { place: document.place.clone(), task: spec.id.clone(), source: Box::new(source) }
 }
 
+/// Errors if two documents of a task have one name.
+pub fn check_items(spec: &TaskSpec, documents: &[PlannedDocument]) -> Result<(), Error> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for PlannedDocument { document, item, .. } in documents {
+        let Some(item) = item else { continue };
+        if let Some(other) = known.insert(item, document.place.line) {
+            let (place, task) = (document.place.clone(), spec.id.clone());
+            return Err(Error::SameItem { place, task, item: item.clone(), other });
+        }
+    }
+    Ok(())
+}
+
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
@@ -59,6 +76,7 @@ impl Diagnostic for Error {
                 })
             }
             Error::Document { source, .. } => source.hint(),
+            Error::SameItem { .. } => Some("`item` names documents: it must tell them apart".into()),
             Error::NoExamples { .. } => {
                 Some("add `few_shot: {n: 0, from: NAME}` to the task, or leave --few-shot out".into())
             }

@@ -22,6 +22,7 @@ tasks:
     target: '{{ a }}'
     metrics: [acc]
     cluster: '{{ source }}'
+    item: '{{ q }}'
   - id: write
     type: generation
     data: rows
@@ -174,4 +175,32 @@ fn what_stops_a_run_is_named() {
     let data = HashMap::from([("row".to_owned(), PathBuf::from("x"))]);
     let unknown = RunOptions { data, ..RunOptions::default() };
     assert_eq!(message(ROWS, &unknown), "--data row: no suite has a data set of that name");
+}
+
+#[test]
+fn what_is_asked_has_a_digest_that_the_model_leaves_alone() {
+    let digests = |rows: &str, options: &RunOptions, chat: Option<&RenderChat>| {
+        planned(rows, options, chat, 512, |plan| {
+            plan.unwrap().tasks.iter().map(|task| task.prompts_sha256.clone()).collect::<Vec<_>>()
+        })
+    };
+    let plain = digests(ROWS, &RunOptions::default(), None);
+    assert_eq!(plain[0].len(), 64);
+    let render: &RenderChat = &|messages| Ok(format!("[{}]", messages.len()));
+    let on = RunOptions { chat: ChatUse::On, ..RunOptions::default() };
+    assert_eq!(digests(ROWS, &on, Some(render)), plain);
+    let no_shots = digests(ROWS, &RunOptions { few_shot: Some(0), ..RunOptions::default() }, None);
+    assert!(no_shots[0] != plain[0] && no_shots[1] == plain[1]);
+    let other_choice =
+        digests(&ROWS.replacen("[\"a\", \"b\"]", "[\"a\", \"c\"]", 1), &RunOptions::default(), None);
+    assert!(other_choice[0] != plain[0] && other_choice[1] == plain[1]);
+}
+
+#[test]
+fn two_documents_of_one_name_are_refused() {
+    planned(&ROWS.replace("six", "two"), &RunOptions::default(), None, 512, |plan| {
+        let message = plan.err().unwrap().to_string();
+        let expected = "rows.jsonl:3: task `choice`: another document is called `two`, too, that of line 2";
+        assert!(message.ends_with(expected), "{message}");
+    });
 }

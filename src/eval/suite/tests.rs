@@ -83,3 +83,31 @@ fn nothing_at_all_is_missing_keys() {
         "`version` is missing\n`name` is missing\n`data` is missing\n`tasks` is missing"
     );
 }
+
+#[test]
+fn a_tasks_digest_is_of_what_it_asks() {
+    let task = |ppl: &str| {
+        let text = SMALL.replace("{id: ppl, type: perplexity, data: rows, text: '{{ t }}'}", ppl);
+        read(&text).map(|mut suite| suite.tasks.remove(1))
+    };
+    let plain = task("{id: ppl, type: perplexity, data: rows, text: '{{ t }}'}").unwrap();
+    assert_eq!(plain.gate, GateKeys { critical: false, margin: None, zero_tolerance: false });
+    let keys = "text: '{{ t }}', data: dev, type: perplexity, id: p, limit: 3, critical: true, margin: 0.5, \
+                item: '{{ id }}', description: d";
+    let same = task(&format!("{{{keys}}}")).unwrap();
+    assert_eq!(same.sha256, plain.sha256);
+    assert_eq!(same.gate, GateKeys { critical: true, margin: Some(0.5), zero_tolerance: false });
+    for other in ["text: '{{ u }}'", "text: '{{ t }}', cluster: '{{ c }}'"] {
+        let other = task(&format!("{{id: ppl, type: perplexity, data: rows, {other}}}")).unwrap();
+        assert_ne!(other.sha256, plain.sha256);
+    }
+    for (keys, problem) in [
+        ("margin: 0", "`margin` must be above 0, not 0; `zero_tolerance: true` allows no loss"),
+        ("margin: x", "`margin` must be a number, not text"),
+        ("margin: 0.1, zero_tolerance: true", "a task with `zero_tolerance` has no margin"),
+        ("critical: 1", "`critical` must be true or false, not 1"),
+    ] {
+        let error = task(&format!("{{id: ppl, type: perplexity, data: rows, text: '{{{{ t }}}}', {keys}}}"));
+        assert!(error.as_ref().unwrap_err().ends_with(problem), "{error:?}");
+    }
+}
