@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Diagnostic;
 
+pub use json::kind_of;
+
 /// Fields of a document.
 pub type Row = Map<String, Json>;
 

@@ -3,6 +3,7 @@
 //! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
 
 mod chunks;
+pub mod cvss;
 pub mod data;
 mod decoder;
 pub mod encode;

@@ -114,7 +114,7 @@ fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
         json!({"file": name, "sha256": set.sha256})
     };
     let few_shot = task.shots.as_ref().map(|(n, set)| json!({"n": n, "data": file(set)}));
-    json!({
+    let mut json = json!({
         "id": task.spec.id,
         "type": task.spec.task_type.name,
         "description": task.spec.description,
@@ -131,7 +131,11 @@ fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
         "samples_sha256": hex(&Sha256::digest(sample_lines(task, result))),
         "metrics": result.metrics,
         "first_prompt": task.first_prompt,
-    })
+    });
+    if let Some((key, explanation)) = &result.explanation {
+        json[*key] = explanation.clone();
+    }
+    json
 }
 
 /// Returns samples.jsonl: a line per document, in the tasks' order.

@@ -266,7 +266,11 @@ impl<'s> Plan<'s> {
             };
             let scores = match &outcome {
                 Ok(outcome) => outcome.scores.clone(),
-                Err(_) => task.spec.task.failed(),
+                Err(_) => task
+                    .spec
+                    .task
+                    .failed(&planned.document)
+                    .map_err(|source| error::of(&planned.document, task.spec, source))?,
             };
             samples.push(Sample {
                 document: planned.document.index,
@@ -283,6 +287,7 @@ impl<'s> Plan<'s> {
         add_clustered(&mut metrics, &samples);
         Ok(TaskResult {
             metrics,
+            explanation: task.spec.task.explain(&scores),
             n_errors: samples.iter().filter(|sample| sample.outcome.is_err()).count(),
             n_truncated: samples.iter().filter(|sample| sample.is_truncated).count(),
             requests_sha256: hex(&digest.finalize()),
@@ -308,6 +313,8 @@ fn add_clustered(metrics: &mut [Metric], samples: &[Sample]) {
 #[derive(Clone, Debug)]
 pub struct TaskResult {
     pub metrics: Vec<Metric>,
+    /// What the report shows beside the figures: a key and its value.
+    pub explanation: Option<(&'static str, Json)>,
     /// Documents that could not be asked about; they score as wrong.
     pub n_errors: usize,
     /// Documents with a prompt that lost its beginning, for lack of room.

@@ -3,7 +3,9 @@
 //! Every function here is defined to the last bit of its f64 sums: they run in the documents' order.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use regex::Regex;
 use serde::Serialize;
 
 /// One figure of a task.
@@ -142,6 +144,11 @@ pub static NORMALIZATIONS: &[Normalization] = &[
         about: "writes a number in one way: no commas, leading $ or trailing % and full stop, no idle zeros",
         apply: plain_number,
     },
+    Normalization {
+        name: "refang",
+        about: "undoes the defanging of indicators: `hxxps[:]//a[.]example` is `https://a.example`",
+        apply: refanged,
+    },
 ];
 
 /// The steps of SQuAD's official script, in its order.
@@ -177,13 +184,49 @@ fn without_articles(text: &str) -> String {
     out
 }
 
-fn plain_number(text: &str) -> String {
+/// Returns a number in one spelling, any other text without white space at its ends.
+pub fn plain_number(text: &str) -> String {
     let trimmed = text.trim_matches(is_python_space);
     let bare = trimmed.trim_start_matches('$').trim_end_matches(['%', '.']).replace(',', "");
     match bare.parse::<f64>() {
         Ok(number) if number.is_finite() => number.to_string(),
         _ => trimmed.to_owned(),
     }
+}
+
+/// Returns the last number in a text; commas between groups of three digits are no part of it.
+pub fn last_number(text: &str) -> Option<f64> {
+    static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
+        let pattern = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?";
+        Regex::new(pattern).expect("the pattern is fixed, and a test uses it")
+    });
+    let found = NUMBER.find_iter(text).last()?;
+    // in `3-4` and `v2-4` the hyphen is no sign
+    let is_sign = !text[..found.start()].ends_with(|c: char| c.is_alphanumeric());
+    let digits = found.as_str().replace(',', "");
+    let digits = if is_sign { digits.as_str() } else { digits.trim_start_matches(['-', '+']) };
+    digits.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// Returns the text with the usual defangings of indicators undone: `hxxp`, `[.]`, `(.)`, `[dot]`, `[:]`, `[://]`, `[@]`,
+/// `[at]`, in any case.
+fn refanged(text: &str) -> String {
+    static DEFANGED: LazyLock<Regex> = LazyLock::new(|| {
+        let pattern = r"(?i)\bhxxp(s?)\b|\bfxp\b|[\[({] ?(?:(\.|dot)|(:)|(://)|(@|at)) ?[\])}]";
+        Regex::new(pattern).expect("the pattern is fixed, and a test uses it")
+    });
+    let plain = |found: &regex::Captures| {
+        let is = |group| found.get(group).is_some();
+        match () {
+            () if is(2) => ".".to_owned(),
+            () if is(3) => ":".to_owned(),
+            () if is(4) => "://".to_owned(),
+            () if is(5) => "@".to_owned(),
+            () if found[0].starts_with(['f', 'F']) => "ftp".to_owned(),
+            () => format!("http{}", found[1].to_ascii_lowercase()),
+        }
+    };
+    DEFANGED.replace_all(text, plain).into_owned()
 }
 
 /// Returns the F1 of two texts' words as multisets; 1 if both have none, 0 if one has none (SQuAD 2.0).
@@ -268,6 +311,33 @@ mod tests {
             [(" $1,234.50 ", "1234.5"), ("07.", "7"), ("12%", "12"), ("-3.0", "-3"), ("x 1", "x 1")]
         {
             assert_eq!(plain_number(text), plain);
+        }
+    }
+
+    #[test]
+    fn the_last_number_of_a_text_is_found() {
+        for (text, number) in [
+            ("between 3 and -1,234.50%.", Some(-1234.5)),
+            ("v2-4", Some(4.0)),
+            ("1,23", Some(23.0)),
+            ("6.5e-3 km", Some(0.0065)),
+            ("none", None),
+            ("1e999", None),
+        ] {
+            assert_eq!(last_number(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn indicators_are_refanged() {
+        for (text, plain) in [
+            ("hxxps[:]//a[.]example[.]com/x", "https://a.example.com/x"),
+            ("HXXP[://]b(dot)example", "http://b.example"),
+            ("fxp://192.0.2[.]1", "ftp://192.0.2.1"),
+            ("who[at]a[ . ]example", "who@a.example"),
+            ("a [1] and b.c", "a [1] and b.c"),
+        ] {
+            assert_eq!(refanged(text), plain);
         }
     }
 }

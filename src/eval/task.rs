@@ -2,9 +2,18 @@
 //!
 //! A task type sees documents and responses, never tokens or a model.
 
+mod classification;
+mod cvss;
+mod extraction;
 mod generation;
+mod injection;
+mod json_answer;
 mod multiple_choice;
 mod perplexity;
+mod structured;
+mod tool_call;
+mod tool_syntax;
+mod written;
 
 use indexmap::IndexMap;
 use serde_json::Value as Json;
@@ -13,6 +22,7 @@ use super::data::Document;
 use super::request::{Response, Sampling};
 use super::score::Metric;
 use super::template::{self, Template};
+use crate::error::Diagnostic as _;
 use crate::yaml::{Fields, Node};
 
 /// A kind of task a suite may have.
@@ -30,7 +40,17 @@ pub struct TaskType {
 }
 
 /// Every task type.
-pub static TASK_TYPES: &[&TaskType] = &[&multiple_choice::TYPE, &generation::TYPE, &perplexity::TYPE];
+pub static TASK_TYPES: &[&TaskType] = &[
+    &multiple_choice::TYPE,
+    &generation::TYPE,
+    &classification::TYPE,
+    &extraction::TYPE,
+    &structured::TYPE,
+    &cvss::TYPE,
+    &injection::TYPE,
+    &tool_call::TYPE,
+    &perplexity::TYPE,
+];
 
 /// Returns the task type of that name.
 pub fn task_type(name: &str) -> Option<&'static TaskType> {
@@ -52,7 +72,12 @@ pub trait Task: Send + Sync + std::fmt::Debug {
     fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric>;
 
     /// Returns the scores of a document that could not be asked about: the worst there are.
-    fn failed(&self) -> Scores;
+    fn failed(&self, document: &Document) -> Result<Scores, Error>;
+
+    /// Returns what the report shows of the task beside its figures: a key and its value.
+    fn explain(&self, _scores: &[&Scores]) -> Option<(&'static str, Json)> {
+        None
+    }
 }
 
 /// Named numbers of one document; [`Task::aggregate`] knows what they mean.
@@ -111,6 +136,34 @@ pub enum Error {
     #[error("{n_choices} choices; at least 2 are needed")]
     FewChoices { n_choices: usize },
 
+    #[error("the target `{target}` is none of the {} labels", .labels.len())]
+    NoSuchLabel { target: String, labels: Vec<String> },
+
+    #[error("the target `{target}` is no CVSS vector: {source}")]
+    NoVector {
+        target: String,
+        #[source]
+        source: super::cvss::Error,
+    },
+
+    #[error("the field `{name}` is {found}, not {wanted}")]
+    OtherJson { name: String, found: &'static str, wanted: &'static str },
+
+    #[error("the target is not JSON: {why}")]
+    NotJson { why: String },
+
+    #[error("the target has no field `{name}`")]
+    NoTargetField { name: String },
+
+    #[error("the target breaks the schema at `{place}`: {why}")]
+    BreaksSchema { place: String, why: String },
+
+    #[error("call {number} of the target: {why}")]
+    BadCall { number: usize, why: String },
+
+    #[error("{what} {number} is empty")]
+    EmptyText { what: &'static str, number: usize },
+
     #[error("no targets")]
     NoTarget,
 
@@ -122,6 +175,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Template(error) => error.hint(),
+            Error::NoSuchLabel { target, labels } => {
+                let near = crate::error::nearest(target, labels.iter().map(String::as_str));
+                near.map(|near| format!("did you mean `{near}`?"))
+            }
+            Error::NoVector { source, .. } => source.hint(),
             Error::NoSuchChoice { .. } => Some(
                 "`target` renders a choice's whole text; write `target: {letter: ..}` or `{index: ..}` for a \
                  letter or an index from 0"
@@ -161,6 +219,14 @@ impl Texts {
         templates.map(Texts::Templates)
     }
 
+    /// Reads a template, or what [`Texts::parse`] reads.
+    pub fn parse_one_or_more(node: &Node) -> Option<Texts> {
+        match node.is_list() || node.is_mapping() {
+            true => Texts::parse(node),
+            false => template(node).map(|template| Texts::Templates(vec![template])),
+        }
+    }
+
     /// Returns the texts for a document.
     pub fn of(&self, document: &Document) -> Result<Vec<String>, Error> {
         match self {
@@ -185,6 +251,7 @@ fn column(scores: &[&Scores], name: &str) -> Vec<f64> {
 #[cfg(test)]
 pub mod testing {
     use super::super::data::{Document, Place};
+    use super::super::request::{FinishReason, Generated, Response};
 
     /// Returns a document with the fields of a JSON object.
     pub fn document(fields: serde_json::Value) -> Document {
@@ -199,5 +266,14 @@ pub mod testing {
         let task = (task_type.parse)(&document.fields());
         document.check().map_err(|error| error.to_string())?;
         Ok(task.unwrap())
+    }
+
+    /// Returns an answer that the model wrote.
+    pub fn generated(text: &str) -> Response {
+        Response::Generated(Generated {
+            text: text.into(),
+            tokens: vec![1, 2],
+            finish_reason: FinishReason::Stop,
+        })
     }
 }

@@ -1,20 +1,19 @@
 //! Generation: what the model writes, extracted by a pattern if need be, against the target.
 
-use regex::Regex;
 use serde_json::{Map, json};
 
-use super::{Ask, Error, Inquiry, Outcome, Scores, Task, TaskType, Texts, column, template};
-use crate::eval::data::Document;
-use crate::eval::request::{Response, Sampling};
-use crate::eval::score::{
-    Metric, NORMALIZATIONS, Normalization, SQUAD, Valid, mean, normalization, normalize, word_f1,
+use super::written::{
+    self, Extract, Written, details, metric_with_valid, one_if, parse_steps, steps_of, written,
 };
-use crate::eval::template::Template;
+use super::{Error, Inquiry, Outcome, Scores, Task, TaskType, Texts, column};
+use crate::eval::data::Document;
+use crate::eval::request::Response;
+use crate::eval::score::{Metric, Normalization, SQUAD, last_number, normalize, plain_number, word_f1};
 use crate::yaml::{Fields, Node};
 
 pub const TYPE: TaskType = TaskType {
     name: "generation",
-    about: "what the model writes is compared with the target: exact_match, f1, contains, matches",
+    about: "what the model writes is compared with the target: exact_match, f1, contains, matches, numeric",
     has_prompt: true,
     chat_by_default: true,
     parse,
@@ -22,13 +21,13 @@ pub const TYPE: TaskType = TaskType {
 
 #[derive(Debug)]
 struct Generation {
-    prompt: Template,
+    written: Written,
     targets: Texts,
-    max_tokens: usize,
-    stop: Vec<String>,
-    sampling: Sampling,
     measures: Vec<Measure>,
 }
+
+/// The kind that compares numbers, whatever their spelling.
+const NUMERIC: &str = "numeric";
 
 /// A way to score an answer; the best over the targets counts.
 struct Kind {
@@ -40,19 +39,13 @@ struct Kind {
 }
 
 static KINDS: &[Kind] = &[
-    Kind {
-        name: "exact_match",
-        normalize: &[],
-        score: |answer, target| f64::from(u8::from(answer == target)),
-    },
+    Kind { name: "exact_match", normalize: &[], score: |answer, target| one_if(answer == target) },
     Kind { name: "f1", normalize: SQUAD, score: word_f1 },
-    Kind {
-        name: "contains",
-        normalize: &[],
-        score: |answer, target| f64::from(u8::from(answer.contains(target))),
-    },
+    Kind { name: "contains", normalize: &[], score: |answer, target| one_if(answer.contains(target)) },
     // scored by the extraction alone
     Kind { name: "matches", normalize: &[], score: |_, _| 1.0 },
+    // scored by `Measure::of_numbers`
+    Kind { name: NUMERIC, normalize: &[], score: |_, _| 0.0 },
 ];
 
 struct Measure {
@@ -60,6 +53,10 @@ struct Measure {
     kind: &'static Kind,
     extract: Option<Extract>,
     steps: Vec<&'static Normalization>,
+    /// Targets of its own, in place of the task's.
+    targets: Option<Texts>,
+    /// Largest difference of equal numbers.
+    tolerance: f64,
 }
 
 impl std::fmt::Debug for Measure {
@@ -68,29 +65,9 @@ impl std::fmt::Debug for Measure {
     }
 }
 
-/// Takes the answer out of what the model wrote.
-struct Extract {
-    pattern: Regex,
-    group: usize,
-    takes_last: bool,
-}
-
-impl Extract {
-    fn of<'a>(&self, text: &'a str) -> Option<&'a str> {
-        let mut found = self.pattern.captures_iter(text).filter_map(|captures| captures.get(self.group));
-        let found = if self.takes_last { found.last() } else { found.next() };
-        found.map(|found| found.as_str())
-    }
-}
-
 fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
-    let prompt = template(&fields.required("prompt"));
-    let target = fields.required("target");
-    let targets = match target.is_list() || target.is_mapping() {
-        true => Texts::parse(&target),
-        false => template(&target).map(|template| Texts::Templates(vec![template])),
-    };
-    let (max_tokens, stop, sampling) = parse_generation(&fields.required("generation"));
+    let written = Written::parse(fields);
+    let targets = Texts::parse_one_or_more(&fields.required("target"));
     let metrics = fields.required("metrics");
     let items = metrics.items();
     if metrics.is_list() && items.is_empty() {
@@ -102,38 +79,7 @@ fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
             metrics.note(format!("two metrics are called `{}`; give one a `name`", measure.name));
         }
     }
-    Some(Box::new(Generation { prompt: prompt?, targets: targets?, max_tokens, stop, sampling, measures }))
-}
-
-fn parse_generation(node: &Node) -> (usize, Vec<String>, Sampling) {
-    if !node.is_present() {
-        return (0, Vec::new(), Sampling::GREEDY);
-    }
-    let fields = node.fields();
-    let max_tokens = fields.required("max_tokens");
-    let count = max_tokens.count();
-    if max_tokens.is_present() && count == 0 {
-        max_tokens.note("`max_tokens` is 0");
-    }
-    let stop = fields.optional("stop").map(|node| node.texts()).unwrap_or_default();
-    if stop.iter().any(String::is_empty) {
-        node.note("an empty stop string would end every answer at once");
-    }
-    let number = |key, low: f64, high: f64, default: f32| {
-        let Some(node) = fields.optional(key) else { return default };
-        let number = node.number();
-        if !(low..=high).contains(&number) {
-            node.note(format!("`{key}` must be between {low} and {high}, not {number}"));
-        }
-        number as f32
-    };
-    let sampling = Sampling {
-        temperature: number("temperature", 0.0, 100.0, 0.0),
-        top_k: fields.optional("top_k").map_or(0, |node| node.count() as usize),
-        top_p: number("top_p", 0.0, 1.0, 1.0),
-        min_p: number("min_p", 0.0, 1.0, 0.0),
-    };
-    (count as usize, stop, sampling)
+    Some(Box::new(Generation { written: written?, targets: targets?, measures }))
 }
 
 fn parse_measure(node: &Node) -> Option<Measure> {
@@ -150,7 +96,8 @@ fn parse_measure(node: &Node) -> Option<Measure> {
         if kind.name == "matches" {
             node.note("`matches` needs `extract`");
         }
-        return Some(Measure { name, kind, extract: None, steps: steps_of(kind.normalize) });
+        let steps = steps_of(kind.normalize);
+        return Some(Measure { name, kind, extract: None, steps, targets: None, tolerance: 0.0 });
     }
     let fields = node.fields();
     let kind_node = fields.required("kind");
@@ -160,61 +107,30 @@ fn parse_measure(node: &Node) -> Option<Measure> {
     if kind.is_some_and(|kind| kind.name == "matches") && extract.is_none() {
         node.note("`matches` needs `extract`");
     }
-    let extract = extract.map(|node| parse_extract(&node));
+    let extract = extract.map(|node| Extract::parse(&node));
+    let targets = fields.optional("target").map(|node| Texts::parse_one_or_more(&node));
+    let tolerance = match kind {
+        Some(kind) if kind.name == NUMERIC => fields.optional("tolerance").map_or(0.0, |node| node.number()),
+        _ => 0.0,
+    };
+    if tolerance < 0.0 {
+        node.note(format!("`tolerance` must be 0 or more, not {tolerance}"));
+    }
     let given = fields.optional("normalize").map(|node| parse_steps(&node));
     let kind = kind?;
-    let extract = match extract {
-        Some(extract) => Some(extract?),
-        None => None,
-    };
+    let (extract, targets) = (transposed(extract)?, transposed(targets)?);
     let steps = given.unwrap_or_else(|| steps_of(kind.normalize));
-    Some(Measure { name: name.unwrap_or_else(|| kind.name.to_owned()), kind, extract, steps })
+    let name = name.unwrap_or_else(|| kind.name.to_owned());
+    Some(Measure { name, kind, extract, steps, targets, tolerance })
 }
 
-fn steps_of(names: &[&str]) -> Vec<&'static Normalization> {
-    names.iter().filter_map(|name| normalization(name)).collect()
-}
-
-fn parse_steps(node: &Node) -> Vec<&'static Normalization> {
-    let mut steps = Vec::new();
-    for item in node.items() {
-        let name = item.text();
-        match normalization(&name) {
-            Some(step) => steps.push(step),
-            None if name.is_empty() => {}
-            None => item.unknown(&name, &NORMALIZATIONS.iter().map(|step| step.name).collect::<Vec<_>>()),
-        }
+/// `None` if something stands there and is no good.
+fn transposed<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    match read {
+        Some(None) => None,
+        Some(some) => Some(some),
+        None => Some(None),
     }
-    steps
-}
-
-fn parse_extract(node: &Node) -> Option<Extract> {
-    let fields = node.fields();
-    let pattern_node = fields.required("regex");
-    let source = pattern_node.text();
-    let group_node = fields.optional("group");
-    let group = group_node.as_ref().map_or(0, |node| node.count() as usize);
-    let takes_last =
-        fields.optional("take").is_some_and(|node| node.one_of(&[("first", false), ("last", true)]));
-    if source.is_empty() {
-        return None;
-    }
-    // linear in the text whatever the pattern; the size bounds what a pattern may cost to compile
-    let pattern = match regex::RegexBuilder::new(&source).size_limit(1 << 20).build() {
-        Ok(pattern) => pattern,
-        Err(error) => {
-            let what = error.to_string();
-            let reason = what.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            pattern_node.note(format!("not a regular expression: {reason}"));
-            return None;
-        }
-    };
-    if group >= pattern.captures_len()
-        && let Some(node) = group_node
-    {
-        node.note(format!("the pattern has {} groups, not {group}", pattern.captures_len() - 1));
-    }
-    Some(Extract { pattern, group, takes_last })
 }
 
 impl Generation {
@@ -227,14 +143,45 @@ impl Generation {
 impl Measure {
     /// Returns the extracted answer, if there is one, and its score.
     fn of<'a>(&self, text: &'a str, targets: &[String]) -> (Option<&'a str>, f64) {
-        let answer = match &self.extract {
-            Some(extract) => extract.of(text),
-            None => Some(text),
-        };
+        let answer = written::answer(self.extract.as_ref(), text);
         let Some(found) = answer else { return (None, 0.0) };
         let normal = normalize(found, &self.steps);
+        if self.kind.name == NUMERIC {
+            let score = self.of_numbers(&normal, targets);
+            return (answer.filter(|_| score.is_some()), score.unwrap_or(0.0));
+        }
         let score = |target: &String| (self.kind.score)(&normal, &normalize(target, &self.steps));
         (answer, targets.iter().map(score).fold(0.0, f64::max))
+    }
+
+    /// Returns 1 if the answer's last number is one of the targets; `None` if it has no number.
+    fn of_numbers(&self, answer: &str, targets: &[String]) -> Option<f64> {
+        let found = last_number(answer)?;
+        let is_equal = |target: &String| {
+            let target = number_of(&normalize(target, &self.steps));
+            target.is_ok_and(|target| (found - target).abs() <= self.tolerance)
+        };
+        Some(one_if(targets.iter().any(is_equal)))
+    }
+
+    /// Returns the texts it compares with.
+    fn targets(&self, document: &Document, of_task: &[String]) -> Result<Vec<String>, Error> {
+        let targets = match &self.targets {
+            Some(targets) => targets.of(document)?,
+            None => of_task.to_vec(),
+        };
+        if targets.is_empty() {
+            return Err(Error::NoTarget);
+        }
+        if self.kind.name == NUMERIC {
+            targets.iter().try_for_each(|target| number_of(&normalize(target, &self.steps)).map(drop))?;
+        }
+        Ok(targets)
+    }
+
+    /// Whether answers can lack what the measure needs.
+    fn has_valid(&self) -> bool {
+        self.kind.name == NUMERIC || (self.extract.is_some() && self.kind.name != "matches")
     }
 
     fn valid_name(&self) -> String {
@@ -242,12 +189,16 @@ impl Measure {
     }
 }
 
+fn number_of(target: &str) -> Result<f64, Error> {
+    let number = plain_number(target).parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| Error::BadTarget { target: target.to_owned(), what: "number" })
+}
+
 impl Task for Generation {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
-        self.targets(document)?;
-        let question = self.prompt.render(&document.fields)?;
-        let (max_tokens, stop, sampling) = (self.max_tokens, self.stop.clone(), self.sampling);
-        Ok(Inquiry { question, asks: vec![Ask::Generation { max_tokens, stop, sampling }] })
+        let targets = self.targets(document)?;
+        self.measures.iter().try_for_each(|measure| measure.targets(document, &targets).map(drop))?;
+        self.written.inquiry(document)
     }
 
     /// The first target.
@@ -256,49 +207,32 @@ impl Task for Generation {
     }
 
     fn score(&self, document: &Document, responses: &[Response]) -> Result<Outcome, Error> {
-        let [Response::Generated(generated)] = responses else { return Err(Error::OtherKind) };
+        let generated = written(responses)?;
         let targets = self.targets(document)?;
         let mut scores = Scores::new();
         let mut predictions = Map::new();
         for measure in &self.measures {
-            let (answer, score) = measure.of(&generated.text, &targets);
+            let (answer, score) = measure.of(&generated.text, &measure.targets(document, &targets)?);
             scores.insert(measure.name.clone(), score);
-            if measure.extract.is_some() {
-                scores.insert(measure.valid_name(), f64::from(u8::from(answer.is_some())));
+            if measure.has_valid() {
+                scores.insert(measure.valid_name(), one_if(answer.is_some()));
             }
             predictions.insert(measure.name.clone(), json!(answer));
         }
-        let details = Map::from_iter([
-            ("text".to_owned(), json!(generated.text)),
-            ("n_tokens".to_owned(), json!(generated.tokens.len())),
-            ("finish_reason".to_owned(), json!(generated.finish_reason)),
-        ]);
         let target = if targets.len() == 1 { json!(targets[0]) } else { json!(targets) };
-        Ok(Outcome { target, prediction: predictions.into(), scores, details })
+        Ok(Outcome { target, prediction: predictions.into(), scores, details: details(generated) })
     }
 
     fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric> {
-        let metric = |measure: &Measure| {
-            let values = column(scores, &measure.name);
-            let mut metric = Metric::mean(&measure.name, &values);
-            if measure.extract.is_some() && measure.kind.name != "matches" {
-                let is_valid = column(scores, &measure.valid_name());
-                let valid: Vec<f64> = values
-                    .iter()
-                    .zip(&is_valid)
-                    .filter(|(_, valid)| **valid > 0.0)
-                    .map(|(value, _)| *value)
-                    .collect();
-                let value = (!valid.is_empty()).then(|| mean(&valid));
-                metric.valid = Some(Valid { value, n: valid.len() });
-            }
-            metric
+        let metric = |measure: &Measure| match measure.has_valid() {
+            true => metric_with_valid(&measure.name, scores, &measure.valid_name()),
+            false => Metric::mean(&measure.name, &column(scores, &measure.name)),
         };
         self.measures.iter().map(metric).collect()
     }
 
-    fn failed(&self) -> Scores {
-        self.measures.iter().map(|measure| (measure.name.clone(), 0.0)).collect()
+    fn failed(&self, _document: &Document) -> Result<Scores, Error> {
+        Ok(self.measures.iter().map(|measure| (measure.name.clone(), 0.0)).collect())
     }
 }
 

@@ -73,8 +73,8 @@ impl Task for Perplexity {
         ]
     }
 
-    fn failed(&self) -> Scores {
-        Scores::from_iter([("log_prob".to_owned(), f64::NEG_INFINITY)])
+    fn failed(&self, _document: &Document) -> Result<Scores, Error> {
+        Ok(Scores::from_iter([("log_prob".to_owned(), f64::NEG_INFINITY)]))
     }
 }
 

@@ -1,6 +1,6 @@
-use super::super::testing::{document, parse as parse_yaml};
+use super::super::testing::{document, generated, parse as parse_yaml};
 use super::*;
-use crate::eval::request::{FinishReason, Generated};
+use crate::eval::score::Valid;
 
 const CYBERMETRIC: &str = r"
 prompt: '{{ q }}'
@@ -13,17 +13,9 @@ metrics:
   - f1
 ";
 
-fn response(text: &str) -> Response {
-    Response::Generated(Generated {
-        text: text.into(),
-        tokens: vec![1, 2],
-        finish_reason: FinishReason::Stop,
-    })
-}
-
 fn scores(task: &dyn Task, target: &str, text: &str) -> Vec<f64> {
     let row = document(json!({"q": "?", "a": target}));
-    let outcome = task.score(&row, &[response(text)]).unwrap();
+    let outcome = task.score(&row, &[generated(text)]).unwrap();
     ["compat", "strict", "exact_match", "f1"].iter().map(|name| outcome.scores[*name]).collect()
 }
 
@@ -42,8 +34,8 @@ fn invalid_answers_count_and_are_counted() {
     let row = document(json!({"q": "?", "a": "A"}));
     let outcomes: Vec<Scores> = ["ANSWER: A", "ANSWER: B", "no idea"]
         .iter()
-        .map(|text| task.score(&row, &[response(text)]).unwrap().scores)
-        .chain([task.failed()])
+        .map(|text| task.score(&row, &[generated(text)]).unwrap().scores)
+        .chain([task.failed(&row).unwrap()])
         .collect();
     let metrics = task.aggregate(&outcomes.iter().collect::<Vec<_>>());
     assert_eq!((metrics[0].value, metrics[0].n), (0.25, 4));
@@ -58,7 +50,7 @@ fn the_best_of_several_targets_and_the_last_match_count() {
                 - {kind: matches, extract: {regex: 'x'}}\n";
     let task = parse_yaml(&TYPE, yaml).unwrap();
     let row = document(json!({"answers": ["1,000", "1.5"]}));
-    let outcome = task.score(&row, &[response("3 or 1000.0 x")]).unwrap();
+    let outcome = task.score(&row, &[generated("3 or 1000.0 x")]).unwrap();
     assert_eq!(
         outcome.prediction,
         json!({"exact_match": "1000.0", "contains": "3 or 1000.0 x", "matches": "x"})
@@ -86,4 +78,24 @@ fn what_is_wrong_with_the_keys_is_said_at_once() {
         suite.yaml:8:45: the pattern has 0 groups, not 1\n\
         suite.yaml:8:54: unknown `take` `any`";
     assert_eq!(message, expected);
+}
+
+#[test]
+fn numbers_are_equal_whatever_their_spelling_and_measures_have_targets_of_their_own() {
+    let yaml = "prompt: q\ntarget: '{{ n }}'\ngeneration: {max_tokens: 4}\nmetrics:\n  - numeric\n  \
+                - {name: near, kind: numeric, tolerance: 0.5}\n  - {name: said, kind: contains, target: {field: words}}\n";
+    let task = parse_yaml(&TYPE, yaml).unwrap();
+    let row = document(json!({"n": "1,200.0", "words": ["about", "circa"]}));
+    let scores = |text| {
+        let outcome = task.score(&row, &[generated(text)]).unwrap();
+        ["numeric", "numeric.valid", "near", "said"].map(|name| outcome.scores[name])
+    };
+    assert_eq!(scores("7 of about $1200"), [1.0, 1.0, 1.0, 1.0]);
+    assert_eq!(scores("1200.4"), [0.0, 1.0, 1.0, 0.0]);
+    assert_eq!(scores("many"), [0.0, 0.0, 0.0, 0.0]);
+    let error = task.inquire(&document(json!({"n": "many", "words": ["x"]}))).unwrap_err();
+    assert_eq!(error.to_string(), "the target `many` is no number");
+    assert!(matches!(task.inquire(&document(json!({"n": "1", "words": []}))), Err(Error::NoTarget)));
+    let negative = parse_yaml(&TYPE, &yaml.replace("tolerance: 0.5", "tolerance: -1")).unwrap_err();
+    assert_eq!(negative, "suite.yaml:6:5: `tolerance` must be 0 or more, not -1");
 }

@@ -1,0 +1,99 @@
+use super::super::testing::{document, generated, parse as parse_yaml};
+use super::*;
+use crate::eval::request::Loglikelihood;
+use crate::eval::score::Valid;
+
+const TRIAGE: &str = "
+prompt: '{{ q }}'
+labels: [{name: malicious, aliases: [bad, not benign]}, benign, {name: T1059, aliases: [command line]}]
+target: '{{ a }}'
+generation: {max_tokens: 8}
+";
+
+fn predicted(yaml: &str, text: &str) -> Json {
+    let row = document(json!({"q": "?", "a": "benign"}));
+    parse_yaml(&TYPE, yaml).unwrap().score(&row, &[generated(text)]).unwrap().prediction
+}
+
+#[test]
+fn a_label_is_found_as_a_whole_or_as_a_word() {
+    for (text, label) in [
+        (" **Benign**.\n", Some("benign")),
+        ("It looks BAD to me", Some("malicious")),
+        ("this is not benign", Some("malicious")),
+        ("benign, or malicious?", None),
+        ("benign. I repeat: benign", Some("benign")),
+        ("T1059.", Some("T1059")),
+        ("T10591 or a badge", None),
+        ("badbad bad", Some("malicious")),
+        ("", None),
+    ] {
+        assert_eq!(predicted(TRIAGE, text), json!(label), "{text}");
+    }
+    let first = format!("{TRIAGE}take: first\n");
+    assert_eq!(predicted(&first, "benign, or malicious?"), json!("benign"));
+    let last = format!("{TRIAGE}take: last\nextract: {{regex: 'so: (.*)', group: 1}}\n");
+    assert_eq!(predicted(&last, "bad, so: benign, malicious"), json!("malicious"));
+    assert_eq!(predicted(&last, "malicious"), Json::Null);
+}
+
+#[test]
+fn figures_are_scikit_learns() {
+    let task = parse_yaml(&TYPE, TRIAGE).unwrap();
+    let pairs = [
+        ("malicious", "malicious"),
+        ("malicious", "malicious"),
+        ("malicious", "benign"),
+        ("bad", "?"),
+        ("benign", "benign"),
+        ("benign", "T1059"),
+    ];
+    let outcome = |(target, answer): &(&str, &str)| {
+        let row = document(json!({"q": "", "a": target}));
+        task.score(&row, &[generated(answer)]).unwrap().scores
+    };
+    let scores: Vec<Scores> = pairs.iter().map(outcome).collect();
+    let scores: Vec<&Scores> = scores.iter().collect();
+    let metrics = task.aggregate(&scores);
+    assert_eq!((metrics[0].name.as_str(), metrics[0].value), ("acc", 0.5));
+    assert_eq!(metrics[0].valid, Some(Valid { value: Some(0.6), n: 5 }));
+    // f1_score(y, p, labels=[malicious, benign], average="macro"): (2*2/(4+2) + 2*1/(2+2)) / 2
+    assert_eq!((metrics[1].name.as_str(), metrics[1].value), ("macro_f1", (2.0 / 3.0 + 0.5) / 2.0));
+    let (key, confusion) = task.explain(&scores).unwrap();
+    assert_eq!(key, "confusion");
+    assert_eq!(confusion["matrix"], json!([[2, 1, 0], [0, 1, 1], [0, 0, 0]]));
+    assert_eq!(confusion["no_label"], json!([1, 0, 0]));
+    assert_eq!(confusion["per_label"][0]["recall"], json!(0.5));
+    // a document that could not be asked about is a miss of its label
+    let failed = task.failed(&document(json!({"q": "", "a": "benign"}))).unwrap();
+    assert_eq!(task.aggregate(&[scores[0], &failed])[0].value, 0.5);
+}
+
+#[test]
+fn the_likeliest_label_answers_where_nothing_is_written() {
+    let yaml = "by: likelihood\nprompt: '{{ q }}'\nlabels: [yes, no]\ntarget: '{{ a }}'";
+    let task = parse_yaml(&TYPE, &yaml.replace("[yes, no]", "['yes', 'no']")).unwrap();
+    let row = document(json!({"q": "?", "a": "no"}));
+    let asks = task.inquire(&row).unwrap().asks;
+    assert_eq!(asks, [Ask::Likelihood("yes".into()), Ask::Likelihood("no".into())]);
+    let response =
+        |log_prob| Response::Loglikelihood(Loglikelihood { log_prob, is_greedy: false, n_tokens: 1 });
+    let outcome = task.score(&row, &[response(-2.0), response(-1.0)]).unwrap();
+    assert_eq!((outcome.prediction, outcome.scores["acc"]), (json!("no"), 1.0));
+    assert_eq!(task.solution(&row).unwrap(), "no");
+}
+
+#[test]
+fn targets_that_are_no_label_and_unfit_labels_are_refused() {
+    let task = parse_yaml(&TYPE, TRIAGE).unwrap();
+    let error = task.inquire(&document(json!({"q": "", "a": "benin"}))).unwrap_err();
+    assert_eq!(error.to_string(), "the target `benin` is none of the 3 labels");
+    assert_eq!(error.hint().unwrap(), "did you mean `benign`?");
+    let yaml = "prompt: p\ntarget: t\nlabels: [a, {name: B, aliases: [A, '']}]\ntake: most\ngeneration: {max_tokens: 1}";
+    assert_eq!(
+        parse_yaml(&TYPE, yaml).unwrap_err(),
+        "suite.yaml:3:13: two labels are spelled `a` (case does not count)\n\
+         suite.yaml:3:13: a label or alias is empty\n\
+         suite.yaml:4:7: unknown `take` `most`"
+    );
+}
