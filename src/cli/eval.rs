@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, ValueEnum};
 
+use super::model::WeightsArg;
 use crate::error::Failure;
 use crate::kernel::ComputeMode;
 
@@ -88,6 +89,10 @@ pub struct Args {
     /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub compute: ComputeArg,
+
+    /// Where weights stay: packed in memory is faster, mapped takes no memory of its own; auto packs what fits
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    pub weights: WeightsArg,
 
     /// Apply a LoRA adapter: a PEFT directory or a GGUF file
     #[arg(long, value_name = "PATH")]

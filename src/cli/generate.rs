@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ArgGroup;
 
 use super::eval::ComputeArg;
-use super::model::{LoadedModel, ModelArgs};
+use super::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::generate::Session;
 use crate::eval::request::{GenerateRequest, Sampling};
@@ -107,6 +107,10 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     compute: ComputeArg,
 
+    /// Where weights stay: packed in memory is faster, mapped takes no memory of its own; auto packs what fits
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    weights: WeightsArg,
+
     /// Longest sequence in tokens, prompt and text [default: what the model was trained for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     context: Option<u32>,
@@ -170,6 +174,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         context: args.context,
         threads: args.threads,
         isa: args.isa.as_deref(),
+        weights: args.weights,
         quiet: args.quiet,
     })?;
     let mut session = Session::new(&model.decoder, &model.tokenizer, BATCH_TOKENS)?;

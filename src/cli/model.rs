@@ -6,10 +6,28 @@ use super::source::model_path;
 use super::{machine, term};
 use crate::error::Failure;
 use crate::kernel::ComputeMode;
-use crate::model::{Decoder, LoadOptions};
+use crate::model::{Decoder, LoadOptions, Residence};
 use crate::provenance;
 use crate::tensor;
 use crate::text::Tokenizer;
+
+/// Where weights stay while a command runs.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum WeightsArg {
+    Auto,
+    Packed,
+    Mapped,
+}
+
+impl From<WeightsArg> for Residence {
+    fn from(arg: WeightsArg) -> Self {
+        match arg {
+            WeightsArg::Auto => Residence::Auto,
+            WeightsArg::Packed => Residence::Packed,
+            WeightsArg::Mapped => Residence::Mapped,
+        }
+    }
+}
 
 /// What a command's arguments say of the model to run.
 pub struct ModelArgs<'a> {
@@ -22,6 +40,7 @@ pub struct ModelArgs<'a> {
     pub context: Option<u32>,
     pub threads: Option<u16>,
     pub isa: Option<&'a str>,
+    pub weights: WeightsArg,
     /// Keep notes about the tokenizer back.
     pub quiet: bool,
 }
@@ -44,6 +63,7 @@ impl LoadedModel {
             threads: machine::threads(args.threads),
             adapter: args.adapter.map(Path::to_owned),
             context: args.context.map(|n| n as usize),
+            residence: args.weights.into(),
         };
         let tokenizer = Tokenizer::open(&path)?;
         let decoder = Decoder::open(&path, &options)?;

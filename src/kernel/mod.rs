@@ -2,6 +2,7 @@
 
 pub mod activation;
 mod aligned;
+mod arena;
 pub mod attention;
 pub mod convert;
 mod disjoint;
@@ -19,6 +20,7 @@ pub mod simd;
 pub mod softmax;
 mod team;
 
+pub use arena::Arena;
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvShape, SequenceId};
 pub use product::{Arithmetic, Compute, ComputeMode, Matrix};

@@ -30,6 +30,11 @@ pub(super) struct LowRank {
 }
 
 impl LowRank {
+    /// Returns both matrices.
+    pub fn matrices(&mut self) -> [&mut Matrix; 2] {
+        [&mut self.a, &mut self.b]
+    }
+
     /// Returns `y + scale * (x A^T) B^T`, in f32.
     pub fn add_to(&self, compute: &Arc<Compute>, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
         let product = |weight: &Matrix, x: &Tensor| {

@@ -9,6 +9,7 @@ use super::batch::{Batch, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
 use super::decode::{Scored, Segment, Wanted};
 use super::moe::route;
+use super::residence::{self, Residence};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
 use crate::kernel::attention::{AttentionShape, Span};
@@ -27,16 +28,18 @@ pub struct LoadOptions {
     pub adapter: Option<PathBuf>,
     /// Most positions of a sequence; the model's own context if `None`.
     pub context: Option<usize>,
+    pub residence: Residence,
 }
 
 impl LoadOptions {
     /// Returns the options for this machine's best instructions.
     pub fn new(mode: ComputeMode, threads: usize) -> Self {
-        LoadOptions { mode, isa: Isa::detect(), threads, adapter: None, context: None }
+        let (isa, residence) = (Isa::detect(), Residence::Auto);
+        LoadOptions { mode, isa, threads, adapter: None, context: None, residence }
     }
 }
 
-/// A causal language model, its weights mapped.
+/// A causal language model.
 ///
 /// What it returns for a token depends on that token and those before it in its sequence alone, to the bit:
 /// not on the batch, the threads, the instruction set, or how a sequence is cut into calls.
@@ -53,7 +56,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Opens a Hugging Face directory, or a GGUF file (of a split one the first shard); weights are mapped.
+    /// Opens a Hugging Face directory, or a GGUF file (of a split one the first shard).
     ///
     /// Errors as [`super::map_checkpoint`] does, on an adapter that does not fit, and where the system gives no threads.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
@@ -74,6 +77,8 @@ impl Decoder {
         }
         let compute =
             Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
+        residence::settle(&mut weights, options.residence, options.mode, &compute)
+            .map_err(|source| Error::Memory { path: path.to_path_buf(), source })?;
         Ok(Decoder {
             ropes: Ropes::new(&config),
             context: options.context.unwrap_or(config.context_length),

@@ -70,6 +70,13 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    #[error("{}: no memory to keep the weights in", .path.display())]
+    Memory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
     #[error("a tensor operation failed")]
     Operation(#[from] candle_core::Error),
 
@@ -120,6 +127,7 @@ impl Diagnostic for Error {
             Error::AdapterTarget { .. } | Error::AdapterShape { .. } | Error::AdapterArch { .. } => {
                 Some("the adapter may have been trained on another base model".to_owned())
             }
+            Error::Memory { .. } => Some("`--weights mapped` reads them where they lie in the file".to_owned()),
             Error::RopeKind { .. } => Some("known: default, linear, llama3, yarn, longrope".to_owned()),
             Error::ContextOverflow { .. } => {
                 Some("shorten the prompt, or open the model for a longer context".to_owned())

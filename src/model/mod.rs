@@ -17,6 +17,7 @@ mod mapper;
 mod moe;
 mod name;
 mod names;
+mod residence;
 mod rope_scaling;
 mod rows;
 mod scale;
@@ -35,6 +36,7 @@ pub use decode::{Scored, Segment, SequenceId, Wanted};
 pub use decoder::{Decoder, LoadOptions};
 pub use error::Error;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
+pub use residence::Residence;
 pub use rope_scaling::{Frequencies, LongRope, Yarn, frequencies, local_frequencies};
 pub use rows::ValueMap;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use lctl::kernel::{ComputeMode, Isa};
-use lctl::model::{Decoder, LoadOptions, Segment, Wanted};
+use lctl::model::{Decoder, LoadOptions, Residence, Segment, Wanted};
 use sha2::{Digest, Sha256};
 
 use crate::common::{make_checkpoint, run_lctl};
@@ -25,6 +25,7 @@ struct Way {
     prefix_cache: bool,
     /// Tokens per forward: the rest of a sequence goes on from the cache.
     cut: usize,
+    residence: Residence,
 }
 
 /// Returns 16 sequences of 6 to 21 tokens that begin alike.
@@ -37,7 +38,8 @@ fn sequences() -> Vec<Vec<u32>> {
 
 /// Returns the SHA-256 over the f32 logits of every token of every sequence.
 fn digest(model: &Path, mode: ComputeMode, way: Way) -> String {
-    let options = LoadOptions { isa: way.isa, ..LoadOptions::new(mode, way.threads) };
+    let options =
+        LoadOptions { isa: way.isa, residence: way.residence, ..LoadOptions::new(mode, way.threads) };
     let decoder = Decoder::open(model, &options).unwrap();
     let mut cache = decoder.new_cache(CACHE_BYTES);
     let logits_of = |cache: &mut _, segments: &[Segment]| {
@@ -84,7 +86,8 @@ fn digest(model: &Path, mode: ComputeMode, way: Way) -> String {
     })
 }
 
-/// Every way: ISA levels x {1, 2, 7} threads x {1, 3, 16} sequences at once x prefix cache x whole or cut.
+/// Every way: ISA levels x {1, 2, 7} threads x {1, 3, 16} sequences at once x prefix cache x whole or cut, half of them
+/// with packed weights.
 fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
     for isa in Isa::available() {
@@ -93,7 +96,9 @@ fn ways() -> Vec<Way> {
                 for (prefix_cache, cut) in [(false, usize::MAX), (true, usize::MAX), (false, 4), (true, 3)] {
                     // cuts are about the cache, not about threads
                     if cut == usize::MAX || threads == 2 {
-                        ways.push(Way { isa, threads, batch, prefix_cache, cut });
+                        let residence =
+                            if ways.len() % 2 == 0 { Residence::Packed } else { Residence::Mapped };
+                        ways.push(Way { isa, threads, batch, prefix_cache, cut, residence });
                     }
                 }
             }
@@ -171,7 +176,14 @@ fn logits_are_those_of_every_other_machine() {
     let golden = include_str!("../golden/reproduce/logits.txt");
     let dir = tempfile::tempdir().unwrap();
     let types = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k"];
-    let way = Way { isa: Isa::detect(), threads: 2, batch: 16, prefix_cache: false, cut: usize::MAX };
+    let way = Way {
+        isa: Isa::detect(),
+        threads: 2,
+        batch: 16,
+        prefix_cache: false,
+        cut: usize::MAX,
+        residence: Residence::Auto,
+    };
     let mut found = String::new();
     for (name, path) in types.iter().zip(models(dir.path(), &types)) {
         writeln!(found, "{name} {}", digest(&path, ComputeMode::Auto, way)).unwrap();

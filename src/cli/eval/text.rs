@@ -102,6 +102,7 @@ pub fn open_model(args: &Args, model: &str) -> Result<LoadedModel, Failure> {
         context: args.context,
         threads: args.threads,
         isa: args.isa.as_deref(),
+        weights: args.weights,
         quiet: args.quiet,
     })
 }

@@ -1,25 +1,94 @@
-//! A matrix of weights where it lies.
+//! A matrix of weights: where it lies in its file, or packed in memory.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::panels::{Layout, PANEL_ROWS};
+use super::{Arithmetic, Compute};
 use crate::kernel::Isa;
+use crate::kernel::arena::{Arena, Block};
+use crate::kernel::disjoint::for_row_blocks;
+use crate::tensor::format::{BF16, BlockFormat as _, F16, F32};
 use crate::tensor::{Dtype, RowMap};
 
-/// Bytes that outlive the matrices over them: a mapped file, or a buffer.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// Bytes that outlive the matrices over them.
+pub type SharedBytes = Arc<dyn Bytes>;
 
-/// A `[rows, cols]` matrix of weights: rows of whole blocks, one after another, perhaps to be read in another order.
+/// Bytes that weights lie in: a mapped file, or a buffer.
+pub trait Bytes: AsRef<[u8]> + Send + Sync {
+    /// Gives back the memory of `range`, if it can be had again when it is read.
+    fn release(&self, range: Range<usize>);
+}
+
+impl Bytes for Vec<u8> {
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Bytes for memmap2::Mmap {
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is read-only and of a file: pages that are dropped are read again when they are
+            // touched. Where the system refuses, nothing is lost.
+            let _ = unsafe {
+                self.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+        let _ = range;
+    }
+}
+
+/// A `[rows, cols]` matrix of weights, rows of whole blocks.
 #[derive(Clone)]
 pub struct Matrix {
-    bytes: SharedBytes,
-    /// Offset of stored row 0 in `bytes`.
-    offset: usize,
     dtype: Dtype,
     rows: usize,
     cols: usize,
     row_bytes: usize,
+    storage: Storage,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Rows(Rows),
+    Panels(Panels),
+}
+
+/// Rows one after another, perhaps to be read in another order.
+#[derive(Clone)]
+pub struct Rows {
+    bytes: SharedBytes,
+    /// Offset of stored row 0 in `bytes`.
+    offset: usize,
     /// Which stored row is row i.
     map: RowMap,
+}
+
+/// Rows as [`super::panels`] has them.
+#[derive(Clone)]
+pub struct Panels {
+    bytes: Block,
+    pub layout: Layout,
+}
+
+impl Panels {
+    /// Returns the bytes of panels `range`.
+    ///
+    /// # Panics
+    /// If there are no such panels.
+    #[inline]
+    pub fn panels(&self, range: Range<usize>) -> &[u8] {
+        let bytes = self.layout.panel_bytes();
+        &self.bytes[range.start * bytes..range.end * bytes]
+    }
+}
+
+/// How a matrix lies.
+pub enum Stored<'a> {
+    /// Row by row: see [`Matrix::row`].
+    Rows,
+    Panels(&'a Panels),
 }
 
 impl Matrix {
@@ -38,7 +107,7 @@ impl Matrix {
         assert!(cols.is_multiple_of(dtype.block_len()) && dtype.can_decode());
         let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
         assert!(offset + rows * row_bytes <= (*bytes).as_ref().len());
-        Matrix { bytes, offset, dtype, rows, cols, row_bytes, map }
+        Matrix { dtype, rows, cols, row_bytes, storage: Storage::Rows(Rows { bytes, offset, map }) }
     }
 
     /// Returns the number of rows (outputs).
@@ -56,15 +125,50 @@ impl Matrix {
         self.dtype
     }
 
-    /// Returns the stored bytes of row `row`.
+    /// Returns the bytes of a stored row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Returns how the matrix lies.
+    #[inline]
+    pub fn stored(&self) -> Stored<'_> {
+        match &self.storage {
+            Storage::Rows(_) => Stored::Rows,
+            Storage::Panels(panels) => Stored::Panels(panels),
+        }
+    }
+
+    /// Returns the stored bytes of row `row`; of a packed matrix they are put together anew.
     ///
     /// # Panics
     /// If `row >= rows()`.
     #[inline]
-    pub fn row(&self, row: usize) -> &[u8] {
+    pub fn row(&self, row: usize) -> Cow<'_, [u8]> {
         assert!(row < self.rows);
-        let start = self.offset + self.map.source_of(row) * self.row_bytes;
-        &(*self.bytes).as_ref()[start..start + self.row_bytes]
+        match &self.storage {
+            Storage::Rows(_) => Cow::Borrowed(self.mapped_row(row)),
+            Storage::Panels(Panels { bytes, layout }) => {
+                let mut out = vec![0; self.row_bytes];
+                let panel = &bytes[row / PANEL_ROWS * layout.panel_bytes()..][..layout.panel_bytes()];
+                layout.unpack(panel, row % PANEL_ROWS, 0..layout.units(), &mut out);
+                Cow::Owned(out)
+            }
+        }
+    }
+
+    /// Returns the bytes of row `row` where they lie.
+    ///
+    /// # Panics
+    /// If the matrix is packed or `row >= rows()`.
+    #[inline]
+    pub fn mapped_row(&self, row: usize) -> &[u8] {
+        let Storage::Rows(Rows { bytes, offset, map }) = &self.storage else {
+            panic!("a packed matrix has no rows");
+        };
+        assert!(row < self.rows);
+        let start = offset + map.source_of(row) * self.row_bytes;
+        &(**bytes).as_ref()[start..start + self.row_bytes]
     }
 
     /// Writes row `row` as f32.
@@ -72,6 +176,58 @@ impl Matrix {
     /// # Panics
     /// If `row >= rows()` or `out.len() != cols()`.
     pub fn decode_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
-        self.dtype.decode(isa, self.row(row), out);
+        self.dtype.decode(isa, &self.row(row), out);
+    }
+
+    /// Returns whether products in `arithmetic` gain from [`Matrix::packed`]: where they would decode the weights
+    /// first, they don't.
+    pub fn packs_for(&self, arithmetic: Arithmetic) -> bool {
+        let is = |name: &str| self.dtype.name() == name;
+        matches!(self.storage, Storage::Rows(_))
+            && match arithmetic {
+                Arithmetic::F32 => is(F32.name()) || is(F16.name()) || is(BF16.name()),
+                Arithmetic::Bf16 => is(BF16.name()),
+                Arithmetic::Int8 => true,
+            }
+    }
+
+    /// Returns the bytes that [`Matrix::packed`] takes.
+    pub fn packed_bytes(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS) * Layout::of(self.dtype, self.cols).panel_bytes()
+    }
+
+    /// Returns the matrix packed into `arena`, which must have room for [`Matrix::packed_bytes`]; memory of the stored
+    /// rows is given back as they are passed.
+    ///
+    /// # Panics
+    /// If the arena is too small.
+    pub fn packed(&self, compute: &Compute, arena: &mut Arena) -> Matrix {
+        let layout = Layout::of(self.dtype, self.cols);
+        let panel_bytes = layout.panel_bytes();
+        let together = (RELEASE_BYTES / panel_bytes.max(1)).max(1);
+        let bytes = arena.fill(self.packed_bytes(), |out| {
+            for (i, out) in out.chunks_mut((together * panel_bytes).max(1)).enumerate() {
+                let first = i * together;
+                for_row_blocks(&compute.team, out, panel_bytes, |panel, out| {
+                    for (i, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
+                        self.pack_panel(compute.isa, &layout, first + panel + i, out);
+                    }
+                });
+                if let Storage::Rows(Rows { bytes, offset, .. }) = &self.storage {
+                    let row = |panel: usize| offset + (panel * PANEL_ROWS).min(self.rows) * self.row_bytes;
+                    bytes.release(row(first)..row(first + together));
+                }
+            }
+        });
+        Matrix { storage: Storage::Panels(Panels { bytes, layout }), ..self.clone() }
+    }
+
+    fn pack_panel(&self, isa: Isa, layout: &Layout, panel: usize, out: &mut [u8]) {
+        let row = |row: usize| self.row((panel * PANEL_ROWS + row).min(self.rows - 1));
+        let rows: [Cow<'_, [u8]>; PANEL_ROWS] = std::array::from_fn(row);
+        layout.pack(isa, &std::array::from_fn(|row| &*rows[row]), 0..layout.units(), out);
     }
 }
+
+/// Bytes that are packed before those they came from are given back.
+const RELEASE_BYTES: usize = 32 << 20;

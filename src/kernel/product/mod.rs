@@ -11,6 +11,7 @@ mod int8;
 mod matrix;
 #[cfg(test)]
 mod oracle;
+mod panels;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use crate::tensor::Dtype;
 use crate::tensor::format::{BF16, BlockFormat};
 use driver::{Job, Product};
 
-pub use matrix::{Matrix, SharedBytes};
+pub use matrix::{Bytes, Matrix, SharedBytes};
 
 /// What the products of a matrix take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -62,17 +62,27 @@ fn run_form(
     y
 }
 
-/// Checks every form against the oracle.
+/// Returns the matrix packed.
+pub fn packed(w: &Matrix) -> Matrix {
+    let mut arena = crate::kernel::Arena::new(w.packed_bytes().next_multiple_of(64)).unwrap();
+    w.packed(&Compute::new(Isa::detect(), 2).unwrap(), &mut arena)
+}
+
+/// Checks every form against the oracle, the weights as they are and packed.
 fn check(w: &Matrix, x: &[f32], what: &str) {
     let m = x.len() / w.cols();
+    let packed = packed(w);
     for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
         let plain = Compute::new(Isa::Portable, 1).unwrap();
         let mut want = vec![0.0; m * w.rows()];
         oracle::matmul(&plain, x, w, arithmetic, &mut want);
         for form in forms().into_iter().filter(|form| form.1 == arithmetic) {
             let compute = Compute::new(form.0, 1).unwrap();
-            let y = run_form(&compute, form, x, w);
-            assert!(bits(&y) == bits(&want), "{what} {arithmetic:?} m {m} on {}", form.0.name());
+            for (w, form_of_w) in [(w, "mapped"), (&packed, "packed")] {
+                let y = run_form(&compute, form, x, w);
+                let isa = form.0.name();
+                assert!(bits(&y) == bits(&want), "{what} {arithmetic:?} m {m} {form_of_w} on {isa}");
+            }
         }
     }
 }
@@ -103,7 +113,7 @@ fn rows_of_whole_cache_lines_at_any_address_equal_the_oracle() {
         let rows = matrix(dtype, 37, k, RowMap::Identity);
         for offset in [0, 2, 4, 16, 31, 32, 60] {
             let mut bytes = vec![0; offset];
-            (0..37).for_each(|row| bytes.extend_from_slice(rows.row(row)));
+            (0..37).for_each(|row| bytes.extend_from_slice(&rows.row(row)));
             let w = Matrix::new(Arc::new(bytes), offset, dtype, 37, k, RowMap::Identity);
             check(&w, &noise(k, 5), name);
         }
@@ -121,6 +131,22 @@ fn block_formats_are_decoded_to_the_oracles_bits() {
         seen += 1;
     }
     assert!(seen > 5);
+}
+
+#[test]
+fn packed_rows_are_the_stored_ones() {
+    for format in REGISTRY.iter().filter(|format| format.can_decode()) {
+        let dtype = Dtype(*format);
+        let (rows, cols) = (35, 3 * dtype.block_len());
+        let n_bytes = rows * 3 * dtype.block_bytes();
+        let bytes: Vec<u8> = (0..n_bytes).map(|i| (i * 31 % 251) as u8).collect();
+        let w = Matrix::new(Arc::new(bytes), 0, dtype, rows, cols, RowMap::Identity);
+        let packed = packed(&w);
+        assert!(packed.packs_for(Arithmetic::Int8) != w.packs_for(Arithmetic::Int8));
+        for row in 0..rows {
+            assert_eq!(packed.row(row), w.row(row), "{}", format.name());
+        }
+    }
 }
 
 #[test]

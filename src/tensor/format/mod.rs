@@ -25,7 +25,6 @@ mod symmetric;
 #[cfg(test)]
 mod testing;
 
-pub(crate) use block32::mxfp4_half_scale;
 pub(crate) use iq4::LEVELS as IQ4_LEVELS;
 pub use plain::{BF16, F16, F32};
 

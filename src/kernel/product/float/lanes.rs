@@ -37,6 +37,8 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn high_f16(v: Self::V) -> Self::V;
     /// Returns the low half of every lane, widened from f16.
     unsafe fn low_f16(v: Self::V) -> Self::V;
+    /// Loads `LANES` halves of f16, unaligned, and widens them.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
     /// Returns the pairs of bf16 with every half of magnitude below 2^-50 zeroed.
     unsafe fn flush_bf16(v: Self::V) -> Self::V;
 
@@ -133,6 +135,17 @@ unsafe impl Lanes for Portable {
     #[inline(always)]
     unsafe fn low_f16(v: Self::V) -> Self::V {
         each(v, |bits| crate::kernel::convert::f16_bits_to_f32(bits as u16).to_bits())
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::V {
+        // SAFETY: the caller's.
+        let halves = unsafe { from.cast::<[u16; PLAIN]>().read_unaligned() };
+        let mut out = [0; PLAIN];
+        for i in 0..PLAIN {
+            out[i] = crate::kernel::convert::f16_bits_to_f32(u16::from_le(halves[i])).to_bits();
+        }
+        out
     }
 
     #[inline(always)]

@@ -1,9 +1,7 @@
 //! The inner loop: a few rows of x times the columns of some rows of w.
 
-use std::ops::Range;
-
-use super::lanes::{BLOCK, Lanes, Rows};
-use super::pack::{AHEAD, Columns, pack};
+use super::lanes::Lanes;
+use super::pack::Columns;
 use super::step::{Step, V};
 
 /// Part of y: rows `stride` elements apart.
@@ -97,83 +95,37 @@ unsafe fn sums<S: Step, const M: usize, const N: usize>(operands: Operands, y: *
     }
 }
 
-/// Returns the products of a row of x with `L::LANES * G` rows of w over all of k, without storing a panel.
-///
-/// `rows` has the addresses of G groups of rows of `bytes`, `next` of those that come after them.
+/// Returns the products of a row of x with the rows of `G` strips of w, over all of their `lanes` lanes.
 ///
 /// # Safety
-/// As [`Lanes`]; the rows and the lanes of x are there.
+/// As [`Lanes`]; the strips and the row of x have the lanes.
 #[inline(always)]
 pub unsafe fn stream<S: Step, C: Columns<S::L>, const G: usize>(
     x: *const u32,
-    rows: &[Rows; G],
-    next: &[Rows; G],
-    bytes: usize,
+    strips: &[*const u8; G],
+    lanes: usize,
 ) -> [V<S>; G] {
     // SAFETY: the caller's.
     unsafe {
         let mut sum = [S::L::zero(); G];
-        let head = to_cache_line(rows[0][0], bytes);
-        let whole = bytes - (bytes - head) % BLOCK;
-        if head > 0 {
-            add_end::<S, C, G>(&mut sum, rows, 0..head, x);
-        }
-        let mut offset = head;
-        while offset < whole {
-            let ahead = offset + AHEAD;
-            let (soon, at) = if ahead < bytes { (rows, ahead) } else { (next, ahead - bytes) };
-            let x = x.byte_add(offset * C::OUT);
-            for g in 0..G {
-                for j in 0..S::L::LANES {
-                    S::L::prefetch(soon[g][j].wrapping_add(at));
-                }
-                let v = S::L::columns(&rows[g], offset);
-                for t in 0..16 {
-                    for part in 0..C::OUT {
-                        sum[g] = S::step(sum[g], S::L::splat(x.add(t * C::OUT + part)), C::part(v[t], part));
-                    }
+        let whole = lanes / C::OUT;
+        for t in 0..whole {
+            for part in 0..C::OUT {
+                let x = S::L::splat(x.add(t * C::OUT + part));
+                for g in 0..G {
+                    sum[g] = S::step(sum[g], x, C::of_strip(strips[g], t, part));
                 }
             }
-            offset += BLOCK;
         }
-        if whole < bytes {
-            add_end::<S, C, G>(&mut sum, rows, whole..bytes, x);
+        if lanes > whole * C::OUT {
+            let x = S::L::splat(x.add(whole * C::OUT));
+            for g in 0..G {
+                sum[g] = S::step(sum[g], x, C::of_strip(strips[g], whole, 0));
+            }
         }
         for g in 0..G {
             sum[g] = S::L::canonical(sum[g]);
         }
         sum
-    }
-}
-
-/// Returns how many bytes after `row` a cache line begins, if that is so for all rows of as many bytes.
-#[inline(always)]
-fn to_cache_line(row: *const u8, bytes: usize) -> usize {
-    let head = (row as usize).wrapping_neg() % BLOCK;
-    // Blocks begin with a whole lane.
-    if bytes.is_multiple_of(BLOCK) && head.is_multiple_of(4) { head } else { 0 }
-}
-
-/// Adds the products of `bytes` of the rows, less than a block.
-#[inline(always)]
-unsafe fn add_end<S: Step, C: Columns<S::L>, const G: usize>(
-    sum: &mut [V<S>; G],
-    rows: &[Rows; G],
-    bytes: Range<usize>,
-    x: *const u32,
-) {
-    // Two parts of a stored lane are a 16-bit value each; else a lane is a stored one, perhaps only half of it there.
-    let n = if C::OUT == 2 { bytes.len() / 2 } else { bytes.len().div_ceil(4) };
-    let mut lanes = [0; 16 * 32];
-    // SAFETY: the caller's; a block becomes at most 32 times LANES lanes.
-    unsafe {
-        let x = x.byte_add(bytes.start * C::OUT);
-        for g in 0..G {
-            pack::<S::L, C>(&rows[g], bytes.clone(), lanes.as_mut_ptr(), S::L::LANES);
-            for t in 0..n {
-                let w = S::L::load(lanes.as_ptr().add(t * S::L::LANES));
-                sum[g] = S::step(sum[g], S::L::splat(x.add(t)), w);
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::lanes::{BLOCK, Lanes, Rows};
+use crate::kernel::product::panels::PANEL_ROWS;
 
 /// What the 32-bit lanes of stored rows are, and what becomes of them.
 pub trait Columns<L: Lanes>: Copy {
@@ -11,6 +12,14 @@ pub trait Columns<L: Lanes>: Copy {
 
     /// Returns lane `part < OUT` of the stored lanes `v`.
     unsafe fn part(v: L::V, part: usize) -> L::V;
+
+    /// Returns lane `part < OUT` of stored lane `t` of a strip, the rows of a panel (see
+    /// [`crate::kernel::product::panels`]) that begin at `strip`.
+    #[inline(always)]
+    unsafe fn of_strip(strip: *const u8, t: usize, part: usize) -> L::V {
+        // SAFETY: the caller's.
+        unsafe { Self::part(L::load(strip.add(4 * PANEL_ROWS * t).cast()), part) }
+    }
 }
 
 /// Lanes as they are: f32, or pairs of bf16 already flushed.
@@ -52,6 +61,12 @@ impl<L: Lanes> Columns<L> for WidenedF16 {
         // SAFETY: the caller's.
         unsafe { if part == 0 { L::low_f16(v) } else { L::high_f16(v) } }
     }
+
+    #[inline(always)]
+    unsafe fn of_strip(strip: *const u8, t: usize, part: usize) -> L::V {
+        // SAFETY: the caller's; panels of F16 have its halves in rows of their own.
+        unsafe { L::load_f16(strip.add(2 * PANEL_ROWS * (2 * t + part)).cast()) }
+    }
 }
 
 /// Pairs of bf16 to be widened.
@@ -69,7 +84,27 @@ impl<L: Lanes> Columns<L> for WidenedBf16 {
 }
 
 /// Bytes of a row that are asked for ahead of their use.
-pub const AHEAD: usize = 512;
+const AHEAD: usize = 512;
+
+/// Writes `lanes` lanes of a strip from stored lane `first` on to `panel`, the lanes of the next k `stride` further on.
+///
+/// # Safety
+/// The strip has them; `panel` has room for `lanes` times `stride` lanes.
+#[inline(always)]
+pub unsafe fn pack_strip<L: Lanes, C: Columns<L>>(
+    strip: *const u8,
+    first: usize,
+    lanes: usize,
+    panel: *mut u32,
+    stride: usize,
+) {
+    for t in 0..lanes.div_ceil(C::OUT) {
+        for part in 0..C::OUT.min(lanes - t * C::OUT) {
+            // SAFETY: the caller's.
+            unsafe { L::store(C::of_strip(strip, first + t, part), panel.add((t * C::OUT + part) * stride)) };
+        }
+    }
+}
 
 /// Writes the lanes of `bytes` of `L::LANES` rows to `panel`, the lanes of the next k `stride` further on.
 ///

@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use super::lanes::{Lanes, Rows};
 use super::micro::{Operands, Part, multiply, stream};
-use super::pack::{Columns, Flushed, Whole, WidenedBf16, WidenedF16, pack};
+use super::pack::{Columns, Flushed, Whole, WidenedBf16, WidenedF16, pack, pack_strip};
 use super::step::Step;
 use crate::kernel::Isa;
 use crate::kernel::product::Matrix;
 use crate::kernel::product::driver::Tile;
+use crate::kernel::product::matrix::{Panels, Stored};
+use crate::kernel::product::panels::PANEL_ROWS;
 use crate::tensor::format::{BF16, BlockFormat, F16, F32};
 
 /// Values of k in a panel: a multiple of every format's block.
@@ -102,7 +104,7 @@ pub const fn scratch_bytes<S: Step>() -> usize {
 fn addresses<L: Lanes>(w: &Matrix, first: usize, end: usize) -> Rows {
     let mut rows = [std::ptr::null(); 16];
     for j in 0..L::LANES {
-        rows[j] = w.row((first + j).min(end - 1)).as_ptr();
+        rows[j] = w.mapped_row((first + j).min(end - 1)).as_ptr();
     }
     rows
 }
@@ -116,49 +118,51 @@ pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let source = Source::of::<S>(tile.w);
     // SAFETY: the caller's.
     unsafe {
-        match source {
-            _ if tile.rows.len() > 1 => panels::<S>(isa, tile, source, buffer),
-            Source::F16 => streamed::<S, WidenedF16>(tile),
-            Source::Bf16 if S::DEPTH == 1 => streamed::<S, WidenedBf16>(tile),
-            Source::Bf16 => streamed::<S, Flushed>(tile),
-            // One f32 per lane: the chain of sums is what takes the time, and a panel has more of them.
-            Source::F32 | Source::Decoded => panels::<S>(isa, tile, source, buffer),
+        match (tile.w.stored(), source) {
+            (Stored::Panels(w), Source::F32) if tile.rows.len() == 1 => streamed::<S, Whole>(tile, w),
+            (Stored::Panels(w), Source::F16) if tile.rows.len() == 1 => streamed::<S, WidenedF16>(tile, w),
+            (Stored::Panels(w), Source::Bf16) if tile.rows.len() == 1 && S::DEPTH == 1 => {
+                streamed::<S, WidenedBf16>(tile, w);
+            }
+            (Stored::Panels(w), Source::Bf16) if tile.rows.len() == 1 => streamed::<S, Flushed>(tile, w),
+            _ => panels::<S>(isa, tile, source, buffer),
         }
     }
 }
 
-/// Groups of rows that are streamed together, so that one's chain of sums hides behind the other's transposing.
-const GROUPS: usize = 2;
+/// Strips that are streamed together, so that the chains of sums hide behind one another.
+const STRIPS: usize = 4;
 
-/// A tile of one row of x.
+/// A tile of one row of x and packed weights.
 #[inline(always)]
-unsafe fn streamed<S: Step, C: Columns<S::L>>(tile: &mut Tile<'_>) {
+unsafe fn streamed<S: Step, C: Columns<S::L>>(tile: &mut Tile<'_>, w: &Panels) {
     let Some((row, _, x)) = tile.x_groups().next() else { return };
-    let (w, cols, lanes) = (tile.w, tile.cols.clone(), S::L::LANES);
-    let bytes = w.row(0).len();
-    let mut rows = groups::<S::L>(w, cols.start, cols.end);
-    for first in cols.clone().step_by(GROUPS * lanes) {
-        let next = groups::<S::L>(w, first + GROUPS * lanes, cols.end);
-        // SAFETY: the caller's; the rows have `bytes`, and x its lanes.
-        let sums = unsafe { stream::<S, C, GROUPS>(x.as_ptr().cast(), &rows, &next, bytes) };
-        let mut out = [0f32; GROUPS * 16];
-        for g in 0..GROUPS {
-            // SAFETY: `out` has room for GROUPS * LANES lanes.
-            unsafe { S::L::store(sums[g], out.as_mut_ptr().add(g * lanes).cast()) };
+    let (cols, lanes) = (tile.cols.clone(), S::L::LANES);
+    let last = (cols.end - 1) / lanes * lanes;
+    for first in cols.clone().step_by(STRIPS * lanes) {
+        let mut strips = [std::ptr::null(); STRIPS];
+        for g in 0..STRIPS {
+            strips[g] = strip(w, (first + g * lanes).min(last));
         }
-        let n = (GROUPS * lanes).min(cols.end - first);
+        let mut out = [0f32; STRIPS * 16];
+        // SAFETY: the caller's; strips and x have the lanes of a row, `out` has room for STRIPS * LANES.
+        unsafe {
+            let sums = stream::<S, C, STRIPS>(x.as_ptr().cast(), &strips, depth::<S>(tile.w.cols()));
+            for g in 0..STRIPS {
+                S::L::store(sums[g], out.as_mut_ptr().add(g * lanes).cast());
+            }
+        }
+        let n = (STRIPS * lanes).min(cols.end - first);
         tile.y(row)[first - cols.start..][..n].copy_from_slice(&out[..n]);
-        rows = next;
     }
 }
 
+/// Returns where the strip begins whose first row is `row`.
 #[inline(always)]
-fn groups<L: Lanes>(w: &Matrix, first: usize, end: usize) -> [Rows; GROUPS] {
-    let mut groups = [[std::ptr::null(); 16]; GROUPS];
-    for g in 0..GROUPS {
-        groups[g] = addresses::<L>(w, first + g * L::LANES, end);
-    }
-    groups
+fn strip(w: &Panels, row: usize) -> *const u8 {
+    let panel = row / PANEL_ROWS;
+    let first = row % PANEL_ROWS * w.layout.element();
+    w.panels(panel..panel + 1).as_ptr().wrapping_add(first)
 }
 
 /// A tile of any rows of x: the weights pass through panels.
@@ -207,6 +211,10 @@ unsafe fn pack_rows<S: Step>(
     to: *mut u32,
 ) {
     let stride = w_group::<S>();
+    if let (Stored::Panels(w), false) = (w.stored(), source == Source::Decoded) {
+        // SAFETY: the caller's; the strip has these lanes.
+        return unsafe { pack_panel_rows::<S>(w, source, rows.start, block, to) };
+    }
     let bytes = |size: usize| block.start * size..block.end * size;
     // SAFETY: the caller's; the rows have these bytes.
     unsafe {
@@ -220,6 +228,27 @@ unsafe fn pack_rows<S: Step>(
             (Source::Bf16, 1) => pack::<S::L, WidenedBf16>(&from, bytes(2), to, stride),
             (Source::Bf16, _) => pack::<S::L, Flushed>(&from, bytes(2), to, stride),
             (Source::Decoded, depth) => pack::<S::L, Whole>(&from, 0..block.len() * 4 / depth, to, stride),
+        }
+    }
+}
+
+/// Packs `block` of k of the LANES rows of packed w from `row` on.
+#[inline(always)]
+unsafe fn pack_panel_rows<S: Step>(
+    w: &Panels,
+    source: Source,
+    row: usize,
+    block: &Range<usize>,
+    to: *mut u32,
+) {
+    let (stride, strip, lanes) = (w_group::<S>(), strip(w, row), depth::<S>(block.len()));
+    // SAFETY: the caller's.
+    unsafe {
+        match (source, S::DEPTH) {
+            (Source::F16, _) => pack_strip::<S::L, WidenedF16>(strip, block.start / 2, lanes, to, stride),
+            (Source::Bf16, 1) => pack_strip::<S::L, WidenedBf16>(strip, block.start / 2, lanes, to, stride),
+            (Source::Bf16, _) => pack_strip::<S::L, Flushed>(strip, block.start / 2, lanes, to, stride),
+            _ => pack_strip::<S::L, Whole>(strip, block.start, lanes, to, stride),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Eight lanes in AVX2 registers.
 //!
 //! SAFETY, for every block here: a token exists only where the CPU has AVX2, FMA and F16C, and what its [`Dot`]
-//! says. Pointers come from slices whose length was just checked, or from checked rows.
+//! says. Pointers come from slices whose length was just checked, or from checked words.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{At, Lanes, Rows};
+use super::lanes::{Lanes, Words};
 use crate::kernel::Isa;
 
 const LANES: usize = 8;
@@ -89,23 +89,6 @@ impl<D: Dot> Avx2<D> {
     }
 }
 
-/// Reads the 16 bits at eight places.
-///
-/// # Safety
-/// The CPU has SSE4.1, and two bytes may be read at each.
-#[inline(always)]
-pub(super) unsafe fn eight_halves<const N: usize>(from: &At<'_, N>, lane: usize) -> __m128i {
-    // SAFETY: the caller's.
-    unsafe {
-        let half = |i: usize| i32::from(from.address(lane + i).cast::<u16>().read_unaligned());
-        let x = _mm_cvtsi32_si128(half(0));
-        let x = _mm_insert_epi16::<2>(_mm_insert_epi16::<1>(x, half(1)), half(2));
-        let x = _mm_insert_epi16::<4>(_mm_insert_epi16::<3>(x, half(3)), half(4));
-        let x = _mm_insert_epi16::<6>(_mm_insert_epi16::<5>(x, half(5)), half(6));
-        _mm_insert_epi16::<7>(x, half(7))
-    }
-}
-
 macro_rules! methods {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $ret:ty $body:block)*) => {
         $(#[inline(always)]
@@ -130,6 +113,9 @@ impl<D: Dot> Lanes for Avx2<D> {
         fn shl(a: __m256i, n: u32) -> __m256i { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
         fn shr(a: __m256i, n: u32) -> __m256i { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
         fn sar(a: __m256i, n: u32) -> __m256i { _mm256_sra_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        fn add(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
+        fn from_bits(a: __m256i) -> __m256 { _mm256_castsi256_ps(a) }
+        fn word(words: Words<'_>, word: usize) -> __m256i { _mm256_loadu_si256(words.address(word, LANES).cast()) }
         fn mul_i32(a: __m256i, b: __m256i) -> __m256i { _mm256_mullo_epi32(a, b) }
         fn lookup(table: &[i8; 16], a: __m256i) -> __m256i {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
@@ -149,54 +135,6 @@ impl<D: Dot> Lanes for Avx2<D> {
         }
         fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn transpose16(self, rows: Rows<'_>, at: usize) -> [__m256i; 4] {
-        let from = rows.at::<LANES>(at, 16);
-        // SAFETY: see the module.
-        unsafe {
-            let load = |lane: usize| _mm_loadu_si128(from.address(lane).cast());
-            // rows j, j + 4, so that unpacking leaves rows 0..8 in order
-            let two = |j| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(j)), load(j + 4));
-            let (a, b, c, d) = (two(0), two(1), two(2), two(3));
-            let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            [
-                _mm256_unpacklo_epi64(ab_low, cd_low),
-                _mm256_unpackhi_epi64(ab_low, cd_low),
-                _mm256_unpacklo_epi64(ab_high, cd_high),
-                _mm256_unpackhi_epi64(ab_high, cd_high),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn words(self, rows: Rows<'_>, at: usize) -> __m256i {
-        let from = rows.at::<LANES>(at, 4);
-        // SAFETY: see the module.
-        unsafe {
-            let word = |lane: usize| from.address(lane).cast::<i32>().read_unaligned();
-            let quad = |lane: usize| {
-                let x = _mm_cvtsi32_si128(word(lane));
-                let x = _mm_insert_epi32::<1>(x, word(lane + 1));
-                _mm_insert_epi32::<3>(_mm_insert_epi32::<2>(x, word(lane + 2)), word(lane + 3))
-            };
-            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(0)), quad(4))
-        }
-    }
-
-    #[inline(always)]
-    fn halves(self, rows: Rows<'_>, at: usize) -> __m256 {
-        let from = rows.at::<LANES>(at, 2);
-        // SAFETY: see the module.
-        unsafe { _mm256_cvtph_ps(eight_halves(&from, 0)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch may have any address, and every x86-64 CPU has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

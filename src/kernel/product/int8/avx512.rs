@@ -1,11 +1,11 @@
 //! Sixteen lanes in AVX-512 registers, with or without VNNI.
 //!
 //! SAFETY, for every block here: a token exists only where the CPU has AVX-512 F, BW, DQ and VL with everything
-//! below, and VNNI if `VNNI`. Pointers come from slices whose length was just checked, or from checked rows.
+//! below, and VNNI if `VNNI`. Pointers come from slices whose length was just checked, or from checked words.
 
 use std::arch::x86_64::*;
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Words};
 use crate::kernel::Isa;
 
 const LANES: usize = 16;
@@ -46,6 +46,9 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
         fn shl(a: __m512i, n: u32) -> __m512i { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) }
         fn shr(a: __m512i, n: u32) -> __m512i { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) }
         fn sar(a: __m512i, n: u32) -> __m512i { _mm512_sra_epi32(a, _mm_cvtsi32_si128(n as i32)) }
+        fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
+        fn word(words: Words<'_>, word: usize) -> __m512i { _mm512_loadu_si512(words.address(word, LANES).cast()) }
         fn mul_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
         fn lookup(table: &[i8; 16], a: __m512i) -> __m512i {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
@@ -61,63 +64,6 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
         fn low_half(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn transpose16(self, rows: Rows<'_>, at: usize) -> [__m512i; 4] {
-        let from = rows.at::<LANES>(at, 16);
-        // SAFETY: see the module.
-        unsafe {
-            let load = |lane: usize| _mm_loadu_si128(from.address(lane).cast());
-            // rows j, j + 4, j + 8, j + 12, so that unpacking leaves rows 0..16 in order
-            let quad = |j: usize| {
-                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(j)), load(j + 4));
-                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(j + 8)), load(j + 12));
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-            };
-            let (a, b, c, d) = (quad(0), quad(1), quad(2), quad(3));
-            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            [
-                _mm512_unpacklo_epi64(ab_low, cd_low),
-                _mm512_unpackhi_epi64(ab_low, cd_low),
-                _mm512_unpacklo_epi64(ab_high, cd_high),
-                _mm512_unpackhi_epi64(ab_high, cd_high),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn words(self, rows: Rows<'_>, at: usize) -> __m512i {
-        let from = rows.at::<LANES>(at, 4);
-        // SAFETY: see the module.
-        unsafe {
-            let word = |lane: usize| from.address(lane).cast::<i32>().read_unaligned();
-            let quad = |lane: usize| {
-                let x = _mm_cvtsi32_si128(word(lane));
-                let x = _mm_insert_epi32::<1>(x, word(lane + 1));
-                _mm_insert_epi32::<3>(_mm_insert_epi32::<2>(x, word(lane + 2)), word(lane + 3))
-            };
-            let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(0)), quad(4));
-            let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(8)), quad(12));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-        }
-    }
-
-    #[inline(always)]
-    fn halves(self, rows: Rows<'_>, at: usize) -> __m512 {
-        let from = rows.at::<LANES>(at, 2);
-        // SAFETY: see the module.
-        unsafe {
-            let (low, high) = (super::avx2::eight_halves(&from, 0), super::avx2::eight_halves(&from, 8));
-            _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high))
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch may have any address, and every x86-64 CPU has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::activations::{Activations, BLOCK};
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Words};
 
 /// A block format as integer codes with scales: weight = scale * (code - OFFSET) - minimum.
 ///
@@ -12,8 +12,6 @@ use super::lanes::{Lanes, Rows};
 pub trait Codes: Send + Sync + 'static {
     /// The format's name in the registry of formats.
     const NAME: &'static str;
-    /// Weights per block of the format, a multiple of 32.
-    const LEN: usize;
     /// Bytes per block of the format.
     const BYTES: usize;
     /// 8 for signed codes; else codes are unsigned and below `2^BITS`, `BITS <= 6`.
@@ -24,8 +22,11 @@ pub trait Codes: Send + Sync + 'static {
     const GROUPS: usize;
     const HAS_MINIMA: bool = false;
 
-    /// Gives `sink` the weights of the block at byte `at` of each row, 32 at a time, in order.
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>);
+    /// Bytes of the parts of a block whose size is no multiple of 4 (see [`crate::kernel::product::panels`]).
+    const PARTS: &'static [usize] = &[];
+
+    /// Gives `sink` the weights of the unit of blocks that `words` are, 32 at a time, in order.
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>);
 
     /// Reads the block's weights the slow way.
     #[cfg(test)]
@@ -68,7 +69,7 @@ pub trait Sink<S: Lanes> {
     fn weights(&mut self, weights: Weights<S>);
 }
 
-/// What a panel of weight rows is multiplied with.
+/// What rows of weights are multiplied with.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
     pub x: Activations<'a>,
@@ -101,48 +102,53 @@ pub fn fill_terms<S: Lanes, C: Codes>(x: &Activations<'_>, terms: &mut [i32]) {
     }
 }
 
-/// Writes `y[row][lane]`, `S::LANES` apart, the products of all rows of `operand` with `weights`; the bytes from `next`
-/// on, as many as the weights have, will be wanted soon.
-#[inline(always)]
-pub fn panel<S: Lanes, C: Codes>(
+/// Adds up the products of all rows of activations with as many rows of weights as there are lanes.
+pub struct Products<'a, S, C> {
     s: S,
-    weights: Rows<'_>,
-    k: usize,
-    operand: Operand<'_>,
-    next: Option<*const u8>,
-    y: &mut [f32],
-) {
-    let y = &mut y[..operand.x.rows * S::LANES];
-    y.fill(0.0);
-    let mut products = Products::<S, C> { s, operand, next, block: 0, y, codes: PhantomData };
-    for block in 0..k / C::LEN {
-        C::block(s, weights, block * C::BYTES, &mut products);
+    operand: Operand<'a>,
+    /// Blocks of 32 columns.
+    n_blocks: usize,
+    /// The next block of 32 columns.
+    block: usize,
+    /// `y[row][lane]`, `S::LANES` apart.
+    y: &'a mut [f32],
+    codes: PhantomData<C>,
+}
+
+impl<'a, S: Lanes, C: Codes> Products<'a, S, C> {
+    /// Returns sums of 0 over none of the `k` columns yet, kept in `y`.
+    #[inline(always)]
+    pub fn new(s: S, k: usize, operand: Operand<'a>, y: &'a mut [f32]) -> Self {
+        let y = &mut y[..operand.x.rows * S::LANES];
+        y.fill(0.0);
+        Products { s, operand, n_blocks: k / BLOCK, block: 0, y, codes: PhantomData }
+    }
+
+    /// Adds the products of the next `units` units of blocks, all of `words`.
+    #[inline(always)]
+    pub fn add(&mut self, words: Words<'_>, units: usize) {
+        let n_words = unit_words::<C>();
+        for unit in 0..units {
+            C::unit(self.s, words.part(unit * n_words, n_words), self);
+        }
     }
 }
 
-/// Adds up products.
-struct Products<'a, S, C> {
-    s: S,
-    operand: Operand<'a>,
-    /// Bytes to ask for.
-    next: Option<*const u8>,
-    /// The next block of 32 columns.
-    block: usize,
-    y: &'a mut [f32],
-    codes: PhantomData<C>,
+/// Returns the words of a unit of a row.
+const fn unit_words<C: Codes>() -> usize {
+    let mut unit = C::BYTES;
+    while !unit.is_multiple_of(4) {
+        unit += C::BYTES;
+    }
+    unit / 4
 }
 
 impl<S: Lanes, C: Codes> Sink<S> for Products<'_, S, C> {
     #[inline(always)]
     fn weights(&mut self, weights: Weights<S>) {
         let (s, rows) = (self.s, self.operand.x.rows);
-        if let Some(next) = &mut self.next {
-            // a few lines at a time: memory takes only so many requests at once
-            let n_bytes = S::LANES * C::BYTES / (C::LEN / BLOCK);
-            for line in (0..n_bytes).step_by(64) {
-                s.prefetch(next.wrapping_add(line));
-            }
-            *next = next.wrapping_add(n_bytes);
+        if self.block == self.n_blocks {
+            return; // what fills up the last unit
         }
         let first = self.block * rows;
         self.block += 1;

@@ -3,72 +3,59 @@
 //! A dword holds four codes of one row, ascending k from the low byte, or one i32. Every operation is exact or
 //! correctly rounded, so all implementations give the same bits.
 
-/// The bytes of as many rows as there are lanes, of the same length each; further rows may follow.
+use crate::kernel::product::panels::PANEL_ROWS;
+
+/// Words of rows as panels have them, row 0 of a panel being lane 0: those of a unit of blocks, or of several.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    rows: &'a [*const u8],
-    row_bytes: usize,
+pub struct Words<'a> {
+    start: *const u8,
+    /// Bytes from a panel to the next.
+    panel_bytes: usize,
+    n_words: usize,
+    /// The row that is lane 0.
+    row: usize,
     _bytes: std::marker::PhantomData<&'a [u8]>,
 }
 
-impl<'a> Rows<'a> {
-    /// Fills `pointers` with `row(0)`, `row(1)`, ... and returns them as rows.
+impl<'a> Words<'a> {
+    /// Bytes of a word of a panel's rows.
+    pub const BYTES: usize = 4 * PANEL_ROWS;
+
+    /// Returns the words of all rows of the panels in `bytes`, each of `panel_bytes`.
+    #[inline(always)]
+    pub fn new(bytes: &'a [u8], panel_bytes: usize) -> Self {
+        debug_assert!(!bytes.is_empty() && bytes.len().is_multiple_of(panel_bytes));
+        let n_words = panel_bytes / Self::BYTES;
+        // the rows of a panel that is not there are those of the first, and are dropped
+        let panel_bytes = if bytes.len() > panel_bytes { panel_bytes } else { 0 };
+        Words { start: bytes.as_ptr(), panel_bytes, n_words, row: 0, _bytes: std::marker::PhantomData }
+    }
+
+    /// Returns the rows from `row` on.
+    #[inline(always)]
+    pub fn rows_from(self, row: usize) -> Self {
+        Words { row: self.row + row, ..self }
+    }
+
+    /// Returns words `first..first + n`.
     ///
     /// # Panics
-    /// If a row is not `row_bytes` long.
+    /// If there are fewer.
     #[inline(always)]
-    pub fn new(pointers: &'a mut [*const u8], row_bytes: usize, row: impl Fn(usize) -> &'a [u8]) -> Self {
-        for (lane, pointer) in pointers.iter_mut().enumerate() {
-            let bytes = row(lane);
-            assert_eq!(bytes.len(), row_bytes);
-            *pointer = bytes.as_ptr();
-        }
-        Rows { rows: pointers, row_bytes, _bytes: std::marker::PhantomData }
+    pub fn part(self, first: usize, n: usize) -> Self {
+        assert!(first + n <= self.n_words);
+        Words { start: self.start.wrapping_add(first * Self::BYTES), n_words: n, ..self }
     }
 
-    /// Returns the rows from `first` on.
-    #[inline(always)]
-    pub fn from(self, first: usize) -> Self {
-        Rows { rows: &self.rows[first..], ..self }
-    }
-
-    /// Returns the addresses of bytes `at..at + len` of the first `N` rows.
+    /// Returns the address of word `word` of the first row; those of the next `lanes` rows follow.
     ///
     /// # Panics
-    /// If there are fewer rows or bytes.
+    /// If there is no such word, or the rows are not in one panel.
     #[inline(always)]
-    pub fn at<const N: usize>(self, at: usize, len: usize) -> At<'a, N> {
-        assert!(at + len <= self.row_bytes);
-        let rows = self.rows[..N].first_chunk().expect("the slice has N rows");
-        At { rows, at }
-    }
-
-    /// Returns the address of the byte `at` bytes after the first of row `lane`, which may lie outside the row.
-    #[inline(always)]
-    pub fn near(self, lane: usize, at: usize) -> *const u8 {
-        self.rows[lane].wrapping_add(at)
-    }
-
-    /// Returns the byte at `at` of row `lane`.
-    #[inline(always)]
-    pub fn byte(self, lane: usize, at: usize) -> u8 {
-        assert!(at < self.row_bytes);
-        // SAFETY: every row has `row_bytes` bytes, which live for 'a.
-        unsafe { *self.rows[lane].add(at) }
-    }
-}
-
-/// Checked places in rows.
-pub struct At<'a, const N: usize> {
-    rows: &'a [*const u8; N],
-    at: usize,
-}
-
-impl<const N: usize> At<'_, N> {
-    /// Returns the address in row `lane`; as many bytes as [`Rows::at`] was asked for may be read there.
-    #[inline(always)]
-    pub fn address(&self, lane: usize) -> *const u8 {
-        self.rows[lane].wrapping_add(self.at)
+    pub fn address(self, word: usize, lanes: usize) -> *const u32 {
+        let (panel, row) = (self.row / PANEL_ROWS, self.row % PANEL_ROWS);
+        assert!(word < self.n_words && row + lanes <= PANEL_ROWS && panel < MAX_LANES / PANEL_ROWS);
+        self.start.wrapping_add(panel * self.panel_bytes + word * Self::BYTES + 4 * row).cast()
     }
 }
 
@@ -116,6 +103,10 @@ pub trait Lanes: Copy {
     /// # Panics
     /// If there is less room.
     fn store(self, x: Self::F, out: &mut [f32]);
+    /// The sum's low 32 bits.
+    fn add(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Returns the f32 of these bits.
+    fn from_bits(self, a: Self::I) -> Self::F;
     /// Converts to the nearest f32, half to even.
     fn to_f32(self, a: Self::I) -> Self::F;
     /// Returns the value of the binary16 in the low half of each dword.
@@ -124,15 +115,8 @@ pub trait Lanes: Copy {
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// Reads the 16 bytes at `at` of each row: dword d of row i is lane i of result d.
-    fn transpose16(self, rows: Rows<'_>, at: usize) -> [Self::I; 4];
-    /// Reads the dword at `at` of each row.
-    fn words(self, rows: Rows<'_>, at: usize) -> Self::I;
-    /// Reads the binary16 at `at` of each row.
-    fn halves(self, rows: Rows<'_>, at: usize) -> Self::F;
-
-    /// Asks for the cache line at `address`, which may be anywhere.
-    fn prefetch(self, address: *const u8);
+    /// Reads word `word` of each row.
+    fn word(self, words: Words<'_>, word: usize) -> Self::I;
 
     /// Returns `start` plus the dot of each lane's `4 * N` codes with the activations, exactly.
     ///
@@ -178,6 +162,7 @@ impl<S: Lanes> Lanes for Pair<S> {
         fn or(a, b) -> Self::I;
         fn xor(a, b) -> Self::I;
         fn mul_i32(a, b) -> Self::I;
+        fn add(a, b) -> Self::I;
         fn signed(a) -> Self::I;
         fn mul(a, b) -> Self::F;
         fn fma(a, b, c) -> Self::F;
@@ -226,21 +211,12 @@ impl<S: Lanes> Lanes for Pair<S> {
         (self.0.low_half(a.0), self.0.low_half(a.1))
     }
     #[inline(always)]
-    fn transpose16(self, rows: Rows<'_>, at: usize) -> [Self::I; 4] {
-        let (a, b) = (self.0.transpose16(rows, at), self.0.transpose16(rows.from(S::LANES), at));
-        [(a[0], b[0]), (a[1], b[1]), (a[2], b[2]), (a[3], b[3])]
+    fn from_bits(self, a: Self::I) -> Self::F {
+        (self.0.from_bits(a.0), self.0.from_bits(a.1))
     }
     #[inline(always)]
-    fn words(self, rows: Rows<'_>, at: usize) -> Self::I {
-        (self.0.words(rows, at), self.0.words(rows.from(S::LANES), at))
-    }
-    #[inline(always)]
-    fn halves(self, rows: Rows<'_>, at: usize) -> Self::F {
-        (self.0.halves(rows, at), self.0.halves(rows.from(S::LANES), at))
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        self.0.prefetch(address);
+    fn word(self, words: Words<'_>, word: usize) -> Self::I {
+        (self.0.word(words, word), self.0.word(words.rows_from(S::LANES), word))
     }
     #[inline(always)]
     fn dot<const N: usize>(self, bits: u32, start: i32, codes: [Self::I; N], x: &[u8]) -> Self::I {

@@ -18,10 +18,10 @@
 //!
 //! Every step but the exact ones is an f32 operation, rounded once. The slow form is `oracle`.
 //!
-//! A packer reads 16 bytes of a row per lane and transposes dwords, so that a register holds four codes of each
-//! of 16 rows; the micro-kernel keeps 32 columns of 16 or 32 rows in registers while rows of activations go by.
-//! Nothing is packed to memory: with one row of activations the weights are read once, with many the unpacking is
-//! shared by up to [`X_GROUP`] rows.
+//! Weights are read from panels ([`super::panels`]), where a register holds four codes of each of 16 rows; of weights
+//! that are mapped, some units are packed at a time. The micro-kernel keeps 32 columns of 16 or 32 rows in registers
+//! while rows of activations go by: with one row of activations the weights are read once, with many the unpacking
+//! is shared by up to [`X_GROUP`] rows.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -44,10 +44,12 @@ use self::activations::Activations;
 use self::avx2::{Avx2, AvxVnni, Pairs};
 #[cfg(target_arch = "x86_64")]
 use self::avx512::Avx512;
-use self::kernel::{Codes, Operand, fill_terms, panel};
-use self::lanes::{Lanes, MAX_LANES, Pair, Rows};
+use self::kernel::{Codes, Operand, Products, fill_terms};
+use self::lanes::{Lanes, MAX_LANES, Pair, Words};
 use self::portable::Portable;
 use super::driver::{Product, Tile};
+use super::matrix::{Matrix, Stored};
+use super::panels::{Layout, PANEL_ROWS};
 use super::scratch;
 use crate::kernel::Isa;
 use crate::tensor::Dtype;
@@ -56,8 +58,8 @@ use crate::tensor::Dtype;
 const X_GROUP: usize = 256;
 /// With fewer rows the registers of twice the lanes only spill.
 const PAIR_ROWS: usize = 4;
-/// With at most this many rows the reading of weights takes the time, and the next panel's are asked for ahead.
-const PREFETCH_ROWS: usize = 8;
+/// Bytes of each row that are packed at a time where the weights are not: they stay in the first cache.
+const CHUNK_BYTES: usize = 1024;
 
 /// The formats with integer codes, by name. Adding one is a file in `format` and a line here.
 static FORMATS: &[Format] = &[
@@ -79,6 +81,7 @@ static FORMATS: &[Format] = &[
 /// A format with integer codes.
 struct Format {
     name: &'static str,
+    parts: &'static [usize],
     kernels: fn(Level) -> &'static dyn Product,
     #[cfg(test)]
     slowly: fn(&[u8]) -> oracle::Slow,
@@ -87,6 +90,7 @@ struct Format {
 const fn of<C: Codes>() -> Format {
     Format {
         name: C::NAME,
+        parts: C::PARTS,
         kernels: kernels::<C>,
         #[cfg(test)]
         slowly: C::slowly,
@@ -107,6 +111,15 @@ enum Level {
 }
 
 impl Level {
+    /// Returns the instruction set it belongs to.
+    fn isa(self) -> Isa {
+        match self {
+            Level::Portable => Isa::Portable,
+            Level::Avx512 | Level::Avx512Vnni => Isa::Avx512,
+            _ => Isa::Avx2,
+        }
+    }
+
     /// Returns the best level of this machine within `isa`.
     fn within(isa: Isa) -> Level {
         match isa {
@@ -119,6 +132,11 @@ impl Level {
             Isa::Avx512 => Level::Avx512,
         }
     }
+}
+
+/// Returns the parts that blocks of that format fall into, if it has integer codes.
+pub(super) fn parts(dtype: Dtype) -> Option<&'static [usize]> {
+    FORMATS.iter().find(|format| format.name == dtype.name()).map(|format| format.parts)
 }
 
 /// Returns the integer product with weights of that format, if it has integer codes.
@@ -166,25 +184,41 @@ impl<C: Codes> Product for Int8<C> {
     }
 
     fn pack_x(&self, x: &[f32], k: usize, out: &mut [u8]) {
-        let isa = match self.level {
-            Level::Portable => Isa::Portable,
-            Level::Avx512 | Level::Avx512Vnni => Isa::Avx512,
-            _ => Isa::Avx2,
-        };
-        activations::pack(isa, x, k, out);
+        activations::pack(self.level.isa(), x, k, out);
     }
 
     fn tile(&self, tile: &mut Tile<'_>) {
         assert_eq!(tile.w.dtype().name(), C::NAME);
         let n_terms = terms_per_row::<C>(tile.w.cols()) * X_GROUP.min(tile.rows.len());
-        scratch::with((n_terms + X_GROUP * MAX_LANES) * size_of::<f32>(), |bytes| {
-            self.tile_with(tile, split_scratch(bytes, n_terms));
+        let chunk = match tile.w.stored() {
+            Stored::Panels(_) => 0,
+            Stored::Rows => chunk_units(&Layout::of(tile.w.dtype(), tile.w.cols())).1 * MAX_LANES,
+        };
+        let isa = self.level.isa();
+        scratch::with(chunk + (n_terms + X_GROUP * MAX_LANES) * size_of::<f32>(), |bytes| {
+            let (chunk, rest) = bytes.split_at_mut(chunk);
+            let (terms, y) = split_scratch(rest, n_terms);
+            self.tile_with(tile, Scratch { isa, chunk, terms, y });
         });
     }
 }
 
-/// Room for the terms of a group of rows, and for its products with a panel.
-type Scratch<'a> = (&'a mut [i32], &'a mut [f32]);
+/// Room to work in.
+struct Scratch<'a> {
+    isa: Isa,
+    /// For units of weights that are not packed.
+    chunk: &'a mut [u8],
+    /// For the terms of a group of rows.
+    terms: &'a mut [i32],
+    /// For a group's products with as many rows of weights as there are lanes.
+    y: &'a mut [f32],
+}
+
+/// Returns how many units are packed at a time, and their bytes of a row.
+fn chunk_units(layout: &Layout) -> (usize, usize) {
+    let units = (CHUNK_BYTES / layout.unit_bytes()).max(1);
+    (units, units * layout.unit_bytes())
+}
 
 impl<C: Codes> Int8<C> {
     fn tile_with(&self, tile: &mut Tile<'_>, scratch: Scratch<'_>) {
@@ -247,26 +281,36 @@ const fn terms_per_row<C: Codes>(k: usize) -> usize {
     k / activations::BLOCK * C::GROUPS
 }
 
-/// Computes a tile, a panel of `S::LANES` rows of weights at a time.
+/// Computes a tile, `S::LANES` rows of weights at a time.
 ///
 /// Its intrinsics need the caller's target features, which closures do not have: there are none here around them.
 #[inline(always)]
-fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, (terms, y): Scratch<'_>) {
+fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, scratch: Scratch<'_>) {
+    let Scratch { isa, chunk, terms, y } = scratch;
     let (w, cols) = (tile.w, tile.cols.clone());
     let k = w.cols();
-    let row_bytes = k / C::LEN * C::BYTES;
     for (first, rows, x) in tile.x_groups() {
         let x = Activations::new(x, rows, k);
         let terms = &mut terms[..rows * terms_per_row::<C>(k)];
         fill_terms::<S, C>(&x, terms);
         for col in cols.clone().step_by(S::LANES) {
-            let mut pointers = [std::ptr::null(); MAX_LANES];
-            // lanes past the end repeat the last row, and are dropped
-            let row = |lane: usize| w.row((col + lane).min(cols.end - 1));
-            let weights = Rows::new(&mut pointers[..S::LANES], row_bytes, row);
-            // rows of weights lie one after another, but for some permuted ones
-            let next = (rows <= PREFETCH_ROWS).then(|| weights.near(0, S::LANES * row_bytes));
-            panel::<S, C>(s, weights, k, Operand { x, terms }, next, y);
+            let (panel, row) = (col / PANEL_ROWS, col % PANEL_ROWS);
+            let mut products = Products::<S, C>::new(s, k, Operand { x, terms }, y);
+            if let Stored::Panels(panels) = w.stored() {
+                let n_panels = S::LANES.div_ceil(PANEL_ROWS).min(w.rows().div_ceil(PANEL_ROWS) - panel);
+                let (bytes, layout) = (panels.panels(panel..panel + n_panels), panels.layout);
+                products.add(Words::new(bytes, layout.panel_bytes()).rows_from(row), layout.units());
+            } else {
+                let layout = Layout::of(w.dtype(), k);
+                let (together, _) = chunk_units(&layout);
+                for unit in (0..layout.units()).step_by(together) {
+                    let units = unit..layout.units().min(unit + together);
+                    let n = units.len();
+                    let (bytes, panel_bytes) =
+                        pack_chunk(isa, w, panel, S::LANES.div_ceil(PANEL_ROWS), units, chunk);
+                    products.add(Words::new(bytes, panel_bytes).rows_from(row), n);
+                }
+            }
             let (at, n) = (col - cols.start, S::LANES.min(cols.end - col));
             for (row, y) in y.chunks_exact(S::LANES).take(rows).enumerate() {
                 tile.y(first + row)[at..at + n].copy_from_slice(&y[..n]);
@@ -275,8 +319,28 @@ fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, (terms, y): Scratch<'
     }
 }
 
+/// Packs `units` of panels `panel..panel + n_panels` into `chunk`; returns their bytes, and those of one.
+fn pack_chunk<'a>(
+    isa: Isa,
+    w: &Matrix,
+    panel: usize,
+    n_panels: usize,
+    units: std::ops::Range<usize>,
+    chunk: &'a mut [u8],
+) -> (&'a [u8], usize) {
+    let layout = Layout::of(w.dtype(), w.cols());
+    let panel_bytes = PANEL_ROWS * units.len() * layout.unit_bytes();
+    let chunk = &mut chunk[..n_panels * panel_bytes];
+    for (i, out) in chunk.chunks_exact_mut(panel_bytes).enumerate() {
+        let first = (panel + i) * PANEL_ROWS;
+        let rows = std::array::from_fn(|row| w.mapped_row((first + row).min(w.rows() - 1)));
+        layout.pack(isa, &rows, units.clone(), out);
+    }
+    (chunk, panel_bytes)
+}
+
 /// Splits 64-aligned scratch bytes into integers and floats.
-fn split_scratch(bytes: &mut [u8], n_terms: usize) -> Scratch<'_> {
+fn split_scratch(bytes: &mut [u8], n_terms: usize) -> (&mut [i32], &mut [f32]) {
     let (terms, y) = bytes.split_at_mut(n_terms * size_of::<i32>());
     // SAFETY: any bits are values of both types.
     let ((a, terms, _), (b, y, _)) = unsafe { (terms.align_to_mut(), y.align_to_mut()) };

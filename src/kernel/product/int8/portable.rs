@@ -1,6 +1,6 @@
 //! Four lanes in plain Rust, which compilers turn into what the target has.
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Words};
 use crate::kernel::convert::f16_bits_to_f32;
 
 const LANES: usize = 4;
@@ -33,6 +33,8 @@ impl Lanes for Portable {
         fn and(a: u32, b: u32) -> u32 { a & b }
         fn or(a: u32, b: u32) -> u32 { a | b }
         fn xor(a: u32, b: u32) -> u32 { a ^ b }
+        fn add(a: u32, b: u32) -> u32 { a.wrapping_add(b) }
+        fn from_bits(a: u32) -> f32 { f32::from_bits(a) }
         fn mul_i32(a: u32, b: u32) -> u32 { a.wrapping_mul(b) }
         fn signed(a: u32) -> u32 { a }
         fn to_f32(a: u32) -> f32 { a as i32 as f32 }
@@ -84,29 +86,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn transpose16(self, rows: Rows<'_>, at: usize) -> [[u32; LANES]; 4] {
-        [self.words(rows, at), self.words(rows, at + 4), self.words(rows, at + 8), self.words(rows, at + 12)]
+    fn word(self, words: Words<'_>, word: usize) -> [u32; LANES] {
+        // SAFETY: the words of LANES rows are there.
+        let lanes = unsafe { words.address(word, LANES).cast::<[u32; LANES]>().read_unaligned() };
+        lanes.map(u32::from_le)
     }
-    #[inline(always)]
-    fn words(self, rows: Rows<'_>, at: usize) -> [u32; LANES] {
-        let mut out = [0; LANES];
-        for (lane, word) in out.iter_mut().enumerate() {
-            *word = u32::from_le_bytes([0, 1, 2, 3].map(|i| rows.byte(lane, at + i)));
-        }
-        out
-    }
-    #[inline(always)]
-    fn halves(self, rows: Rows<'_>, at: usize) -> [f32; LANES] {
-        let mut out = [0.0; LANES];
-        for (lane, value) in out.iter_mut().enumerate() {
-            let bits = u16::from_le_bytes([rows.byte(lane, at), rows.byte(lane, at + 1)]);
-            *value = f16_bits_to_f32(bits);
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn prefetch(self, _address: *const u8) {}
 
     #[inline(always)]
     fn dot<const N: usize>(self, bits: u32, start: i32, codes: [[u32; LANES]; N], x: &[u8]) -> [u32; LANES] {

@@ -97,7 +97,8 @@ fn multiply(compute: &Compute, format: &Format, level: Level, x: &[f32], w: &Mat
 }
 
 fn multiply_slowly(format: &Format, x: &[f32], w: &Matrix) -> Vec<f32> {
-    let blocks_of = |row| w.row(row).chunks_exact(w.dtype().block_bytes()).map(format.slowly).collect();
+    let blocks_of =
+        |row| w.row(row).chunks_exact(w.dtype().block_bytes()).map(format.slowly).collect::<Vec<_>>();
     let rows: Vec<Vec<oracle::Slow>> = (0..w.rows()).map(blocks_of).collect();
     let dots = |x| rows.iter().map(move |row| oracle::dot(x, row));
     x.chunks_exact(w.cols()).flat_map(dots).collect()
@@ -111,10 +112,13 @@ fn bits(y: &[f32]) -> Vec<u32> {
 fn check(what: &str, format: &Format, x: &[f32], w: &Matrix) {
     let compute = Compute::new(Isa::detect(), 3).unwrap();
     let want = bits(&multiply_slowly(format, x, w));
+    let packed = super::super::tests::packed(w);
     for level in levels() {
-        let got = bits(&multiply(&compute, format, level, x, w));
-        let differ = got.iter().zip(&want).position(|(a, b)| a != b);
-        assert_eq!(differ, None, "{} {what} on {level:?}", format.name);
+        for (w, stored) in [(w, "mapped"), (&packed, "packed")] {
+            let got = bits(&multiply(&compute, format, level, x, w));
+            let differ = got.iter().zip(&want).position(|(a, b)| a != b);
+            assert_eq!(differ, None, "{} {what} {stored} on {level:?}", format.name);
+        }
     }
 }
 

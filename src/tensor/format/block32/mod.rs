@@ -19,8 +19,6 @@ use super::blocks::{Rows, check_lengths, sums_of_squares};
 use crate::kernel::Isa;
 use crate::kernel::simd::{Kernel, Simd, dispatch};
 
-pub(crate) use mxfp4::half_scale as mxfp4_half_scale;
-
 pub static Q8_0: Blocks32<q8_0::Q8> = Blocks32(PhantomData);
 pub static Q4_0: Blocks32<symmetric::Symmetric<4>> = Blocks32(PhantomData);
 pub static Q5_0: Blocks32<symmetric::Symmetric<5>> = Blocks32(PhantomData);

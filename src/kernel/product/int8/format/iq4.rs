@@ -1,8 +1,8 @@
 //! IQ4_NL and IQ4_XS: nibbles that choose from 16 signed levels.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{nibbles, signed};
+use super::super::lanes::{Lanes, Words};
+use super::{nibbles, signed, two_halves};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 use crate::tensor::format::IQ4_LEVELS;
@@ -14,14 +14,17 @@ pub struct Iq4Xs;
 
 impl Codes for Iq4Nl {
     const NAME: &'static str = "IQ4_NL";
-    const LEN: usize = 32;
     const BYTES: usize = 18;
     const BITS: u32 = 8;
     const GROUPS: usize = 1;
+    const PARTS: &'static [usize] = &[2, 16];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        sink.weights(Weights::plain(levels(s, rows, at + 2), s.halves(rows, at)));
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let scales = two_halves(s, s.word(words, 0));
+        for block in 0..2 {
+            sink.weights(Weights::plain(levels(s, words, 1 + 4 * block), scales[block]));
+        }
     }
 
     #[cfg(test)]
@@ -32,21 +35,20 @@ impl Codes for Iq4Nl {
 
 impl Codes for Iq4Xs {
     const NAME: &'static str = "IQ4_XS";
-    const LEN: usize = 256;
     const BYTES: usize = 136;
     const BITS: u32 = 8;
     const GROUPS: usize = 1;
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let header = s.words(rows, at);
-        let (d, high, low) = (s.low_half(header), s.shr(header, 16), s.words(rows, at + 4));
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let header = s.word(words, 0);
+        let (d, high, low) = (s.low_half(header), s.shr(header, 16), s.word(words, 1));
         for j in 0..8 {
             let low = s.and(s.shr(low, 4 * j), s.splat(15));
             let high = s.and(s.shl(s.shr(high, 2 * j), 4), s.splat(0x30));
             // flipping the top bit makes code - 32 a signed number of 6 bits
             let code = signed(s, s.xor(s.or(low, high), s.splat(0x20)), 0, 6);
-            let codes = levels(s, rows, at + 8 + 16 * j as usize);
+            let codes = levels(s, words, 2 + 4 * j as usize);
             sink.weights(Weights::plain(codes, s.mul(d, code)));
         }
     }
@@ -67,10 +69,10 @@ impl Codes for Iq4Xs {
     }
 }
 
-/// Reads the levels that 16 bytes of nibbles choose.
+/// Reads the levels that four words of nibbles choose.
 #[inline(always)]
-fn levels<S: Lanes>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 8] {
-    let mut codes = nibbles(s, rows, at);
+fn levels<S: Lanes>(s: S, words: Words<'_>, first: usize) -> [S::I; 8] {
+    let mut codes = nibbles(s, words, first);
     for codes in &mut codes {
         *codes = s.signed(s.lookup(&IQ4_LEVELS, *codes));
     }

@@ -20,18 +20,27 @@ pub use q6_k::Q6K;
 pub use q8_0::Q8;
 pub use small::{Affine, Symmetric};
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Words};
 
 /// A dword of four equal bytes.
 const fn bytes(byte: u8) -> u32 {
     u32::from_le_bytes([byte; 4])
 }
 
-/// Reads 32 bytes of each row, four in a dword.
+/// Reads `N` words of each row, of four bytes each.
 #[inline(always)]
-fn transpose32<S: Lanes>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 8] {
-    let (a, b) = (s.transpose16(rows, at), s.transpose16(rows, at + 16));
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+fn read<S: Lanes, const N: usize>(s: S, words: Words<'_>, first: usize) -> [S::I; N] {
+    let mut out = [s.word(words, first); N];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = s.word(words, first + i);
+    }
+    out
+}
+
+/// Returns the values of the two binary16 in each dword, the low ones first.
+#[inline(always)]
+fn two_halves<S: Lanes>(s: S, v: S::I) -> [S::F; 2] {
+    [s.low_half(v), s.low_half(s.shr(v, 16))]
 }
 
 /// Returns the bits of each byte from bit `shift` on that `mask`, which has no bits that neighbours shift in, keeps.
@@ -49,10 +58,10 @@ fn fields<S: Lanes>(s: S, mut v: [S::I; 8], shift: u32, mask: u8) -> [S::I; 8] {
     v
 }
 
-/// Returns the 32 codes of 16 bytes of nibbles, the low ones first.
+/// Returns the 32 codes of four words of nibbles, the low ones first.
 #[inline(always)]
-fn nibbles<S: Lanes>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 8] {
-    let v = s.transpose16(rows, at);
+fn nibbles<S: Lanes>(s: S, words: Words<'_>, first: usize) -> [S::I; 8] {
+    let v: [S::I; 4] = read(s, words, first);
     let mut codes = [v[0]; 8];
     for j in 0..4 {
         codes[j] = field(s, v[j], 0, 15);

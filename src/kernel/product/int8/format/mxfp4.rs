@@ -1,9 +1,8 @@
 //! MXFP4: E2M1 values, doubled so that they are integers, and a power of two.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, MAX_LANES, Rows};
+use super::super::lanes::{Lanes, Words};
 use super::nibbles;
-use crate::tensor::format::mxfp4_half_scale;
 
 pub struct Mxfp4;
 
@@ -12,23 +11,23 @@ const DOUBLED: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 
 
 impl Codes for Mxfp4 {
     const NAME: &'static str = "MXFP4";
-    const LEN: usize = 32;
     const BYTES: usize = 17;
     const BITS: u32 = 5;
     const OFFSET: i32 = 12;
     const GROUPS: usize = 1;
+    const PARTS: &'static [usize] = &[1, 16];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let mut codes = nibbles(s, rows, at + 1);
-        for codes in &mut codes {
-            *codes = s.lookup(&DOUBLED, *codes);
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let exponents = s.word(words, 0);
+        for block in 0..4 {
+            let mut codes = nibbles(s, words, 1 + 4 * block);
+            for codes in &mut codes {
+                *codes = s.lookup(&DOUBLED, *codes);
+            }
+            let exponent = s.and(s.shr(exponents, 8 * block as u32), s.splat(255));
+            sink.weights(Weights::plain(codes, half_scale(s, exponent)));
         }
-        let mut scales = [0.0; MAX_LANES];
-        for (lane, scale) in scales[..S::LANES].iter_mut().enumerate() {
-            *scale = mxfp4_half_scale(rows.byte(lane, at));
-        }
-        sink.weights(Weights::plain(codes, s.load(&scales)));
     }
 
     #[cfg(test)]
@@ -45,4 +44,11 @@ impl Codes for Mxfp4 {
             minima: vec![],
         }
     }
+}
+
+/// Returns 2^(exponent - 128) in two factors, as the smallest are denormal.
+#[inline(always)]
+fn half_scale<S: Lanes>(s: S, exponent: S::I) -> S::F {
+    let power = |exponent: S::I| s.from_bits(s.shl(s.add(exponent, s.splat(127 - 64)), 23));
+    s.mul(power(s.shr(exponent, 1)), power(s.shr(s.add(exponent, s.splat(1)), 1)))
 }

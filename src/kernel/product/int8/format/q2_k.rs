@@ -1,27 +1,24 @@
 //! Q2_K: bit pairs, with 4-bit scales and minima of 16 weights each.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{byte, field, fields, transpose32};
+use super::super::lanes::{Lanes, Words};
+use super::{byte, field, fields, read, two_halves};
 
 pub struct Q2K;
 
 impl Codes for Q2K {
     const NAME: &'static str = "Q2_K";
-    const LEN: usize = 256;
     const BYTES: usize = 84;
     const BITS: u32 = 2;
     const GROUPS: usize = 2;
     const HAS_MINIMA: bool = true;
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let factors = s.words(rows, at + 80);
-        let d = s.low_half(factors);
-        let negated_dmin = s.low_half(s.xor(s.shr(factors, 16), s.splat(0x8000)));
-        let groups = s.transpose16(rows, at);
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let [d, negated_dmin] = two_halves(s, s.xor(s.word(words, 20), s.splat(0x8000_0000)));
+        let groups: [S::I; 4] = read(s, words, 0);
         for half in 0..2 {
-            let v = transpose32(s, rows, at + 16 + 32 * half);
+            let v = read(s, words, 4 + 8 * half);
             for run in 0..4 {
                 let word = groups[2 * half + run / 2];
                 let (scales, minima) = (field(s, word, 0, 15), field(s, word, 4, 15));

@@ -1,36 +1,24 @@
 //! Q3_K: bit pairs, third bits, and 6-bit scales of 16 weights each.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{bytes, field, signed, transpose32};
+use super::super::lanes::{Lanes, Words};
+use super::{bytes, field, read, signed, two_halves};
 
 pub struct Q3K;
 
 impl Codes for Q3K {
     const NAME: &'static str = "Q3_K";
-    const LEN: usize = 256;
     const BYTES: usize = 110;
     const BITS: u32 = 3;
     const OFFSET: i32 = 4;
     const GROUPS: usize = 2;
+    const PARTS: &'static [usize] = &[108, 2];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let d = s.halves(rows, at + 108);
-        let scales = scale_codes(s, rows, at + 96);
-        let third = transpose32(s, rows, at);
-        for half in 0..2 {
-            let v = transpose32(s, rows, at + 32 + 32 * half);
-            for run in 0..4 {
-                let mut codes = v;
-                for i in 0..8 {
-                    let third = field(s, third[i], (4 * half + run) as u32, 1);
-                    codes[i] = s.or(field(s, v[i], 2 * run as u32, 3), s.shl(third, 2));
-                }
-                let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
-                let scales = [s.mul(d, signed(s, word, bit, 6)), s.mul(d, signed(s, word, bit + 8, 6))];
-                sink.weights(Weights::halves(codes, scales));
-            }
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let factors = two_halves(s, s.word(words, 54));
+        for block in 0..2 {
+            weights(s, words.part(27 * block, 27), factors[block], sink);
         }
     }
 
@@ -55,11 +43,31 @@ impl Codes for Q3K {
     }
 }
 
+/// Gives `sink` the weights of a block of which `words` are all but the factor.
+#[inline(always)]
+fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
+    let scales = scale_codes(s, words);
+    let third: [S::I; 8] = read(s, words, 0);
+    for half in 0..2 {
+        let v: [S::I; 8] = read(s, words, 8 + 8 * half);
+        for run in 0..4 {
+            let mut codes = v;
+            for i in 0..8 {
+                let third = field(s, third[i], (4 * half + run) as u32, 1);
+                codes[i] = s.or(field(s, v[i], 2 * run as u32, 3), s.shl(third, 2));
+            }
+            let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
+            let scales = [s.mul(d, signed(s, word, bit, 6)), s.mul(d, signed(s, word, bit + 8, 6))];
+            sink.weights(Weights::halves(codes, scales));
+        }
+    }
+}
+
 /// Returns code - 32 of 16 groups, each a signed number of 6 bits in the low end of a byte.
 #[inline(always)]
-fn scale_codes<S: Lanes>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 4] {
-    let low = [s.words(rows, at), s.words(rows, at + 4)];
-    let high = s.words(rows, at + 8);
+fn scale_codes<S: Lanes>(s: S, words: Words<'_>) -> [S::I; 4] {
+    let [low_0, low_1, high] = read(s, words, 24);
+    let low = [low_0, low_1];
     let mut codes = [high; 4];
     for (quarter, codes) in codes.iter_mut().enumerate() {
         let low = field(s, low[quarter % 2], if quarter < 2 { 0 } else { 4 }, 15);

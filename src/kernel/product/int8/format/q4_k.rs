@@ -1,8 +1,8 @@
 //! Q4_K: nibbles, and the 6-bit scales and minima that Q5_K has too.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{byte, bytes, field, fields, transpose32};
+use super::super::lanes::{Lanes, Words};
+use super::{byte, bytes, field, fields, read, two_halves};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 
@@ -10,17 +10,16 @@ pub struct Q4K;
 
 impl Codes for Q4K {
     const NAME: &'static str = "Q4_K";
-    const LEN: usize = 256;
     const BYTES: usize = 144;
     const BITS: u32 = 4;
     const GROUPS: usize = 1;
     const HAS_MINIMA: bool = true;
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let header = Header::read(s, rows, at);
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let header = Header::read(s, words);
         for pair in 0..4 {
-            let v = transpose32(s, rows, at + 16 + 32 * pair);
+            let v = read(s, words, 4 + 8 * pair);
             sink.weights(header.weights(s, fields(s, v, 0, 15), 2 * pair));
             sink.weights(header.weights(s, fields(s, v, 4, 15), 2 * pair + 1));
         }
@@ -42,15 +41,15 @@ pub struct Header<S: Lanes> {
 }
 
 impl<S: Lanes> Header<S> {
-    /// Reads the 16 bytes at `at`.
+    /// Reads the first four words.
     #[inline(always)]
-    pub fn read(s: S, rows: Rows<'_>, at: usize) -> Self {
-        let [factors, scales, minima, rest] = s.transpose16(rows, at);
-        let sign = s.splat(0x8000);
+    pub fn read(s: S, words: Words<'_>) -> Self {
+        let [factors, scales, minima, rest] = read(s, words, 0);
+        let [d, negated_dmin] = two_halves(s, s.xor(factors, s.splat(0x8000_0000)));
         let top = |v| s.and(s.shr(v, 2), s.splat(bytes(0x30)));
         Header {
-            d: s.low_half(factors),
-            negated_dmin: s.low_half(s.xor(s.shr(factors, 16), sign)),
+            d,
+            negated_dmin,
             scales: [field(s, scales, 0, 63), s.or(field(s, rest, 0, 15), top(scales))],
             minima: [field(s, minima, 0, 63), s.or(field(s, rest, 4, 15), top(minima))],
         }

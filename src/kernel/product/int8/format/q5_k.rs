@@ -1,26 +1,25 @@
 //! Q5_K: Q4_K with fifth bits.
 
 use super::super::kernel::{Codes, Sink};
-use super::super::lanes::{Lanes, Rows};
+use super::super::lanes::{Lanes, Words};
 use super::q4_k::Header;
-use super::{field, transpose32};
+use super::{field, read};
 
 pub struct Q5K;
 
 impl Codes for Q5K {
     const NAME: &'static str = "Q5_K";
-    const LEN: usize = 256;
     const BYTES: usize = 176;
     const BITS: u32 = 5;
     const GROUPS: usize = 1;
     const HAS_MINIMA: bool = true;
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let header = Header::read(s, rows, at);
-        let fifth = transpose32(s, rows, at + 16);
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let header = Header::read(s, words);
+        let fifth: [S::I; 8] = read(s, words, 4);
         for pair in 0..4 {
-            let v = transpose32(s, rows, at + 48 + 32 * pair);
+            let v: [S::I; 8] = read(s, words, 12 + 8 * pair);
             let (mut low, mut high) = (v, v);
             for i in 0..8 {
                 let fifth = |group: usize| s.shl(field(s, fifth[i], group as u32, 1), 4);

@@ -1,36 +1,24 @@
 //! Q6_K: nibbles, upper bit pairs, and 8-bit scales of 16 weights each.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{field, signed, transpose32};
+use super::super::lanes::{Lanes, Words};
+use super::{field, read, signed, two_halves};
 
 pub struct Q6K;
 
 impl Codes for Q6K {
     const NAME: &'static str = "Q6_K";
-    const LEN: usize = 256;
     const BYTES: usize = 210;
     const BITS: u32 = 6;
     const OFFSET: i32 = 32;
     const GROUPS: usize = 2;
+    const PARTS: &'static [usize] = &[208, 2];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let d = s.halves(rows, at + 208);
-        let scales = s.transpose16(rows, at + 192);
-        for half in 0..2 {
-            let low = [transpose32(s, rows, at + 64 * half), transpose32(s, rows, at + 64 * half + 32)];
-            let high = transpose32(s, rows, at + 128 + 32 * half);
-            for run in 0..4 {
-                let mut codes = low[run % 2];
-                for i in 0..8 {
-                    let nibble = field(s, codes[i], if run < 2 { 0 } else { 4 }, 15);
-                    codes[i] = s.or(nibble, s.shl(field(s, high[i], 2 * run as u32, 3), 4));
-                }
-                let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
-                let scales = [s.mul(d, signed(s, word, bit, 8)), s.mul(d, signed(s, word, bit + 8, 8))];
-                sink.weights(Weights::halves(codes, scales));
-            }
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let factors = two_halves(s, s.word(words, 104));
+        for block in 0..2 {
+            weights(s, words.part(52 * block, 52), factors[block], sink);
         }
     }
 
@@ -48,6 +36,26 @@ impl Codes for Q6K {
             group: 16,
             scales: (0..16).map(|j| half(block, 208) * f32::from(block[192 + j] as i8)).collect(),
             minima: vec![],
+        }
+    }
+}
+
+/// Gives `sink` the weights of a block of which `words` are all but the factor.
+#[inline(always)]
+fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
+    let scales: [S::I; 4] = read(s, words, 48);
+    for half in 0..2 {
+        let low: [[S::I; 8]; 2] = [read(s, words, 16 * half), read(s, words, 16 * half + 8)];
+        let high: [S::I; 8] = read(s, words, 32 + 8 * half);
+        for run in 0..4 {
+            let mut codes = low[run % 2];
+            for i in 0..8 {
+                let nibble = field(s, codes[i], if run < 2 { 0 } else { 4 }, 15);
+                codes[i] = s.or(nibble, s.shl(field(s, high[i], 2 * run as u32, 3), 4));
+            }
+            let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
+            let scales = [s.mul(d, signed(s, word, bit, 8)), s.mul(d, signed(s, word, bit + 8, 8))];
+            sink.weights(Weights::halves(codes, scales));
         }
     }
 }

@@ -1,25 +1,28 @@
 //! Q8_0: codes as they lie, one scale.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::transpose32;
+use super::super::lanes::{Lanes, Words};
+use super::{read, two_halves};
 
 pub struct Q8;
 
 impl Codes for Q8 {
     const NAME: &'static str = "Q8_0";
-    const LEN: usize = 32;
     const BYTES: usize = 34;
     const BITS: u32 = 8;
     const GROUPS: usize = 1;
+    const PARTS: &'static [usize] = &[2, 32];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let mut codes = transpose32(s, rows, at + 2);
-        for codes in &mut codes {
-            *codes = s.signed(*codes);
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let scales = two_halves(s, s.word(words, 0));
+        for block in 0..2 {
+            let mut codes: [S::I; 8] = read(s, words, 1 + 8 * block);
+            for codes in &mut codes {
+                *codes = s.signed(*codes);
+            }
+            sink.weights(Weights::plain(codes, scales[block]));
         }
-        sink.weights(Weights::plain(codes, s.halves(rows, at)));
     }
 
     #[cfg(test)]

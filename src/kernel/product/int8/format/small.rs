@@ -1,8 +1,8 @@
 //! Q4_0, Q5_0, Q4_1, Q5_1: blocks of 32 with nibbles and perhaps a dword of fifth bits.
 
 use super::super::kernel::{Codes, Sink, Weights};
-use super::super::lanes::{Lanes, Rows};
-use super::{bytes, nibbles};
+use super::super::lanes::{Lanes, Words};
+use super::{bytes, nibbles, two_halves};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 
@@ -14,16 +14,19 @@ pub struct Affine<const BITS: u32>;
 
 impl<const BITS: u32> Codes for Symmetric<BITS> {
     const NAME: &'static str = if BITS == 5 { "Q5_0" } else { "Q4_0" };
-    const LEN: usize = 32;
     const BYTES: usize = if BITS == 5 { 22 } else { 18 };
     const BITS: u32 = BITS;
     const OFFSET: i32 = 1 << (BITS - 1);
     const GROUPS: usize = 1;
+    const PARTS: &'static [usize] = &[2, Self::BYTES - 2];
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let codes = codes::<S, BITS>(s, rows, at + 2);
-        sink.weights(Weights::plain(codes, s.halves(rows, at)));
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let scales = two_halves(s, s.word(words, 0));
+        for block in 0..2 {
+            let first = 1 + block * (Self::BYTES - 2) / 4;
+            sink.weights(Weights::plain(codes::<S, BITS>(s, words, first), scales[block]));
+        }
     }
 
     #[cfg(test)]
@@ -35,17 +38,15 @@ impl<const BITS: u32> Codes for Symmetric<BITS> {
 
 impl<const BITS: u32> Codes for Affine<BITS> {
     const NAME: &'static str = if BITS == 5 { "Q5_1" } else { "Q4_1" };
-    const LEN: usize = 32;
     const BYTES: usize = if BITS == 5 { 24 } else { 20 };
     const BITS: u32 = BITS;
     const GROUPS: usize = 1;
     const HAS_MINIMA: bool = true;
 
     #[inline(always)]
-    fn block<S: Lanes>(s: S, rows: Rows<'_>, at: usize, sink: &mut impl Sink<S>) {
-        let codes = codes::<S, BITS>(s, rows, at + 4);
-        let header = s.words(rows, at);
-        sink.weights(Weights::affine(codes, s.low_half(header), s.low_half(s.shr(header, 16))));
+    fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
+        let [scale, minimum] = two_halves(s, s.word(words, 0));
+        sink.weights(Weights::affine(codes::<S, BITS>(s, words, 1), scale, minimum));
     }
 
     #[cfg(test)]
@@ -55,14 +56,14 @@ impl<const BITS: u32> Codes for Affine<BITS> {
     }
 }
 
-/// Reads the codes that begin, with the fifth bits if there are any, at `at`.
+/// Reads the codes that begin, with the fifth bits if there are any, at word `first`.
 #[inline(always)]
-fn codes<S: Lanes, const BITS: u32>(s: S, rows: Rows<'_>, at: usize) -> [S::I; 8] {
+fn codes<S: Lanes, const BITS: u32>(s: S, words: Words<'_>, first: usize) -> [S::I; 8] {
     if BITS == 4 {
-        return nibbles(s, rows, at);
+        return nibbles(s, words, first);
     }
-    let fifth = s.words(rows, at);
-    let mut codes = nibbles(s, rows, at + 4);
+    let fifth = s.word(words, first);
+    let mut codes = nibbles(s, words, first + 1);
     for (j, codes) in codes.iter_mut().enumerate() {
         // bits 0, 1, 2, 3 to bits 0, 8, 16, 24: the product has bit i at i, i + 7, i + 14 and i + 21
         let four = s.and(s.shr(fifth, 4 * j as u32), s.splat(15));
