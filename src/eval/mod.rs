@@ -24,6 +24,7 @@ mod run_tree;
 pub mod sampling;
 mod schedule;
 pub mod score;
+pub mod stats;
 mod stop;
 pub mod suite;
 pub mod task;
