@@ -104,13 +104,10 @@ impl DataSets {
     fn get(&mut self, suite: &Suite, name: &str, options: &RunOptions) -> Result<Arc<DataSet>, Error> {
         // The suite's reader checked that its names exist.
         let spec = &suite.data[name];
-        let path = match (options.data.get(name), &spec.path) {
-            (Some(path), _) => path.clone(),
-            (None, Some(path)) => suite.directory().join(path),
-            (None, None) => {
-                return Err(Error::NoFile { suite: suite.path.clone(), name: name.to_owned() });
-            }
-        };
+        let given = options.data.get(name).cloned();
+        let path = given
+            .or_else(|| spec.file(suite.directory()))
+            .ok_or_else(|| Error::NoFile { suite: suite.path.clone(), name: name.to_owned() })?;
         let key = format!("{path:?} {spec:?}");
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());

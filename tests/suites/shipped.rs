@@ -37,7 +37,7 @@ fn every_suite_loads_and_the_readme_names_it() {
         assert!(!suite.tasks.is_empty() && !suite.description.is_empty(), "{}", path.display());
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         assert!(readme.contains(&name), "{name}");
-        // a suite holds no data: the user names every file
+        // a suite reads nothing but what comes with the program or what the user names
         assert!(suite.data.values().all(|spec| spec.path.is_none()), "{name}");
     }
 }

@@ -1,6 +1,6 @@
 //! The `data` section of a suite.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use crate::eval::data::{FORMATS, Format, Options, format};
 use crate::yaml::{Fields, Node};
@@ -10,13 +10,25 @@ use crate::yaml::{Fields, Node};
 pub struct DataSpec {
     /// Relative to the suite's directory and inside it; `None` if the user has to name the file.
     pub path: Option<String>,
+    /// A file of the directory `datasets` beside the suite's own, where the data that comes with lctl lies.
+    pub dataset: Option<String>,
     pub format: &'static Format,
     pub options: Options,
 }
 
+impl DataSpec {
+    /// Returns the file that a suite in this directory reads; `None` if the user has to name it.
+    pub fn file(&self, suite_directory: &Path) -> Option<PathBuf> {
+        if let Some(path) = &self.path {
+            return Some(suite_directory.join(path));
+        }
+        self.dataset.as_ref().map(|name| suite_directory.join("..").join("datasets").join(name))
+    }
+}
+
 impl std::fmt::Debug for DataSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} ({}) {:?}", self.path, self.format.name, self.options)
+        write!(f, "{:?} {:?} ({}) {:?}", self.path, self.dataset, self.format.name, self.options)
     }
 }
 
@@ -32,6 +44,14 @@ pub fn parse(node: &Node) -> Option<DataSpec> {
         check_inside(&node, &path);
         path
     });
+    let dataset = fields.optional("dataset").map(|node| {
+        let name = node.text();
+        check_inside(&node, &name);
+        if path.is_some() {
+            node.note("`path` and `dataset` both name the file");
+        }
+        name
+    });
     let format_node = fields.required("format");
     let name = format_node.text();
     let found = format(&name);
@@ -39,7 +59,7 @@ pub fn parse(node: &Node) -> Option<DataSpec> {
         format_node.unknown(&name, &FORMATS.iter().map(|format| format.name).collect::<Vec<_>>());
     }
     let options = parse_options(&fields, &name);
-    Some(DataSpec { path, format: found?, options })
+    Some(DataSpec { path, dataset, format: found?, options })
 }
 
 fn parse_options(fields: &Fields, format_name: &str) -> Options {

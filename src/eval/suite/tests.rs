@@ -111,3 +111,15 @@ fn a_tasks_digest_is_of_what_it_asks() {
         assert!(error.as_ref().unwrap_err().ends_with(problem), "{error:?}");
     }
 }
+
+#[test]
+fn data_that_comes_with_the_program_lies_beside_the_suites() {
+    let suite = read(&SMALL.replace("path: rows.jsonl", "dataset: rows.jsonl")).unwrap();
+    let file = |name: &str| suite.data[name].file(Path::new("evalsuites"));
+    assert_eq!(file("rows").unwrap(), Path::new("evalsuites/../datasets/rows.jsonl"));
+    assert_eq!(file("dev"), None);
+    let outside = read(&SMALL.replace("path: rows.jsonl", "dataset: ../rows.jsonl")).unwrap_err();
+    assert!(outside.contains("leads out of"), "{outside}");
+    let both = read(&SMALL.replace("path: rows.jsonl", "path: a, dataset: b")).unwrap_err();
+    assert!(both.contains("both name the file"), "{both}");
+}
