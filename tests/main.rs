@@ -10,6 +10,7 @@ mod generate;
 mod hub;
 mod inspect;
 mod quantize;
+mod refusal;
 mod reproduce;
 mod suites;
 mod tensor;

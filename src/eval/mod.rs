@@ -17,6 +17,7 @@ mod logits_file;
 pub mod perplexity;
 mod plan;
 pub mod prompt;
+pub mod refusal;
 pub mod report;
 pub mod request;
 pub mod run;

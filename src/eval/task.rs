@@ -10,6 +10,7 @@ mod injection;
 mod json_answer;
 mod multiple_choice;
 mod perplexity;
+mod refusal;
 mod structured;
 mod tool_call;
 mod tool_syntax;
@@ -47,6 +48,7 @@ pub static TASK_TYPES: &[&TaskType] = &[
     &extraction::TYPE,
     &structured::TYPE,
     &cvss::TYPE,
+    &refusal::TYPE,
     &injection::TYPE,
     &tool_call::TYPE,
     &perplexity::TYPE,
