@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{nibbles, signed, two_halves};
+use super::{nibbles, signed, two_halves, unrolled};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 use crate::tensor::format::IQ4_LEVELS;
@@ -22,9 +22,9 @@ impl Codes for Iq4Nl {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let scales = two_halves(s, s.word(words, 0));
-        for block in 0..2 {
+        unrolled!(block in [0, 1] {
             sink.weights(Weights::plain(levels(s, words, 1 + 4 * block), scales[block]));
-        }
+        });
     }
 
     #[cfg(test)]
@@ -43,14 +43,14 @@ impl Codes for Iq4Xs {
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let header = s.word(words, 0);
         let (d, high, low) = (s.low_half(header), s.shr(header, 16), s.word(words, 1));
-        for j in 0..8 {
+        unrolled!(j in [0, 1, 2, 3, 4, 5, 6, 7] {
             let low = s.and(s.shr(low, 4 * j), s.splat(15));
             let high = s.and(s.shl(s.shr(high, 2 * j), 4), s.splat(0x30));
             // flipping the top bit makes code - 32 a signed number of 6 bits
             let code = signed(s, s.xor(s.or(low, high), s.splat(0x20)), 0, 6);
             let codes = levels(s, words, 2 + 4 * j as usize);
             sink.weights(Weights::plain(codes, s.mul(d, code)));
-        }
+        });
     }
 
     #[cfg(test)]

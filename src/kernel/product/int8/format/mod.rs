@@ -22,6 +22,18 @@ pub use small::{Affine, Symmetric};
 
 use super::lanes::{Lanes, Words};
 
+/// Repeats a block with each of the numbers, as constants: shifts by them are then immediate, and what they index stays
+/// in registers. Compilers leave loops of so large bodies rolled.
+macro_rules! unrolled {
+    ($i:ident in [$($n:literal),+] $body:block) => {
+        $({
+            let $i = $n;
+            $body
+        })+
+    };
+}
+use unrolled;
+
 /// A dword of four equal bytes.
 const fn bytes(byte: u8) -> u32 {
     u32::from_le_bytes([byte; 4])

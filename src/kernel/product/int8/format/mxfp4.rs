@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::nibbles;
+use super::{nibbles, unrolled};
 
 pub struct Mxfp4;
 
@@ -20,14 +20,14 @@ impl Codes for Mxfp4 {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let exponents = s.word(words, 0);
-        for block in 0..4 {
+        unrolled!(block in [0, 1, 2, 3] {
             let mut codes = nibbles(s, words, 1 + 4 * block);
             for codes in &mut codes {
                 *codes = s.lookup(&DOUBLED, *codes);
             }
             let exponent = s.and(s.shr(exponents, 8 * block as u32), s.splat(255));
             sink.weights(Weights::plain(codes, half_scale(s, exponent)));
-        }
+        });
     }
 
     #[cfg(test)]

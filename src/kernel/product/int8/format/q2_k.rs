@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{byte, field, fields, read, two_halves};
+use super::{byte, field, fields, read, two_halves, unrolled};
 
 pub struct Q2K;
 
@@ -16,22 +16,21 @@ impl Codes for Q2K {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let [d, negated_dmin] = two_halves(s, s.xor(s.word(words, 20), s.splat(0x8000_0000)));
-        let groups: [S::I; 4] = read(s, words, 0);
         for half in 0..2 {
-            let v = read(s, words, 4 + 8 * half);
-            for run in 0..4 {
-                let word = groups[2 * half + run / 2];
+            let (groups, low) = (words.part(2 * half, 2), words.part(4 + 8 * half, 8));
+            unrolled!(run in [0, 1, 2, 3] {
+                let word = s.word(groups, run / 2);
                 let (scales, minima) = (field(s, word, 0, 15), field(s, word, 4, 15));
                 let at = 2 * (run % 2);
                 sink.weights(Weights {
-                    codes: fields(s, v, 2 * run as u32, 3),
+                    codes: fields(s, read(s, low, 0), 2 * run as u32, 3),
                     scales: [s.mul(d, byte(s, scales, at)), s.mul(d, byte(s, scales, at + 1))],
                     negated_minima: [
                         s.mul(negated_dmin, byte(s, minima, at)),
                         s.mul(negated_dmin, byte(s, minima, at + 1)),
                     ],
                 });
-            }
+            });
         }
     }
 

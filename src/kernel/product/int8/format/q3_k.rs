@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{bytes, field, read, signed, two_halves};
+use super::{bytes, field, read, signed, two_halves, unrolled};
 
 pub struct Q3K;
 
@@ -47,20 +47,18 @@ impl Codes for Q3K {
 #[inline(always)]
 fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
     let scales = scale_codes(s, words);
-    let third: [S::I; 8] = read(s, words, 0);
-    for half in 0..2 {
-        let v: [S::I; 8] = read(s, words, 8 + 8 * half);
-        for run in 0..4 {
-            let mut codes = v;
+    unrolled!(half in [0, 1] {
+        unrolled!(run in [0, 1, 2, 3] {
+            let mut codes: [S::I; 8] = read(s, words, 8 + 8 * half);
             for i in 0..8 {
-                let third = field(s, third[i], (4 * half + run) as u32, 1);
-                codes[i] = s.or(field(s, v[i], 2 * run as u32, 3), s.shl(third, 2));
+                let third = field(s, s.word(words, i), (4 * half + run) as u32, 1);
+                codes[i] = s.or(field(s, codes[i], 2 * run as u32, 3), s.shl(third, 2));
             }
             let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
             let scales = [s.mul(d, signed(s, word, bit, 6)), s.mul(d, signed(s, word, bit + 8, 6))];
             sink.weights(Weights::halves(codes, scales));
-        }
-    }
+        });
+    });
 }
 
 /// Returns code - 32 of 16 groups, each a signed number of 6 bits in the low end of a byte.

@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{byte, bytes, field, fields, read, two_halves};
+use super::{byte, bytes, field, fields, read, two_halves, unrolled};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 
@@ -18,11 +18,12 @@ impl Codes for Q4K {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let header = Header::read(s, words);
-        for pair in 0..4 {
+        unrolled!(pair in [0, 1, 2, 3] {
             let v = read(s, words, 4 + 8 * pair);
             sink.weights(header.weights(s, fields(s, v, 0, 15), 2 * pair));
+            let v = read(s, words, 4 + 8 * pair);
             sink.weights(header.weights(s, fields(s, v, 4, 15), 2 * pair + 1));
-        }
+        });
     }
 
     #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::super::kernel::{Codes, Sink};
 use super::super::lanes::{Lanes, Words};
 use super::q4_k::Header;
-use super::{field, read};
+use super::{field, read, unrolled};
 
 pub struct Q5K;
 
@@ -17,18 +17,14 @@ impl Codes for Q5K {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let header = Header::read(s, words);
-        let fifth: [S::I; 8] = read(s, words, 4);
-        for pair in 0..4 {
-            let v: [S::I; 8] = read(s, words, 12 + 8 * pair);
-            let (mut low, mut high) = (v, v);
+        unrolled!(group in [0, 1, 2, 3, 4, 5, 6, 7] {
+            let mut codes: [S::I; 8] = read(s, words, 12 + 8 * (group / 2));
             for i in 0..8 {
-                let fifth = |group: usize| s.shl(field(s, fifth[i], group as u32, 1), 4);
-                low[i] = s.or(field(s, v[i], 0, 15), fifth(2 * pair));
-                high[i] = s.or(field(s, v[i], 4, 15), fifth(2 * pair + 1));
+                let fifth = field(s, s.word(words, 4 + i), group as u32, 1);
+                codes[i] = s.or(field(s, codes[i], 4 * (group as u32 % 2), 15), s.shl(fifth, 4));
             }
-            sink.weights(header.weights(s, low, 2 * pair));
-            sink.weights(header.weights(s, high, 2 * pair + 1));
-        }
+            sink.weights(header.weights(s, codes, group));
+        });
     }
 
     #[cfg(test)]

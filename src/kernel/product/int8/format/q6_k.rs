@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{field, read, signed, two_halves};
+use super::{field, read, signed, two_halves, unrolled};
 
 pub struct Q6K;
 
@@ -43,19 +43,18 @@ impl Codes for Q6K {
 /// Gives `sink` the weights of a block of which `words` are all but the factor.
 #[inline(always)]
 fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
-    let scales: [S::I; 4] = read(s, words, 48);
     for half in 0..2 {
-        let low: [[S::I; 8]; 2] = [read(s, words, 16 * half), read(s, words, 16 * half + 8)];
-        let high: [S::I; 8] = read(s, words, 32 + 8 * half);
-        for run in 0..4 {
-            let mut codes = low[run % 2];
+        let (low, high) = (words.part(16 * half, 16), words.part(32 + 8 * half, 8));
+        let groups = words.part(48 + 2 * half, 2);
+        unrolled!(run in [0, 1, 2, 3] {
+            let mut codes: [S::I; 8] = read(s, low, 8 * (run % 2));
             for i in 0..8 {
                 let nibble = field(s, codes[i], if run < 2 { 0 } else { 4 }, 15);
-                codes[i] = s.or(nibble, s.shl(field(s, high[i], 2 * run as u32, 3), 4));
+                codes[i] = s.or(nibble, s.shl(field(s, s.word(high, i), 2 * run as u32, 3), 4));
             }
-            let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
+            let (word, bit) = (s.word(groups, run / 2), 16 * (run as u32 % 2));
             let scales = [s.mul(d, signed(s, word, bit, 8)), s.mul(d, signed(s, word, bit + 8, 8))];
             sink.weights(Weights::halves(codes, scales));
-        }
+        });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{read, two_halves};
+use super::{read, two_halves, unrolled};
 
 pub struct Q8;
 
@@ -16,13 +16,13 @@ impl Codes for Q8 {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let scales = two_halves(s, s.word(words, 0));
-        for block in 0..2 {
+        unrolled!(block in [0, 1] {
             let mut codes: [S::I; 8] = read(s, words, 1 + 8 * block);
             for codes in &mut codes {
                 *codes = s.signed(*codes);
             }
             sink.weights(Weights::plain(codes, scales[block]));
-        }
+        });
     }
 
     #[cfg(test)]

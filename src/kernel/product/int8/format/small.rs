@@ -2,7 +2,7 @@
 
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
-use super::{bytes, nibbles, two_halves};
+use super::{bytes, nibbles, two_halves, unrolled};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
 
@@ -23,10 +23,10 @@ impl<const BITS: u32> Codes for Symmetric<BITS> {
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
         let scales = two_halves(s, s.word(words, 0));
-        for block in 0..2 {
+        unrolled!(block in [0, 1] {
             let first = 1 + block * (Self::BYTES - 2) / 4;
             sink.weights(Weights::plain(codes::<S, BITS>(s, words, first), scales[block]));
-        }
+        });
     }
 
     #[cfg(test)]
