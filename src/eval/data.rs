@@ -1,5 +1,6 @@
 //! Data sets: local files become documents, each row checked and known by file and line.
 
+mod cti_taa;
 mod cybermetric;
 mod json;
 mod mmlu;
@@ -47,6 +48,8 @@ pub struct Format {
     pub name: &'static str,
     /// One line for docs and hints.
     pub about: &'static str,
+    /// Names of further files it needs; `--data SET.PART=FILE` gives them.
+    pub parts: &'static [&'static str],
     read: fn(&Input) -> Result<Rows, Error>,
 }
 
@@ -60,6 +63,7 @@ pub static FORMATS: &[Format] = &[
     text::LINES,
     mmlu::FORMAT,
     cybermetric::FORMAT,
+    cti_taa::FORMAT,
 ];
 
 /// Rows, each with the line it begins on.
@@ -75,6 +79,14 @@ struct Input<'a> {
     path: &'a Path,
     text: &'a str,
     options: &'a Options,
+    /// The texts of the format's parts, in their order.
+    parts: &'a [Part],
+}
+
+/// A further file of a data set.
+struct Part {
+    path: PathBuf,
+    text: String,
 }
 
 /// How to read a data set, besides its format.
@@ -111,6 +123,9 @@ pub enum Error {
     #[error("{path}:{line}: {what}")]
     BadRow { path: PathBuf, line: usize, what: String, hint: Option<String> },
 
+    #[error("{path}: its format needs a further file, `{part}`")]
+    NoPart { path: PathBuf, part: &'static str },
+
     #[error("{path}: no rows")]
     Empty { path: PathBuf },
 }
@@ -137,26 +152,42 @@ impl Diagnostic for Error {
 /// A data set in memory.
 pub struct DataSet {
     pub path: Arc<Path>,
-    /// Of the file's bytes, lower-case hex.
+    /// Of the file's bytes, lower-case hex; with parts, of the digests of all files one behind the other.
     pub sha256: String,
     pub documents: Vec<Document>,
 }
 
-/// Reads a data set. Errors at the first row that breaks its format.
+/// Reads a data set of a format without parts. Errors at the first row that breaks its format.
 pub fn read(path: &Path, format: &Format, options: &Options) -> Result<DataSet, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let sha256 = hex(&Sha256::digest(&bytes));
+    read_with_parts(path, format, options, &[])
+}
+
+/// Reads a data set, with a file for each of the format's parts.
+pub fn read_with_parts(
+    path: &Path,
+    format: &Format,
+    options: &Options,
+    files: &[(&str, PathBuf)],
+) -> Result<DataSet, Error> {
+    let (text, mut sha256) = read_text(path)?;
     if let Some(expected) = options.sha256.as_ref().filter(|expected| **expected != sha256) {
         let expected = expected.clone();
         return Err(Error::OtherDigest { path: path.to_owned(), found: sha256, expected });
     }
-    let text = std::str::from_utf8(&bytes).map_err(|error| Error::NotUtf8 {
-        path: path.to_owned(),
-        line: line_at(&bytes, error.valid_up_to()),
-    })?;
-    // a byte order mark is no part of the first row
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let input = Input { path, text, options };
+    let mut parts = Vec::new();
+    let mut digests = Sha256::new();
+    digests.update(&sha256);
+    for part in format.parts {
+        let file = files.iter().find(|(name, _)| name == part).map(|(_, file)| file.clone());
+        let file = file.ok_or_else(|| Error::NoPart { path: path.to_owned(), part })?;
+        let (text, sha256) = read_text(&file)?;
+        digests.update(&sha256);
+        parts.push(Part { path: file, text });
+    }
+    if !parts.is_empty() {
+        sha256 = hex(&digests.finalize());
+    }
+    let input = Input { path, text: &text, options, parts: &parts };
     let mut rows = (format.read)(&input)?;
     for (line, row) in &mut rows {
         rename(&input, *line, row)?;
@@ -172,6 +203,18 @@ pub fn read(path: &Path, format: &Format, options: &Options) -> Result<DataSet, 
         return Err(Error::Empty { path: path.to_path_buf() });
     }
     Ok(DataSet { path, sha256, documents })
+}
+
+/// Returns a file's text, and the SHA-256 of its bytes.
+fn read_text(path: &Path) -> Result<(String, String), Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let text = std::str::from_utf8(&bytes).map_err(|error| Error::NotUtf8 {
+        path: path.to_owned(),
+        line: line_at(&bytes, error.valid_up_to()),
+    })?;
+    // a byte order mark is no part of the first row
+    Ok((text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(), sha256))
 }
 
 /// Returns lower-case hex digits.

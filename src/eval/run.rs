@@ -1,5 +1,6 @@
 //! A run over suites: documents to requests before the engine, responses to results after it.
 
+mod data_sets;
 mod digest;
 mod error;
 mod shots;
@@ -21,6 +22,7 @@ use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
 use super::task::{Ask, Inquiry, Outcome, Scores};
 use super::template::Template;
 
+use data_sets::{DataSets, check_names};
 use digest::PromptsDigest;
 pub use error::Error;
 use shots::ShotPool;
@@ -92,30 +94,6 @@ pub struct PlannedDocument {
     pub requests: Result<Range<usize>, String>,
     /// Whether a prompt lost its beginning, for lack of room.
     pub is_truncated: bool,
-}
-
-/// Data sets by file, format and options, each read once.
-#[derive(Default)]
-struct DataSets {
-    known: HashMap<String, Arc<DataSet>>,
-}
-
-impl DataSets {
-    fn get(&mut self, suite: &Suite, name: &str, options: &RunOptions) -> Result<Arc<DataSet>, Error> {
-        // The suite's reader checked that its names exist.
-        let spec = &suite.data[name];
-        let given = options.data.get(name).cloned();
-        let path = given
-            .or_else(|| spec.file(suite.directory()))
-            .ok_or_else(|| Error::NoFile { suite: suite.path.clone(), name: name.to_owned() })?;
-        let key = format!("{path:?} {spec:?}");
-        if let Some(known) = self.known.get(&key) {
-            return Ok(known.clone());
-        }
-        let read = Arc::new(data::read(&path, spec.format, &spec.options)?);
-        self.known.insert(key, read.clone());
-        Ok(read)
-    }
 }
 
 impl<'s> Plan<'s> {
@@ -365,20 +343,6 @@ impl Sample {
             self.scores.iter().map(|(name, score)| (name.clone(), Json::from(*score))).collect(),
         );
         Json::Object(line)
-    }
-}
-
-/// Every file given with --data must be one that a suite asks for.
-fn check_names(suites: &[Suite], options: &RunOptions) -> Result<(), Error> {
-    let known: Vec<&str> = suites.iter().flat_map(|suite| suite.data.keys()).map(String::as_str).collect();
-    let mut given: Vec<&String> = options.data.keys().collect();
-    given.sort();
-    match given.into_iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => {
-            let known = known.into_iter().map(str::to_owned).collect();
-            Err(Error::UnknownData { name: name.clone(), known })
-        }
-        None => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `lctl eval --suite`, and suites through the library.
 
+mod benchmarks;
 mod golden;
 mod messages;
 mod report;

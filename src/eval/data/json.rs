@@ -4,12 +4,17 @@ use serde_json::Value as Json;
 
 use super::{Error, Format, Input, Row, Rows};
 
-pub const LINES: Format =
-    Format { name: "jsonl", about: "one JSON object per line; empty lines are skipped", read: lines };
+pub const LINES: Format = Format {
+    name: "jsonl",
+    about: "one JSON object per line; empty lines are skipped",
+    parts: &[],
+    read: lines,
+};
 
 pub const ARRAY: Format = Format {
     name: "json",
     about: "an array of JSON objects, or an object that holds it under the key `records` names",
+    parts: &[],
     read: array,
 };
 

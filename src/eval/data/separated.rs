@@ -5,11 +5,16 @@ use super::{Error, Format, Input, Row, Rows};
 pub const COMMAS: Format = Format {
     name: "csv",
     about: "comma-separated values, quoted as in RFC 4180, under a header",
+    parts: &[],
     read: commas,
 };
 
-pub const TABS: Format =
-    Format { name: "tsv", about: "tab-separated values under a header; quotes mean nothing", read: tabs };
+pub const TABS: Format = Format {
+    name: "tsv",
+    about: "tab-separated values under a header; quotes mean nothing",
+    parts: &[],
+    read: tabs,
+};
 
 fn commas(input: &Input) -> Result<Rows, Error> {
     let mut records = comma_records(input)?.into_iter();
@@ -39,7 +44,8 @@ pub fn comma_records(input: &Input) -> Result<Vec<(usize, Vec<String>)>, Error> 
     Ok(records)
 }
 
-fn tabs(input: &Input) -> Result<Rows, Error> {
+/// Returns the rows of a file of tab-separated values.
+pub fn tabs(input: &Input) -> Result<Rows, Error> {
     let mut lines = input.text.lines().enumerate().filter(|(_, line)| !line.is_empty());
     let split = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
     let columns = match &input.options.columns {

@@ -110,3 +110,48 @@ fn another_digest_is_refused() {
         "{message}"
     );
 }
+
+/// Reads a cti-taa data set whose parts have these texts.
+fn load_taa(truth: &str, alias: &str, related: &str) -> Result<DataSet, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let rows = file("taa", "Prompt\tURL\r\nWho?\tu\r\nAnd who?\tv\r\n");
+    let parts = [
+        ("truth", file("truth", truth)),
+        ("alias", file("alias", alias)),
+        ("related", file("related", related)),
+    ];
+    let read = read_with_parts(&rows, format("cti-taa").unwrap(), &Options::default(), &parts);
+    read.map_err(|error| error.to_string().replace(&dir.path().display().to_string(), ""))
+}
+
+#[test]
+fn actors_are_the_same_by_alias_and_similar_by_relation() {
+    let alias = r#"{"Gray Fox": ["fox 7", "t-11"], "wolf": ["T-11 "], "owl": ["barn owl"]}"#;
+    let data = load_taa("GT\tother\nFox 7 \tx\nheron\tx\n", alias, r#"{"owl": ["wolf"]}"#).unwrap();
+    let field = |index: usize, name: &str| data.documents[index].fields[name].to_string();
+    assert_eq!(field(0, "same"), r#"["fox 7","gray fox","t-11","wolf"]"#);
+    assert_eq!(field(0, "similar"), r#"["barn owl","fox 7","gray fox","owl","t-11","wolf"]"#);
+    assert_eq!((field(1, "same"), field(1, "GT")), (r#"["heron"]"#.into(), r#""heron""#.into()));
+    assert!(field(1, "names").contains("heron") && field(1, "Prompt").contains("And who?"));
+}
+
+#[test]
+fn parts_are_checked_and_count_for_the_digest() {
+    let sha256 = |alias: &str| load_taa("GT\na\nb\n", alias, "{}").unwrap().sha256;
+    assert_ne!(sha256("{}"), sha256(r#"{"a": ["c"]}"#));
+    for (truth, alias, message) in [
+        ("GT\na\n", "{}", "/truth:1: 1 rows, but /taa has 2"),
+        ("GT\na\n \n", "{}", "/truth:3: the row has no `GT`"),
+        ("GT\na\nb\n", "[]", "/alias:1: the file holds an array, not an object of names and names"),
+        ("GT\na\nb\n", r#"{"x": "y"}"#, "/alias:1: `x` has no list of names"),
+    ] {
+        assert_eq!(load_taa(truth, alias, "{}").err().unwrap(), message);
+    }
+    let missing = load("cti-taa", "Prompt\nx\n", &Options::default()).err().unwrap();
+    assert!(missing.to_string().ends_with("its format needs a further file, `truth`"), "{missing}");
+}

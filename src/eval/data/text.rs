@@ -2,12 +2,17 @@
 
 use super::{Error, Format, Input, Row, Rows};
 
-pub const WHOLE: Format =
-    Format { name: "text", about: "the whole file as one document with the field `text`", read: whole };
+pub const WHOLE: Format = Format {
+    name: "text",
+    about: "the whole file as one document with the field `text`",
+    parts: &[],
+    read: whole,
+};
 
 pub const LINES: Format = Format {
     name: "lines",
     about: "each line that is not blank as a document with the field `text`",
+    parts: &[],
     read: lines,
 };
 

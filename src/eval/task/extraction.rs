@@ -6,10 +6,11 @@ use serde_json::{Value as Json, json};
 
 use super::json_answer::last_json;
 use super::written::{self, Extract, Written, details, one_if, optional_extract, optional_steps, written};
-use super::{Error, Inquiry, Outcome, Scores, Task, TaskType, Texts, column};
+use super::{Error, Inquiry, Outcome, Scores, Task, TaskType, Texts, column, template};
 use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, Normalization, normalize};
+use crate::eval::template::Template;
 use crate::yaml::{Fields, Node};
 
 pub const TYPE: TaskType = TaskType {
@@ -22,7 +23,7 @@ pub const TYPE: TaskType = TaskType {
 
 struct Extraction {
     written: Written,
-    target: Texts,
+    target: Target,
     extract: Option<Extract>,
     items: Items,
     steps: Vec<&'static Normalization>,
@@ -31,6 +32,23 @@ struct Extraction {
 impl std::fmt::Debug for Extraction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Extraction {:?} {:?} {:?}", self.written, self.target, self.items)
+    }
+}
+
+/// Where the right items stand in a document.
+#[derive(Debug)]
+enum Target {
+    Texts(Texts),
+    /// In a text, as in an answer.
+    Answer(Template),
+}
+
+impl Target {
+    fn parse(node: &Node) -> Option<Target> {
+        match node.is_list() || node.is_mapping() {
+            true => Texts::parse(node).map(Target::Texts),
+            false => template(node).map(Target::Answer),
+        }
     }
 }
 
@@ -47,7 +65,7 @@ enum Items {
 
 fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
     let written = Written::parse(fields);
-    let target = Texts::parse_one_or_more(&fields.required("target"));
+    let target = Target::parse(&fields.required("target"));
     let extract = optional_extract(fields);
     let items = Items::parse(&fields.required("items"));
     let steps = optional_steps(fields, &["strip"]);
@@ -97,8 +115,24 @@ impl Extraction {
         normal.filter(|item| !item.is_empty()).collect()
     }
 
+    /// Returns the right items as the document has them.
+    fn texts(&self, document: &Document) -> Result<Vec<String>, Error> {
+        match &self.target {
+            Target::Texts(texts) => texts.of(document),
+            Target::Answer(template) => {
+                let text = template.render(&document.fields)?;
+                let items: Vec<String> = self.answer(&text).into_iter().collect();
+                // a text without items is more likely a slip than an empty set
+                match items.is_empty() && !text.trim().is_empty() {
+                    true => Err(Error::BadTarget { target: text, what: "list of items" }),
+                    false => Ok(items),
+                }
+            }
+        }
+    }
+
     fn target(&self, document: &Document) -> Result<BTreeSet<String>, Error> {
-        let texts = self.target.of(document)?;
+        let texts = self.texts(document)?;
         let set = self.set(&texts);
         match texts.iter().position(|text| normalize(text, &self.steps).is_empty()) {
             Some(index) => Err(Error::EmptyText { what: "item", number: index + 1 }),
@@ -141,7 +175,7 @@ impl Task for Extraction {
     }
 
     fn solution(&self, document: &Document) -> Result<String, Error> {
-        let items = self.target.of(document)?;
+        let items = self.texts(document)?;
         Ok(match self.items {
             Items::Lines => items.join("\n"),
             Items::Json => json!(items).to_string(),
@@ -238,6 +272,16 @@ generation: {max_tokens: 8}
         let json = lines.replace("lines", "json");
         let found = outcome(&json, json!(["a"]), "[\"x\"] no: ```json\n[\"A \", 3]\n```");
         assert_eq!(found.prediction, json!(["a"]));
+    }
+
+    #[test]
+    fn a_target_of_one_text_is_read_as_an_answer() {
+        let yaml = IOCS.replace("{field: iocs}", "'{{ iocs }}'");
+        let found = outcome(&yaml, json!("b.example, A[.]example"), "a.example b.example");
+        assert_eq!((found.target, found.scores["f1"]), (json!(["a.example", "b.example"]), 1.0));
+        let row = document(json!({"q": "?", "iocs": "nothing here"}));
+        let error = parse_yaml(&TYPE, &yaml).unwrap().inquire(&row).unwrap_err();
+        assert_eq!(error.to_string(), "the target `nothing here` is no list of items");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::yaml::{Fields, Node};
 
 pub const TYPE: TaskType = TaskType {
     name: "generation",
-    about: "what the model writes is compared with the target: exact_match, f1, contains, matches, numeric",
+    about: "what the model writes is compared with the target: exact_match, f1, contains, matches, numeric, first_name",
     has_prompt: true,
     chat_by_default: true,
     parse,
@@ -28,6 +28,9 @@ struct Generation {
 
 /// The kind that compares numbers, whatever their spelling.
 const NUMERIC: &str = "numeric";
+
+/// The kind that looks for the first of many names.
+const FIRST_NAME: &str = "first_name";
 
 /// A way to score an answer; the best over the targets counts.
 struct Kind {
@@ -44,6 +47,8 @@ static KINDS: &[Kind] = &[
     Kind { name: "contains", normalize: &[], score: |answer, target| one_if(answer.contains(target)) },
     // scored by the extraction alone
     Kind { name: "matches", normalize: &[], score: |_, _| 1.0 },
+    // scored by `Measure::of_names`
+    Kind { name: FIRST_NAME, normalize: &["strip", "lower"], score: |_, _| 0.0 },
     // scored by `Measure::of_numbers`
     Kind { name: NUMERIC, normalize: &[], score: |_, _| 0.0 },
 ];
@@ -57,6 +62,8 @@ struct Measure {
     targets: Option<Texts>,
     /// Largest difference of equal numbers.
     tolerance: f64,
+    /// The names that are looked for.
+    names: Option<Texts>,
 }
 
 impl std::fmt::Debug for Measure {
@@ -93,11 +100,21 @@ fn parse_measure(node: &Node) -> Option<Measure> {
     if !node.is_mapping() {
         let name = node.text();
         let kind = kind_of(node, &name)?;
-        if kind.name == "matches" {
-            node.note("`matches` needs `extract`");
+        match kind.name {
+            "matches" => node.note("`matches` needs `extract`"),
+            FIRST_NAME => node.note("`first_name` needs `names`"),
+            _ => {}
         }
         let steps = steps_of(kind.normalize);
-        return Some(Measure { name, kind, extract: None, steps, targets: None, tolerance: 0.0 });
+        return Some(Measure {
+            name,
+            kind,
+            extract: None,
+            steps,
+            targets: None,
+            tolerance: 0.0,
+            names: None,
+        });
     }
     let fields = node.fields();
     let kind_node = fields.required("kind");
@@ -113,6 +130,10 @@ fn parse_measure(node: &Node) -> Option<Measure> {
         Some(kind) if kind.name == NUMERIC => fields.optional("tolerance").map_or(0.0, |node| node.number()),
         _ => 0.0,
     };
+    let names = match kind {
+        Some(kind) if kind.name == FIRST_NAME => Texts::parse(&fields.required("names")),
+        _ => None,
+    };
     if tolerance < 0.0 {
         node.note(format!("`tolerance` must be 0 or more, not {tolerance}"));
     }
@@ -121,7 +142,7 @@ fn parse_measure(node: &Node) -> Option<Measure> {
     let (extract, targets) = (transposed(extract)?, transposed(targets)?);
     let steps = given.unwrap_or_else(|| steps_of(kind.normalize));
     let name = name.unwrap_or_else(|| kind.name.to_owned());
-    Some(Measure { name, kind, extract, steps, targets, tolerance })
+    Some(Measure { name, kind, extract, steps, targets, tolerance, names })
 }
 
 /// `None` if something stands there and is no good.
@@ -142,16 +163,27 @@ impl Generation {
 
 impl Measure {
     /// Returns the extracted answer, if there is one, and its score.
-    fn of<'a>(&self, text: &'a str, targets: &[String]) -> (Option<&'a str>, f64) {
-        let answer = written::answer(self.extract.as_ref(), text);
-        let Some(found) = answer else { return (None, 0.0) };
+    fn of(
+        &self,
+        document: &Document,
+        text: &str,
+        targets: &[String],
+    ) -> Result<(Option<String>, f64), Error> {
+        let Some(found) = written::answer(self.extract.as_ref(), text) else { return Ok((None, 0.0)) };
         let normal = normalize(found, &self.steps);
         if self.kind.name == NUMERIC {
             let score = self.of_numbers(&normal, targets);
-            return (answer.filter(|_| score.is_some()), score.unwrap_or(0.0));
+            return Ok((score.map(|_| found.to_owned()), score.unwrap_or(0.0)));
+        }
+        if let Some(names) = &self.names {
+            let name = first_name(&normal, &names.of(document)?, &self.steps);
+            let is_target =
+                |name: &String| targets.iter().any(|target| normalize(target, &self.steps) == *name);
+            let score = one_if(name.as_ref().is_some_and(is_target));
+            return Ok((name, score));
         }
         let score = |target: &String| (self.kind.score)(&normal, &normalize(target, &self.steps));
-        (answer, targets.iter().map(score).fold(0.0, f64::max))
+        Ok((Some(found.to_owned()), targets.iter().map(score).fold(0.0, f64::max)))
     }
 
     /// Returns 1 if the answer's last number is one of the targets; `None` if it has no number.
@@ -181,12 +213,36 @@ impl Measure {
 
     /// Whether answers can lack what the measure needs.
     fn has_valid(&self) -> bool {
-        self.kind.name == NUMERIC || (self.extract.is_some() && self.kind.name != "matches")
+        matches!(self.kind.name, NUMERIC | FIRST_NAME)
+            || (self.extract.is_some() && self.kind.name != "matches")
     }
 
     fn valid_name(&self) -> String {
         format!("{}.valid", self.name)
     }
+}
+
+/// Returns the name that stands first in a text as whole words, of several that begin together the longest.
+fn first_name(text: &str, names: &[String], steps: &[&'static Normalization]) -> Option<String> {
+    let mut best: Option<(usize, String)> = None;
+    for name in names {
+        let name = normalize(name, steps);
+        let Some(at) = whole_word(text, &name) else { continue };
+        let is_better = |(at_best, best): &(usize, String)| (at, best.len()) < (*at_best, name.len());
+        if best.as_ref().is_none_or(is_better) {
+            best = Some((at, name));
+        }
+    }
+    best.map(|(_, name)| name)
+}
+
+/// Returns where a word or several first stand in a text with no letter or digit beside them.
+fn whole_word(text: &str, word: &str) -> Option<usize> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let is_whole = |at: &usize| {
+        !text[..*at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part) && !word.is_empty()
+    };
+    text.match_indices(word).map(|(at, _)| at).find(is_whole)
 }
 
 fn number_of(target: &str) -> Result<f64, Error> {
@@ -197,7 +253,10 @@ fn number_of(target: &str) -> Result<f64, Error> {
 impl Task for Generation {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
         let targets = self.targets(document)?;
-        self.measures.iter().try_for_each(|measure| measure.targets(document, &targets).map(drop))?;
+        for measure in &self.measures {
+            measure.targets(document, &targets)?;
+            measure.names.as_ref().map(|names| names.of(document)).transpose()?;
+        }
         self.written.inquiry(document)
     }
 
@@ -212,7 +271,8 @@ impl Task for Generation {
         let mut scores = Scores::new();
         let mut predictions = Map::new();
         for measure in &self.measures {
-            let (answer, score) = measure.of(&generated.text, &measure.targets(document, &targets)?);
+            let targets = measure.targets(document, &targets)?;
+            let (answer, score) = measure.of(document, &generated.text, &targets)?;
             scores.insert(measure.name.clone(), score);
             if measure.has_valid() {
                 scores.insert(measure.valid_name(), one_if(answer.is_some()));

@@ -1,6 +1,7 @@
 use super::super::testing::{document, generated, parse as parse_yaml};
 use super::*;
 use crate::eval::score::Valid;
+use serde_json::Value as Json;
 
 const CYBERMETRIC: &str = r"
 prompt: '{{ q }}'
@@ -98,4 +99,23 @@ fn numbers_are_equal_whatever_their_spelling_and_measures_have_targets_of_their_
     assert!(matches!(task.inquire(&document(json!({"n": "1", "words": []}))), Err(Error::NoTarget)));
     let negative = parse_yaml(&TYPE, &yaml.replace("tolerance: 0.5", "tolerance: -1")).unwrap_err();
     assert_eq!(negative, "suite.yaml:6:5: `tolerance` must be 0 or more, not -1");
+}
+
+#[test]
+fn the_first_of_many_names_counts() {
+    let yaml = "prompt: q\ntarget: {field: same}\ngeneration: {max_tokens: 4}\nmetrics:\n  \
+                - {name: right, kind: first_name, names: {field: names}}\n  \
+                - {name: near, kind: first_name, names: {field: names}, target: [Gray Fox, owl]}\n";
+    let task = parse_yaml(&TYPE, yaml).unwrap();
+    let row = document(json!({"same": ["gray fox", "t-11"], "names": ["gray", "Gray Fox", "owl", "t-11"]}));
+    let found = |text| {
+        let outcome = task.score(&row, &[generated(text)]).unwrap();
+        let scores = ["right", "near", "right.valid"].map(|name| outcome.scores[name]);
+        (outcome.prediction["right"].clone(), scores)
+    };
+    assert_eq!(found("It was GRAY FOX, not Owl."), (json!("gray fox"), [1.0, 1.0, 1.0]));
+    assert_eq!(found("Owl; t-11 is likely, too"), (json!("owl"), [0.0, 1.0, 1.0]));
+    assert_eq!(found("t-112, grayish"), (Json::Null, [0.0, 0.0, 0.0]));
+    let bare = parse_yaml(&TYPE, "prompt: q\ntarget: t\ngeneration: {max_tokens: 4}\nmetrics: [first_name]");
+    assert_eq!(bare.unwrap_err(), "suite.yaml:4:11: `first_name` needs `names`");
 }
