@@ -1,20 +1,23 @@
 //! Speed of the products: GFLOP/s, and GB/s of weights read, the best of several passes over weights in memory.
 //!
 //! usage: cargo bench --bench matmul -- [FORMAT]... [M]... [--compute auto|f32|bf16|int8] [--isa NAME] [--threads N]
+//!     [--n ROWS] [--mib N] [--mapped]
+//!
+//! `--n 128 --mib 0` keeps the weights in the second cache: what is left is the kernel's own time.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use lctl::kernel::product::{SharedBytes, matmul};
-use lctl::kernel::{Arithmetic, Compute, ComputeMode, Isa, Matrix};
+use lctl::kernel::{Arena, Arithmetic, Compute, ComputeMode, Isa, Matrix};
 use lctl::tensor::format::by_name;
 use lctl::tensor::{Dtype, RowMap};
 
 /// The shape of an up projection of a model of 1.1 billion weights.
 const K: usize = 2048;
 const N: usize = 5632;
-/// Copies of the matrix are visited in turn, so that no cache holds them.
-const BYTES: usize = 256 << 20;
+/// Copies of the matrix of so many bytes are visited in turn, so that no cache holds them.
+const MIB: usize = 256;
 /// Passes are repeated for at least this long, and the fastest counts: the machine may be shared.
 const SECONDS: f64 = 1.0;
 
@@ -24,10 +27,15 @@ struct Options {
     mode: Option<ComputeMode>,
     isa: Isa,
     threads: usize,
+    n: usize,
+    mib: usize,
+    mapped: bool,
 }
 
 fn options() -> Options {
-    let mut options = Options { formats: vec![], rows: vec![], mode: None, isa: Isa::detect(), threads: 1 };
+    let (isa, threads) = (Isa::detect(), 1);
+    let (formats, rows, mode) = (vec![], vec![], None);
+    let mut options = Options { formats, rows, mode, isa, threads, n: N, mib: MIB, mapped: false };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -35,6 +43,9 @@ fn options() -> Options {
             "--compute" => options.mode = Some(ComputeMode::by_name(&value()).expect("a mode of --compute")),
             "--isa" => options.isa = Isa::by_name(&value()).expect("a name of an ISA level"),
             "--threads" => options.threads = value().parse().expect("a number of threads"),
+            "--n" => options.n = value().parse().expect("a number of rows of weights"),
+            "--mib" => options.mib = value().parse().expect("a number of MiB"),
+            "--mapped" => options.mapped = true,
             _ => match arg.parse() {
                 Ok(m) => options.rows.push(m),
                 Err(_) => options.formats.push(by_name(&arg).expect("a format's name or a number of rows")),
@@ -61,19 +72,27 @@ fn noise(n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn matrices(dtype: Dtype, isa: Isa, weights: &[f32]) -> Vec<Matrix> {
-    let bytes = N * K / dtype.block_len() * dtype.block_bytes();
+fn matrices(dtype: Dtype, arithmetic: Arithmetic, compute: &Compute, options: &Options) -> Vec<Matrix> {
+    let n = options.n;
+    let bytes = n * K / dtype.block_len() * dtype.block_bytes();
     let mut one = vec![0; bytes];
-    dtype.encode(isa, weights, K, None, &mut one);
-    let copies = BYTES.div_ceil(bytes);
+    dtype.encode(options.isa, &noise(n * K), K, None, &mut one);
+    let copies = (options.mib << 20).div_ceil(bytes).max(1);
     let all: SharedBytes = Arc::new(one.repeat(copies));
-    (0..copies).map(|i| Matrix::new(all.clone(), i * bytes, dtype, N, K, RowMap::Identity)).collect()
+    let mapped = (0..copies).map(|i| Matrix::new(all.clone(), i * bytes, dtype, n, K, RowMap::Identity));
+    let mapped: Vec<Matrix> = mapped.collect();
+    if options.mapped || !mapped[0].packs_for(arithmetic) {
+        return mapped;
+    }
+    let size = mapped[0].packed_bytes().next_multiple_of(64) * copies;
+    let mut arena = Arena::new(size).expect("memory");
+    mapped.iter().map(|w| w.packed(compute, &mut arena)).collect()
 }
 
 /// Returns the seconds of the fastest product.
 fn seconds(compute: &Compute, ws: &[Matrix], arithmetic: Arithmetic, m: usize) -> f64 {
     let x = noise(m * K);
-    let mut y = vec![0.0; m * N];
+    let mut y = vec![0.0; m * ws[0].rows()];
     let mut best = f64::INFINITY;
     let start = Instant::now();
     for w in ws.iter().cycle() {
@@ -90,21 +109,20 @@ fn seconds(compute: &Compute, ws: &[Matrix], arithmetic: Arithmetic, m: usize) -
 fn main() {
     let options = options();
     let compute = Compute::new(options.isa, options.threads).expect("threads");
-    println!("{}, {} threads, k {K}, n {N}", options.isa.name(), options.threads);
+    println!("{}, {} threads, k {K}, n {}", options.isa.name(), options.threads, options.n);
     println!("{:8} {:10} {:>5} {:>9} {:>7}", "format", "arithmetic", "m", "GFLOP/s", "GB/s");
-    let weights = noise(N * K);
-    for dtype in options.formats {
-        let ws = matrices(dtype, options.isa, &weights);
+    for &dtype in &options.formats {
         let modes = options
             .mode
             .map_or(vec![ComputeMode::Auto, ComputeMode::F32, ComputeMode::Bf16], |mode| vec![mode]);
         let mut arithmetics: Vec<Arithmetic> = modes.into_iter().map(|mode| mode.arithmetic(dtype)).collect();
         arithmetics.dedup();
         for arithmetic in arithmetics {
+            let ws = matrices(dtype, arithmetic, &compute, &options);
             for &m in &options.rows {
                 let seconds = seconds(&compute, &ws, arithmetic, m);
-                let gflops = 2e-9 * (m * K * N) as f64 / seconds;
-                let gigabytes = 1e-9 * (N * ws[0].row(0).len()) as f64 / seconds;
+                let gflops = 2e-9 * (m * K * options.n) as f64 / seconds;
+                let gigabytes = 1e-9 * (options.n * ws[0].row_bytes()) as f64 / seconds;
                 let arithmetic = format!("{arithmetic:?}");
                 println!("{:8} {arithmetic:10} {m:5} {gflops:9.1} {gigabytes:7.1}", dtype.name());
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::data::{self, DataSet, Document, hex};
+use super::data::{DataSet, Document, hex};
 use super::encode::Encoder;
 use super::prompt::{Message, Shot};
 use super::request::{GenerateRequest, Request, Response};

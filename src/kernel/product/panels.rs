@@ -4,8 +4,8 @@
 //! nothing is shuffled, and one row of activations costs what reading memory costs. A panel has the rows' bytes and no
 //! others but padding, in this order:
 //!
-//! - blocks of a size that is no multiple of 4 come in units of 2 or 4, in which the parts of a block are regrouped:
-//!   the first parts of all blocks, then the second ones ([`Layout`]), so that wide parts begin at a word;
+//! - blocks of a size that is no multiple of 4 come in units of 2 or 4: first the parts of all blocks that are no whole
+//!   words, then the blocks' other parts, so that these begin at a word; parts are in the order in which kernels want them;
 //! - element e of row r lies at `(16 * e + r) * size` of an element. Elements are words; halves for F16.
 //!
 //! The last unit of a row is filled up with zeros, the last panel of a matrix with its last row.
@@ -31,8 +31,8 @@ pub struct Layout {
     row_bytes: usize,
     /// Bytes of a block; of plain numbers, of the row.
     block_bytes: usize,
-    /// Bytes of the parts of a block that stay together; empty if there is but one.
-    parts: &'static [usize],
+    /// The parts of a block; empty if there is but one.
+    parts: &'static [Part],
     /// Blocks of a unit.
     unit: usize,
 }
@@ -123,21 +123,44 @@ impl Layout {
 
     /// Calls `each` with the parts of the units; places in the panel count from its first unit.
     fn runs(&self, units: Range<usize>, mut each: impl FnMut(Run)) {
-        let whole = [self.block_bytes];
+        let whole = [Part { at: 0, len: self.block_bytes }];
         let parts = if self.parts.is_empty() { &whole[..] } else { self.parts };
+        let is_narrow = |part: &&Part| !self.parts.is_empty() && !part.len.is_multiple_of(4);
         let first = units.start;
         for unit in units {
-            let mut part_at = 0;
-            for len in parts {
-                for block in 0..self.unit {
-                    let at = (unit * self.unit + block) * self.block_bytes + part_at;
-                    let to = (unit - first) * self.unit_bytes() + self.unit * part_at + block * len;
-                    each(Run { at, to, len: *len });
-                }
-                part_at += len;
+            let mut to = (unit - first) * self.unit_bytes();
+            let mut run = |block: usize, part: &Part| {
+                let at = (unit * self.unit + block) * self.block_bytes + part.at;
+                each(Run { at, to, len: part.len });
+                to += part.len;
+            };
+            for part in parts.iter().filter(is_narrow) {
+                (0..self.unit).for_each(|block| run(block, part));
+            }
+            for block in 0..self.unit {
+                parts.iter().filter(|part| !is_narrow(part)).for_each(|part| run(block, part));
             }
         }
     }
+}
+
+/// `len` bytes of a block, from byte `at` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    pub at: usize,
+    pub len: usize,
+}
+
+/// Returns the parts of blocks that are these ranges, one after another.
+pub const fn parts<const N: usize>(ranges: [Range<usize>; N]) -> [Part; N] {
+    let mut parts = [Part { at: 0, len: 0 }; N];
+    let mut i = 0;
+    while i < N {
+        parts[i] = Part { at: ranges[i].start, len: ranges[i].end - ranges[i].start };
+        i += 1;
+    }
+    std::mem::forget(ranges);
+    parts
 }
 
 /// Returns how many blocks of that size are whole words.
@@ -221,25 +244,27 @@ mod tests {
 
     /// What a panel is, byte for byte.
     fn slowly(layout: &Layout, rows: &[Vec<u8>]) -> Vec<u8> {
-        let whole = [layout.block_bytes];
+        let whole = [Part { at: 0, len: layout.block_bytes }];
         let parts = if layout.parts.is_empty() { &whole[..] } else { layout.parts };
-        let regrouped: Vec<Vec<u8>> = rows
-            .iter()
-            .map(|row| {
-                let mut row = row.clone();
-                row.resize(layout.units() * layout.unit * layout.block_bytes, 0);
-                let mut out = Vec::new();
-                for unit in row.chunks(layout.unit * layout.block_bytes) {
-                    let mut at = 0;
-                    for len in parts {
-                        unit.chunks(layout.block_bytes).for_each(|block| out.extend(&block[at..at + len]));
-                        at += len;
-                    }
+        let (wide, narrow): (Vec<Part>, Vec<Part>) =
+            parts.iter().partition(|part| layout.parts.is_empty() || part.len % 4 == 0);
+        let regroup = |row: &Vec<u8>| {
+            let mut row = row.clone();
+            row.resize(layout.units() * layout.unit * layout.block_bytes, 0);
+            let mut out = Vec::new();
+            for unit in row.chunks(layout.unit * layout.block_bytes) {
+                for part in &narrow {
+                    unit.chunks(layout.block_bytes)
+                        .for_each(|block| out.extend(&block[part.at..][..part.len]));
                 }
-                out.resize(out.len().next_multiple_of(4), 0);
-                out
-            })
-            .collect();
+                for block in unit.chunks(layout.block_bytes) {
+                    wide.iter().for_each(|part| out.extend(&block[part.at..][..part.len]));
+                }
+            }
+            out.resize(out.len().next_multiple_of(4), 0);
+            out
+        };
+        let regrouped: Vec<Vec<u8>> = rows.iter().map(regroup).collect();
         let size = layout.element;
         let elements = 0..regrouped[0].len() / size;
         elements
@@ -248,9 +273,20 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_all_bytes_of_a_block() {
+        for format in REGISTRY.iter().filter(|format| format.can_decode()) {
+            let layout = Layout::of(crate::tensor::Dtype(*format), format.block_len());
+            let mut bytes: Vec<usize> =
+                layout.parts.iter().flat_map(|part| part.at..part.at + part.len).collect();
+            bytes.sort_unstable();
+            assert!(layout.parts.is_empty() || bytes.into_iter().eq(0..format.block_bytes()));
+        }
+    }
+
+    #[test]
     fn panels_are_as_described_and_unpack_to_their_rows() {
         for format in REGISTRY.iter().filter(|format| format.can_decode()) {
-            let dtype = crate::tensor::format::by_name(format.name()).unwrap();
+            let dtype = crate::tensor::Dtype(*format);
             for blocks in [1, 2, 3, 7, 8] {
                 let layout = Layout::of(dtype, blocks * dtype.block_len());
                 let byte = |row: usize, i: usize| (row * 89 + i * 7 + i / 256) as u8;

@@ -74,13 +74,10 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
             let x = |j: usize| _mm512_set1_epi32(x.add(j).read_unaligned());
             let mut sum = _mm512_set1_epi32(start);
             if VNNI {
-                // two chains, as the latency of one is what a single row of activations would wait for
-                let mut odd = _mm512_setzero_si512();
-                for j in (0..N).step_by(2) {
+                for j in 0..N {
                     sum = _mm512_dpbusd_epi32(sum, codes[j], x(j));
-                    odd = _mm512_dpbusd_epi32(odd, codes[j + 1], x(j + 1));
                 }
-                return _mm512_add_epi32(sum, odd);
+                return sum;
             }
             let ones = _mm512_set1_epi16(1);
             if bits == 8 {
@@ -100,22 +97,6 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
                     pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(*codes, x(first + j)));
                 }
                 sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, ones));
-            }
-            sum
-        }
-    }
-
-    #[inline(always)]
-    fn dot_among_many<const N: usize>(self, bits: u32, start: i32, codes: [__m512i; N], x: &[u8]) -> __m512i {
-        if !VNNI {
-            return self.dot(bits, start, codes, x);
-        }
-        let x = x[..4 * N].as_ptr().cast::<i32>();
-        // SAFETY: see the module.
-        unsafe {
-            let mut sum = _mm512_set1_epi32(start);
-            for (j, codes) in codes.into_iter().enumerate() {
-                sum = _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x.add(j).read_unaligned()));
             }
             sum
         }

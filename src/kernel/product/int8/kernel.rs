@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use super::activations::{Activations, BLOCK};
 use super::lanes::{Lanes, Words};
+use crate::kernel::product::panels::Part;
 
 /// A block format as integer codes with scales: weight = scale * (code - OFFSET) - minimum.
 ///
@@ -22,8 +23,9 @@ pub trait Codes: Send + Sync + 'static {
     const GROUPS: usize;
     const HAS_MINIMA: bool = false;
 
-    /// Bytes of the parts of a block whose size is no multiple of 4 (see [`crate::kernel::product::panels`]).
-    const PARTS: &'static [usize] = &[];
+    /// The parts of a block in the order in which [`Codes::unit`] reads them (see [`crate::kernel::product::panels`]);
+    /// none if that is the order in which they lie, and whole words.
+    const PARTS: &'static [Part] = &[];
 
     /// Gives `sink` the weights of the unit of blocks that `words` are, 32 at a time, in order.
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>);
@@ -69,14 +71,6 @@ pub trait Sink<S: Lanes> {
     fn weights(&mut self, weights: Weights<S>);
 }
 
-/// What rows of weights are multiplied with.
-#[derive(Clone, Copy)]
-pub struct Operand<'a> {
-    pub x: Activations<'a>,
-    /// Per block, row and group what [`fill_terms`] says.
-    pub terms: &'a [i32],
-}
-
 /// Returns what dots over signed or offset codes count too much.
 #[inline(always)]
 fn offset<S: Lanes, C: Codes>() -> i32 {
@@ -105,23 +99,24 @@ pub fn fill_terms<S: Lanes, C: Codes>(x: &Activations<'_>, terms: &mut [i32]) {
 /// Adds up the products of all rows of activations with as many rows of weights as there are lanes.
 pub struct Products<'a, S, C> {
     s: S,
-    operand: Operand<'a>,
-    /// Blocks of 32 columns.
-    n_blocks: usize,
-    /// The next block of 32 columns.
-    block: usize,
+    /// What is left of the activations: per block of 32 columns as many as there are rows, of the terms `C::GROUPS` times
+    /// as many.
+    rows: usize,
+    codes: &'a [[u8; BLOCK]],
+    scales: &'a [f32],
+    terms: &'a [i32],
     /// `y[row][lane]`, `S::LANES` apart.
     y: &'a mut [f32],
-    codes: PhantomData<C>,
+    format: PhantomData<C>,
 }
 
 impl<'a, S: Lanes, C: Codes> Products<'a, S, C> {
-    /// Returns sums of 0 over none of the `k` columns yet, kept in `y`.
+    /// Returns sums of 0 over none of the columns yet, kept in `y`; `terms` are what [`fill_terms`] says.
     #[inline(always)]
-    pub fn new(s: S, k: usize, operand: Operand<'a>, y: &'a mut [f32]) -> Self {
-        let y = &mut y[..operand.x.rows * S::LANES];
+    pub fn new(s: S, x: Activations<'a>, terms: &'a [i32], y: &'a mut [f32]) -> Self {
+        let y = &mut y[..x.rows * S::LANES];
         y.fill(0.0);
-        Products { s, operand, n_blocks: k / BLOCK, block: 0, y, codes: PhantomData }
+        Products { s, rows: x.rows, codes: x.codes, scales: x.scales, terms, y, format: PhantomData }
     }
 
     /// Adds the products of the next `units` units of blocks, all of `words`.
@@ -146,15 +141,15 @@ const fn unit_words<C: Codes>() -> usize {
 impl<S: Lanes, C: Codes> Sink<S> for Products<'_, S, C> {
     #[inline(always)]
     fn weights(&mut self, weights: Weights<S>) {
-        let (s, rows) = (self.s, self.operand.x.rows);
-        if self.block == self.n_blocks {
+        let (s, rows) = (self.s, self.rows);
+        if self.codes.is_empty() {
             return; // what fills up the last unit
         }
-        let first = self.block * rows;
-        self.block += 1;
-        let codes = &self.operand.x.codes[first..first + rows];
-        let scales = &self.operand.x.scales[first..first + rows];
-        let terms = &self.operand.terms[first * C::GROUPS..(first + rows) * C::GROUPS];
+        let (codes, terms);
+        (codes, self.codes) = self.codes.split_at(rows);
+        (terms, self.terms) = self.terms.split_at(rows * C::GROUPS);
+        let scales;
+        (scales, self.scales) = self.scales.split_at(rows);
         let of_rows = codes.iter().zip(scales).zip(terms.chunks_exact(C::GROUPS));
         for (((codes, scale), terms), y) in of_rows.zip(self.y.chunks_exact_mut(S::LANES)) {
             let sum = block_sum::<S, C>(s, &weights, codes, terms);

@@ -123,12 +123,6 @@ pub trait Lanes: Copy {
     /// For `bits == 8` the codes are [`Lanes::signed`] and each counts as the code plus [`Lanes::SIGNED_OFFSET`];
     /// else they are unsigned, below `2^bits`, `bits <= 6`. Activations are signed bytes but -128.
     fn dot<const N: usize>(self, bits: u32, start: i32, codes: [Self::I; N], x: &[u8]) -> Self::I;
-
-    /// [`Lanes::dot`] where there is other work beside it, so that only the number of instructions counts.
-    #[inline(always)]
-    fn dot_among_many<const N: usize>(self, bits: u32, start: i32, codes: [Self::I; N], x: &[u8]) -> Self::I {
-        self.dot(bits, start, codes, x)
-    }
 }
 
 /// Returns how many sums of two products of a code below `2^bits` with an activation an i16 holds.
@@ -224,8 +218,6 @@ impl<S: Lanes> Lanes for Pair<S> {
         for j in 1..N {
             (low[j], high[j]) = codes[j];
         }
-        let (low, high) =
-            (self.0.dot_among_many(bits, start, low, x), self.0.dot_among_many(bits, start, high, x));
-        (low, high)
+        (self.0.dot(bits, start, low, x), self.0.dot(bits, start, high, x))
     }
 }

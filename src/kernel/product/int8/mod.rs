@@ -44,12 +44,12 @@ use self::activations::Activations;
 use self::avx2::{Avx2, AvxVnni, Pairs};
 #[cfg(target_arch = "x86_64")]
 use self::avx512::Avx512;
-use self::kernel::{Codes, Operand, Products, fill_terms};
+use self::kernel::{Codes, Products, fill_terms};
 use self::lanes::{Lanes, MAX_LANES, Pair, Words};
 use self::portable::Portable;
 use super::driver::{Product, Tile};
 use super::matrix::{Matrix, Stored};
-use super::panels::{Layout, PANEL_ROWS};
+use super::panels::{Layout, PANEL_ROWS, Part};
 use super::scratch;
 use crate::kernel::Isa;
 use crate::tensor::Dtype;
@@ -81,7 +81,7 @@ static FORMATS: &[Format] = &[
 /// A format with integer codes.
 struct Format {
     name: &'static str,
-    parts: &'static [usize],
+    parts: &'static [Part],
     kernels: fn(Level) -> &'static dyn Product,
     #[cfg(test)]
     slowly: fn(&[u8]) -> oracle::Slow,
@@ -135,7 +135,7 @@ impl Level {
 }
 
 /// Returns the parts that blocks of that format fall into, if it has integer codes.
-pub(super) fn parts(dtype: Dtype) -> Option<&'static [usize]> {
+pub(super) fn parts(dtype: Dtype) -> Option<&'static [Part]> {
     FORMATS.iter().find(|format| format.name == dtype.name()).map(|format| format.parts)
 }
 
@@ -295,7 +295,7 @@ fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, scratch: Scratch<'_>)
         fill_terms::<S, C>(&x, terms);
         for col in cols.clone().step_by(S::LANES) {
             let (panel, row) = (col / PANEL_ROWS, col % PANEL_ROWS);
-            let mut products = Products::<S, C>::new(s, k, Operand { x, terms }, y);
+            let mut products = Products::<S, C>::new(s, x, terms, y);
             if let Stored::Panels(panels) = w.stored() {
                 let n_panels = S::LANES.div_ceil(PANEL_ROWS).min(w.rows().div_ceil(PANEL_ROWS) - panel);
                 let (bytes, layout) = (panels.panels(panel..panel + n_panels), panels.layout);

@@ -5,6 +5,7 @@ use super::super::lanes::{Lanes, Words};
 use super::{nibbles, signed, two_halves, unrolled};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
+use crate::kernel::product::panels::{Part, parts};
 use crate::tensor::format::IQ4_LEVELS;
 
 pub struct Iq4Nl;
@@ -17,7 +18,7 @@ impl Codes for Iq4Nl {
     const BYTES: usize = 18;
     const BITS: u32 = 8;
     const GROUPS: usize = 1;
-    const PARTS: &'static [usize] = &[2, 16];
+    const PARTS: &'static [Part] = &parts([0..2, 2..18]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {

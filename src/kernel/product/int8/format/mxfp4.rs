@@ -3,6 +3,7 @@
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
 use super::{nibbles, unrolled};
+use crate::kernel::product::panels::{Part, parts};
 
 pub struct Mxfp4;
 
@@ -15,7 +16,7 @@ impl Codes for Mxfp4 {
     const BITS: u32 = 5;
     const OFFSET: i32 = 12;
     const GROUPS: usize = 1;
-    const PARTS: &'static [usize] = &[1, 16];
+    const PARTS: &'static [Part] = &parts([0..1, 1..17]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {

@@ -3,6 +3,7 @@
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
 use super::{byte, field, fields, read, two_halves, unrolled};
+use crate::kernel::product::panels::{Part, parts};
 
 pub struct Q2K;
 
@@ -11,13 +12,14 @@ impl Codes for Q2K {
     const BYTES: usize = 84;
     const BITS: u32 = 2;
     const GROUPS: usize = 2;
+    const PARTS: &'static [Part] = &parts([80..84, 0..80]);
     const HAS_MINIMA: bool = true;
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
-        let [d, negated_dmin] = two_halves(s, s.xor(s.word(words, 20), s.splat(0x8000_0000)));
+        let [d, negated_dmin] = two_halves(s, s.xor(s.word(words, 0), s.splat(0x8000_0000)));
         for half in 0..2 {
-            let (groups, low) = (words.part(2 * half, 2), words.part(4 + 8 * half, 8));
+            let (groups, low) = (words.part(1 + 2 * half, 2), words.part(5 + 8 * half, 8));
             unrolled!(run in [0, 1, 2, 3] {
                 let word = s.word(groups, run / 2);
                 let (scales, minima) = (field(s, word, 0, 15), field(s, word, 4, 15));

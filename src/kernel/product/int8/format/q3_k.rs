@@ -3,6 +3,7 @@
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
 use super::{bytes, field, read, signed, two_halves, unrolled};
+use crate::kernel::product::panels::{Part, parts};
 
 pub struct Q3K;
 
@@ -12,13 +13,13 @@ impl Codes for Q3K {
     const BITS: u32 = 3;
     const OFFSET: i32 = 4;
     const GROUPS: usize = 2;
-    const PARTS: &'static [usize] = &[108, 2];
+    const PARTS: &'static [Part] = &parts([108..110, 96..108, 0..96]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
-        let factors = two_halves(s, s.word(words, 54));
+        let factors = two_halves(s, s.word(words, 0));
         for block in 0..2 {
-            weights(s, words.part(27 * block, 27), factors[block], sink);
+            weights(s, words.part(1 + 27 * block, 27), factors[block], sink);
         }
     }
 
@@ -49,9 +50,9 @@ fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
     let scales = scale_codes(s, words);
     unrolled!(half in [0, 1] {
         unrolled!(run in [0, 1, 2, 3] {
-            let mut codes: [S::I; 8] = read(s, words, 8 + 8 * half);
+            let mut codes: [S::I; 8] = read(s, words, 11 + 8 * half);
             for i in 0..8 {
-                let third = field(s, s.word(words, i), (4 * half + run) as u32, 1);
+                let third = field(s, s.word(words, 3 + i), (4 * half + run) as u32, 1);
                 codes[i] = s.or(field(s, codes[i], 2 * run as u32, 3), s.shl(third, 2));
             }
             let (word, bit) = (scales[2 * half + run / 2], 16 * (run as u32 % 2));
@@ -64,7 +65,7 @@ fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
 /// Returns code - 32 of 16 groups, each a signed number of 6 bits in the low end of a byte.
 #[inline(always)]
 fn scale_codes<S: Lanes>(s: S, words: Words<'_>) -> [S::I; 4] {
-    let [low_0, low_1, high] = read(s, words, 24);
+    let [low_0, low_1, high] = read(s, words, 0);
     let low = [low_0, low_1];
     let mut codes = [high; 4];
     for (quarter, codes) in codes.iter_mut().enumerate() {

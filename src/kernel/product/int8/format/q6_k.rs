@@ -3,6 +3,7 @@
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
 use super::{field, read, signed, two_halves, unrolled};
+use crate::kernel::product::panels::{Part, parts};
 
 pub struct Q6K;
 
@@ -12,13 +13,13 @@ impl Codes for Q6K {
     const BITS: u32 = 6;
     const OFFSET: i32 = 32;
     const GROUPS: usize = 2;
-    const PARTS: &'static [usize] = &[208, 2];
+    const PARTS: &'static [Part] = &parts([208..210, 192..208, 0..64, 128..160, 64..128, 160..192]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
-        let factors = two_halves(s, s.word(words, 104));
+        let factors = two_halves(s, s.word(words, 0));
         for block in 0..2 {
-            weights(s, words.part(52 * block, 52), factors[block], sink);
+            weights(s, words.part(1 + 52 * block, 52), factors[block], sink);
         }
     }
 
@@ -44,8 +45,8 @@ impl Codes for Q6K {
 #[inline(always)]
 fn weights<S: Lanes>(s: S, words: Words<'_>, d: S::F, sink: &mut impl Sink<S>) {
     for half in 0..2 {
-        let (low, high) = (words.part(16 * half, 16), words.part(32 + 8 * half, 8));
-        let groups = words.part(48 + 2 * half, 2);
+        let (low, high) = (words.part(4 + 24 * half, 16), words.part(20 + 24 * half, 8));
+        let groups = words.part(2 * half, 2);
         unrolled!(run in [0, 1, 2, 3] {
             let mut codes: [S::I; 8] = read(s, low, 8 * (run % 2));
             for i in 0..8 {

@@ -3,6 +3,7 @@
 use super::super::kernel::{Codes, Sink, Weights};
 use super::super::lanes::{Lanes, Words};
 use super::{read, two_halves, unrolled};
+use crate::kernel::product::panels::{Part, parts};
 
 pub struct Q8;
 
@@ -11,7 +12,7 @@ impl Codes for Q8 {
     const BYTES: usize = 34;
     const BITS: u32 = 8;
     const GROUPS: usize = 1;
-    const PARTS: &'static [usize] = &[2, 32];
+    const PARTS: &'static [Part] = &parts([0..2, 2..34]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {

@@ -5,6 +5,7 @@ use super::super::lanes::{Lanes, Words};
 use super::{bytes, nibbles, two_halves, unrolled};
 #[cfg(test)]
 use crate::kernel::product::int8::oracle::{Slow, half};
+use crate::kernel::product::panels::{Part, parts};
 
 /// Q4_0 and Q5_0: one scale, codes around 2^(BITS - 1).
 pub struct Symmetric<const BITS: u32>;
@@ -18,7 +19,7 @@ impl<const BITS: u32> Codes for Symmetric<BITS> {
     const BITS: u32 = BITS;
     const OFFSET: i32 = 1 << (BITS - 1);
     const GROUPS: usize = 1;
-    const PARTS: &'static [usize] = &[2, Self::BYTES - 2];
+    const PARTS: &'static [Part] = &parts([0..2, 2..Self::BYTES]);
 
     #[inline(always)]
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>) {
