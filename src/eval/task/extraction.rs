@@ -40,14 +40,14 @@ impl std::fmt::Debug for Extraction {
 enum Target {
     Texts(Texts),
     /// In a text, as in an answer.
-    Answer(Template),
+    Answer(Box<Template>),
 }
 
 impl Target {
     fn parse(node: &Node) -> Option<Target> {
         match node.is_list() || node.is_mapping() {
             true => Texts::parse(node).map(Target::Texts),
-            false => template(node).map(Target::Answer),
+            false => template(node).map(|template| Target::Answer(Box::new(template))),
         }
     }
 }

@@ -40,7 +40,7 @@ impl std::fmt::Debug for Structured {
 #[derive(Debug)]
 pub enum Target {
     /// A template that renders JSON.
-    Template(Template),
+    Template(Box<Template>),
     Field(String),
 }
 
@@ -49,7 +49,7 @@ impl Target {
     pub fn parse(node: &Node) -> Option<Target> {
         match node.is_mapping() {
             true => Some(Target::Field(node.fields().required("field").text())),
-            false => template(node).map(Target::Template),
+            false => template(node).map(|template| Target::Template(Box::new(template))),
         }
     }
 

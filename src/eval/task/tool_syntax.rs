@@ -262,7 +262,7 @@ mod tests {
             "I call\n`block_ip(ip=\"192.0.2.1\", hours=2)`",
             r#"<think>{"name": "no", "arguments": {}}</think>{"name": "block_ip", "arguments": {"ip": "192.0.2.1", "hours": 2}}"#,
         ] {
-            assert_eq!(found(text), [call.clone()], "{text}");
+            assert_eq!(found(text), std::slice::from_ref(&call), "{text}");
         }
     }
 
