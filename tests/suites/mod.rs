@@ -5,6 +5,7 @@ mod golden;
 mod messages;
 mod report;
 mod shipped;
+mod types;
 
 use std::path::{Path, PathBuf};
 
