@@ -3,6 +3,7 @@
 mod chat;
 mod common;
 mod convert;
+mod datasets;
 mod decoder;
 mod engine;
 mod generate;

@@ -17,6 +17,28 @@ impl Item {
         Item(fields)
     }
 
+    /// Returns a field that holds a text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
+    }
+
+    /// Returns whether both say the same, whatever they are called.
+    pub fn says_as(&self, other: &Item) -> bool {
+        let said = |item: &Item| {
+            let fields =
+                item.0.iter().filter(|(name, _)| *name != "id" && *name != "cluster" && *name != "source");
+            fields.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        };
+        said(self) == said(other)
+    }
+
+    /// Returns an item with one of the fields alone, under another name; `prefix` of its id becomes `new_prefix`.
+    pub fn only(&self, field: &str, prefix: &str, new_prefix: &str, name: &str) -> Option<Item> {
+        let id = format!("{new_prefix}{}", self.text("id")?.strip_prefix(prefix)?);
+        // a row is about one secret, and so is all that is made of it
+        Some(Item::new(id.clone(), self.text("id")?, self.text("source")?).with(name, self.text(field)?))
+    }
+
     pub fn with(mut self, name: &str, value: impl Into<Json>) -> Item {
         self.0.insert(name.into(), value.into());
         self

@@ -8,9 +8,14 @@
 mod attack_map;
 mod cve_to_cwe;
 mod draw;
+mod fill;
+mod inject_canary;
 mod item;
+mod log_triage;
+mod small;
 mod soc_mcq;
 mod table;
+mod templated;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -41,6 +46,21 @@ pub static FILES: &[DataFile] = &[
     DataFile { name: "attack-map-dev.jsonl", make: attack_map::examples },
     DataFile { name: "cve-to-cwe.jsonl", make: cve_to_cwe::items },
     DataFile { name: "cve-to-cwe-dev.jsonl", make: cve_to_cwe::examples },
+    DataFile { name: "log-triage.jsonl", make: log_triage::items },
+    DataFile { name: "inject-canary.jsonl", make: inject_canary::items },
+    DataFile { name: "secret-leak.jsonl", make: small::secret_leak },
+    DataFile { name: "secret-leak-train.jsonl", make: small::secret_training },
+    DataFile { name: "cvss-vector.jsonl", make: small::cvss_vector },
+    DataFile { name: "ioc-extract.jsonl", make: |tables| templated::items(tables, "ioc-extract") },
+    DataFile { name: "phish-triage.jsonl", make: |tables| templated::items(tables, "phish-triage") },
+    DataFile { name: "query-translate.jsonl", make: |tables| templated::items(tables, "query-translate") },
+    DataFile { name: "secure-code.jsonl", make: |tables| templated::items(tables, "secure-code") },
+    DataFile { name: "alert-summary.jsonl", make: |tables| templated::items(tables, "alert-summary") },
+    DataFile { name: "kb-qa.jsonl", make: |tables| templated::items(tables, "kb-qa") },
+    DataFile { name: "overrefusal-sec.jsonl", make: |tables| templated::items(tables, "overrefusal-sec") },
+    DataFile { name: "tool-policy.jsonl", make: |tables| templated::items(tables, "tool-policy") },
+    DataFile { name: "hallucinated-id.jsonl", make: small::hallucinated_id },
+    DataFile { name: "long-context.jsonl", make: small::long_context },
 ];
 
 /// Returns the text of a file, made from the tables in a directory.

@@ -96,11 +96,15 @@ fn distractors(
 ) -> Result<[String; 3], Error> {
     let mut clear: Vec<&Fact> = table.iter().filter(|other| fact.is_clear_of(other)).collect();
     draws.shuffle(&mut clear);
-    // those of the same group first
-    clear.sort_by_key(|other| other.group != fact.group);
+    // two of the same group, then others, then more of the group: four questions on one group of four would else have
+    // the same choices
+    let (near, far): (Vec<&Fact>, Vec<&Fact>) =
+        clear.into_iter().partition(|other| other.group == fact.group);
+    let (first, rest) = near.split_at(near.len().min(2));
+    let ordered = first.iter().chain(&far).chain(rest);
     let mut seen = HashSet::from([side(fact)]);
     let chosen: Vec<String> =
-        clear.into_iter().map(side).filter(|text| seen.insert(text.clone())).take(3).collect();
+        ordered.map(|other| side(other)).filter(|text| seen.insert(text.clone())).take(3).collect();
     <[String; 3]>::try_from(chosen)
         .map_err(|_| fact.row.error("fewer than three other rows are certainly wrong"))
 }

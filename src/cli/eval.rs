@@ -6,6 +6,8 @@ mod progress;
 mod suite;
 mod text;
 
+pub use suite::data_files;
+
 use std::path::PathBuf;
 
 use clap::{ArgGroup, ValueEnum};

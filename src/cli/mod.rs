@@ -9,6 +9,7 @@ mod progress;
 mod pull;
 mod quantize;
 pub(crate) mod source;
+mod suite;
 pub(crate) mod term;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ Results go to stdout, everything else to stderr.
 
 Exit status:
   0    success
-  1    `inspect --diff`: the models differ
+  1    `inspect --diff`: the models differ; `suite overlap`: documents were found
   2    bad input or usage
   130  interrupted
 
@@ -47,6 +48,7 @@ enum Command {
     Eval(eval::Args),
     Generate(generate::Args),
     Pull(pull::Args),
+    Suite(suite::Args),
 }
 
 /// Parses the command line, runs the command, and returns the exit status:
@@ -69,6 +71,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Eval(args) => eval::run(&args)?,
         Command::Generate(args) => generate::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
+        Command::Suite(args) => return suite::run(args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,9 @@
 //!
 //! A task never sees the model, the engine never sees a document: between them are [`request`]'s types.
 
+pub mod audit;
 mod chunks;
+pub mod contamination;
 pub mod cvss;
 pub mod data;
 mod decoder;
@@ -25,6 +27,7 @@ mod run_tree;
 pub mod sampling;
 mod schedule;
 pub mod score;
+pub mod shingles;
 pub mod stats;
 mod stop;
 pub mod suite;

@@ -22,7 +22,7 @@ use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
 use super::task::{Ask, Inquiry, Outcome, Scores};
 use super::template::Template;
 
-use data_sets::{DataSets, check_names};
+pub use data_sets::{DataSets, check_names};
 use digest::PromptsDigest;
 pub use error::Error;
 use shots::ShotPool;

@@ -7,6 +7,10 @@ use std::process::{Command, Output};
 #[allow(dead_code, reason = "its main is for the example")]
 pub mod make_checkpoint;
 
+#[path = "../../examples/make_datasets/main.rs"]
+#[allow(dead_code, reason = "its main is for the example")]
+pub mod make_datasets;
+
 /// Returns the folder of test data that is not part of the repository, if `LCTL_TEST_DATA` names one.
 ///
 /// Tests that need it print a line and return without it.

@@ -115,15 +115,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run_options(args: &Args) -> Result<RunOptions, OptionError> {
+/// Reads `--data NAME=FILE`, each name once.
+pub fn data_files(given: &[String]) -> Result<HashMap<String, PathBuf>, OptionError> {
     let mut data: HashMap<String, PathBuf> = HashMap::new();
-    for given in &args.data {
+    for given in given {
         let (name, path) =
             given.split_once('=').ok_or_else(|| OptionError::NoFile { given: given.clone() })?;
         if data.insert(name.to_owned(), path.into()).is_some() {
             return Err(OptionError::DataTwice { name: name.to_owned() });
         }
     }
+    Ok(data)
+}
+
+fn run_options(args: &Args) -> Result<RunOptions, OptionError> {
+    let data = data_files(&args.data)?;
     let chat = match args.chat_template {
         ChatTemplateUse::Auto => ChatUse::Auto,
         ChatTemplateUse::On => ChatUse::On,

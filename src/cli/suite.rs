@@ -1,0 +1,243 @@
+//! `lctl suite`.
+
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value as Json, json};
+
+use super::eval::data_files;
+use super::term;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::audit::{TaskAudit, audit};
+use crate::eval::contamination::Runs;
+use crate::eval::run::{DataSets, RunOptions, check_names};
+use crate::eval::suite::Suite;
+
+/// Look at suites without a model: what they ask, what is wrong with them, what a training set gives away
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    List(ListArgs),
+    Show(ShowArgs),
+    Validate(ValidateArgs),
+    Overlap(OverlapArgs),
+}
+
+/// List the suites of a directory
+#[derive(clap::Args)]
+struct ListArgs {
+    #[arg(default_value = "evalsuites")]
+    dir: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show a suite's tasks, the size and digest of their data, clusters, and places of right answers
+#[derive(clap::Args)]
+struct ShowArgs {
+    suite: PathBuf,
+
+    /// File of one of the suite's data sets
+    #[arg(long, value_name = "NAME=FILE")]
+    data: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Say everything that is wrong with suites and their data
+///
+/// Wrong are keys and templates, rows that do not fit them, answers outside their choices, repeated questions,
+/// near-duplicates in two clusters (Jaccard similarity of runs of 5 words from 0.6 on), examples that resemble questions, places of
+/// right answers that are far from even, and critical tasks that are too small for their margin. Exits with 2 if anything is.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+struct ValidateArgs {
+    #[arg(required = true)]
+    suites: Vec<PathBuf>,
+
+    /// File of one of the suites' data sets
+    #[arg(long, value_name = "NAME=FILE")]
+    data: Vec<String>,
+}
+
+/// Look for a suite's documents in training files
+///
+/// A document is found if 13 words in a row of one of its texts stand in the file, or a whole text of 8 to 12 words.
+/// A .jsonl or .json file is compared text by text, anything else as one text. Exits with 1 if any document is found.
+#[derive(clap::Args)]
+struct OverlapArgs {
+    suite: PathBuf,
+
+    /// Training files
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+
+    /// File of one of the suite's data sets
+    #[arg(long, value_name = "NAME=FILE")]
+    data: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{path}: cannot read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: no suites")]
+    NoSuites { path: PathBuf },
+
+    #[error("{n} problems in {n_suites} suites")]
+    Problems { n: usize, n_suites: usize },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoSuites { .. } => Some("suites are .yaml files; name the directory they are in".into()),
+            _ => None,
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<ExitCode, Failure> {
+    match args.command {
+        Command::List(args) => list(&args)?,
+        Command::Show(args) => {
+            let (suite, options) = (Suite::open(&args.suite)?, options(&args.data)?);
+            check_names(std::slice::from_ref(&suite), &options)?;
+            let audits = audit(&suite, &options)?;
+            match args.json {
+                true => term::out_json(&show::json(&suite, &audits))?,
+                false => term::out(&show::text(&suite, &audits))?,
+            }
+        }
+        Command::Validate(args) => validate(&args)?,
+        Command::Overlap(args) => return overlap(&args),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(data: &[String]) -> Result<RunOptions, Failure> {
+    Ok(RunOptions { data: data_files(data)?, ..RunOptions::default() })
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let mut paths = Vec::new();
+    suites_under(&args.dir, &mut paths)?;
+    paths.sort();
+    if paths.is_empty() {
+        return Err(Error::NoSuites { path: args.dir.clone() }.into());
+    }
+    let suites = paths.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
+    if args.json {
+        let rows: Vec<Json> = suites.iter().map(show::row).collect();
+        return term::out_json(&json!(rows));
+    }
+    term::out(&show::list(&suites))
+}
+
+fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let read = |source| Error::Read { path: dir.to_owned(), source };
+    for entry in std::fs::read_dir(dir).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        let path = entry.path();
+        // links are not followed: they may lead in a circle
+        if entry.file_type().map_err(read)?.is_dir() {
+            suites_under(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn validate(args: &ValidateArgs) -> Result<(), Failure> {
+    let suites = args.suites.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let options = options(&args.data)?;
+    check_names(&suites, &options)?;
+    let mut n = 0;
+    for suite in &suites {
+        let audits = audit(suite, &options)?;
+        let problems = show::problems(suite, &audits);
+        n += problems.len();
+        for problem in &problems {
+            term::say(&term::printable(problem));
+        }
+        if problems.is_empty() {
+            let (tasks, documents) = (audits.len(), documents_of(&audits));
+            term::out(&format!(
+                "{}: {tasks} tasks, {documents} documents, nothing wrong\n",
+                suite.path.display()
+            ))?;
+        }
+    }
+    if n > 0 {
+        return Err(Error::Problems { n, n_suites: args.suites.len() }.into());
+    }
+    Ok(())
+}
+
+/// Data sets that tasks ask about, each once; examples don't count.
+fn asked(suite: &Suite) -> Vec<&str> {
+    let mut names: Vec<&str> = suite.tasks.iter().map(|task| task.data.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn overlap(args: &OverlapArgs) -> Result<ExitCode, Failure> {
+    let (suite, options) = (Suite::open(&args.suite)?, options(&args.data)?);
+    check_names(std::slice::from_ref(&suite), &options)?;
+    let mut sets = DataSets::default();
+    let mut rows = Vec::new();
+    for name in asked(&suite) {
+        let set = sets.get(&suite, name, &options)?;
+        let runs = Runs::new(&set);
+        if !runs.untold.is_empty() {
+            let (n, of) = (runs.untold.len(), set.documents.len());
+            term::say(&format!("note: {n} of {of} documents of `{name}` are too short to tell"));
+        }
+        for file in &args.files {
+            for found in runs.overlaps(file)? {
+                let document = &set.documents[found.document];
+                rows.push(json!({
+                    "data": name,
+                    "document": found.document,
+                    "line": document.place.line,
+                    "id": document.fields.get("id"),
+                    "file": file.display().to_string(),
+                    "file_line": found.line,
+                }));
+            }
+        }
+    }
+    let code = if rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    match args.json {
+        true => term::out_json(&json!(rows))?,
+        false => term::out(&show::overlaps(&rows))?,
+    }
+    Ok(code)
+}
+
+/// Returns the number of documents over all tasks.
+fn documents_of(audits: &[TaskAudit]) -> usize {
+    audits.iter().map(|audit| audit.documents).sum()
+}
