@@ -13,6 +13,8 @@ use serde_yaml::{Mapping, Value};
 
 use crate::error::{Diagnostic, nearest};
 
+pub use locate::locate;
+
 /// A configuration file is written by hand: what is larger is some other file.
 const LARGEST: u64 = 1 << 20;
 
@@ -79,7 +81,7 @@ fn listed(problems: &[Problem]) -> String {
 
 /// A step from a node to one of its children.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     Key(String),
     Item(usize),
     /// To a key itself rather than its value; the last step.

@@ -9,6 +9,7 @@ mod text;
 pub use suite::data_files;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{ArgGroup, ValueEnum};
 
@@ -22,6 +23,7 @@ Give one of --suite, --perplexity, --kl-base and --base-logits. Suites and repor
 Examples:
   lctl eval model.gguf --suite evalsuites/cybermetric.yaml --data cybermetric=CyberMetric-500-v1.json
   lctl eval ./Qwen3-8B --suite suite.yaml --few-shot 5 --out results/qwen3-8b
+  lctl eval model-q4.gguf --suite suite.yaml --baseline results/f16
   lctl eval model-q4.gguf --perplexity wiki.test.raw
   lctl eval model-q4.gguf --kl-base model-f16.gguf --text wiki.test.raw
   lctl eval model-f16.gguf --perplexity wiki.test.raw --save-logits f16.logits
@@ -128,6 +130,18 @@ pub struct Args {
     #[arg(long, conflicts_with_all = TEXT_MODES)]
     pub resume: bool,
 
+    /// Compare with an earlier run's results in this directory, as `lctl gate` does, and exit as it would
+    #[arg(long, value_name = "DIR", conflicts_with_all = TEXT_MODES)]
+    pub baseline: Option<PathBuf>,
+
+    /// What --baseline demands, as YAML (recipes/gate.yaml has every key)
+    #[arg(long, value_name = "FILE", requires = "baseline")]
+    pub policy: Option<PathBuf>,
+
+    /// Write the verdict of --baseline as Markdown
+    #[arg(long, value_name = "FILE", requires = "baseline")]
+    pub markdown: Option<PathBuf>,
+
     /// Replace results that exist
     #[arg(short, long)]
     pub force: bool,
@@ -194,12 +208,13 @@ impl From<ComputeArg> for ComputeMode {
     }
 }
 
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match args {
-        Args { perplexity: Some(text), .. } => perplexity::run(args, text),
+        Args { perplexity: Some(text), .. } => perplexity::run(args, text)?,
         // clap asks for --text with --kl-base
-        Args { kl_base: Some(base), text: Some(text), .. } => kld::run(args, base, text),
-        Args { base_logits: Some(logits), .. } => kld::run_saved(args, logits),
-        _ => suite::run(args),
+        Args { kl_base: Some(base), text: Some(text), .. } => kld::run(args, base, text)?,
+        Args { base_logits: Some(logits), .. } => kld::run_saved(args, logits)?,
+        _ => return suite::run(args),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
 mod eval;
+mod gate;
 mod generate;
 mod inspect;
 mod machine;
@@ -27,6 +28,7 @@ Exit status:
   0    success
   1    `inspect --diff`: the models differ; `suite overlap`: documents were found
   2    bad input or usage
+  3, 4, 5  `gate`, `eval --baseline`: a regression, undecided, not comparable
   130  interrupted
 
 Environment:
@@ -46,13 +48,14 @@ enum Command {
     Quantize(quantize::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
+    Gate(gate::Args),
     Generate(generate::Args),
     Pull(pull::Args),
     Suite(suite::Args),
 }
 
 /// Parses the command line, runs the command, and returns the exit status:
-/// 0 success, 1 models that differ, 2 bad input or usage, 130 interrupted.
+/// 0 success, 1 models that differ, 2 bad input or usage, 3 to 5 what a gate says, 130 interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
@@ -68,7 +71,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Quantize(args) => quantize::run(args)?,
         Command::Inspect(args) => return inspect::run(args),
-        Command::Eval(args) => eval::run(&args)?,
+        Command::Eval(args) => return eval::run(&args),
+        Command::Gate(args) => return gate::run(&args),
         Command::Generate(args) => generate::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
         Command::Suite(args) => return suite::run(args),

@@ -11,6 +11,7 @@ mod decoder;
 pub mod encode;
 mod engine;
 mod error;
+pub mod gate;
 pub mod generate;
 pub mod journal;
 pub mod kld;

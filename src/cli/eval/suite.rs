@@ -4,17 +4,21 @@ mod chat;
 mod output;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
 
 use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
 use crate::cli::model::LoadedModel;
-use crate::cli::term;
+use crate::cli::{gate, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::encode::Encoder;
+use crate::eval::gate::{Policy, Run, Verdict, compare};
 use crate::eval::report::{self, RunFacts, Settings};
-use crate::eval::run::{ModelSide, Plan, RunOptions};
+use crate::eval::run::{ModelSide, Plan, PlannedTask, RunOptions, TaskResult};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
 
@@ -57,9 +61,10 @@ struct Times {
     engine: Duration,
 }
 
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let suites = args.suite.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
     let options = run_options(args)?;
+    let gate = Gate::open(args)?;
     let date = chat::date(args.date.as_deref())?;
     let outputs = Outputs::check(args)?;
     if args.resume && outputs.journal().is_none() {
@@ -105,14 +110,47 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let facts = run_facts(&loaded, engine_options, &outcome, &times);
     let report = report::report(&model, &settings(args, &loaded), &plan.tasks, &results, &facts);
     outputs.write(&report, &plan.tasks, &results)?;
+    let verdict = gate.map(|gate| gate.compare(&report, &plan.tasks, &results)).transpose()?;
     if args.json {
-        return term::out_json(&report);
-    }
-    if !args.quiet {
+        let mut json = report;
+        if let (Some(verdict), Some(json)) = (&verdict, json.as_object_mut()) {
+            json.insert("gate".into(), gate::json(verdict));
+        }
+        term::out_json(&json)?;
+    } else if !args.quiet {
         term::out(&report::table(&plan.tasks, &results))?;
         output::say_summary(&results, &facts);
     }
-    Ok(())
+    match verdict {
+        Some(verdict) => output::show_verdict(args, &verdict),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The run that --baseline names and what is demanded; read before the model is.
+struct Gate {
+    baseline: Run,
+    policy: Policy,
+}
+
+impl Gate {
+    fn open(args: &Args) -> Result<Option<Gate>, Failure> {
+        let Some(path) = &args.baseline else { return Ok(None) };
+        let policy = gate::open_policy(args.policy.as_deref())?;
+        Ok(Some(Gate { baseline: Run::open(path)?, policy }))
+    }
+
+    /// Compares through the same text that `lctl gate` would read.
+    fn compare(
+        self,
+        report: &Json,
+        tasks: &[PlannedTask],
+        results: &[TaskResult],
+    ) -> Result<Verdict, Failure> {
+        let (report, samples) = (report.to_string(), report::samples(tasks, results));
+        let candidate = Run::read(Path::new("report.json"), &report, Path::new("samples.jsonl"), &samples)?;
+        Ok(compare(&self.baseline, &candidate, &self.policy)?)
+    }
 }
 
 /// Reads `--data NAME=FILE`, each name once.

@@ -28,7 +28,7 @@ pub use bootstrap::{Draws, bca, cluster_bootstrap};
 pub use cluster::{Sum, Variance, cluster_sums, clustered_se, variance};
 pub use holm::holm;
 pub use mcnemar::mcnemar_exact;
-pub use sign_flip::{SignFlip, sign_flip};
+pub use sign_flip::{Method as SignFlipMethod, SignFlip, sign_flip};
 pub use tango::{clustered_tango_interval, observed_design_effect, tango_interval};
 
 /// The p-values of a test for a difference.

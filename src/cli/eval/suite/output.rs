@@ -1,12 +1,14 @@
 //! Where results go.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
 use super::Args;
-use crate::cli::term;
+use crate::cli::{gate, term};
 use crate::error::{Diagnostic, Failure};
+use crate::eval::gate::{Verdict, text};
 use crate::eval::report::{self, RunFacts};
 use crate::eval::run::{PlannedTask, TaskResult};
 use crate::tensor::AtomicFile;
@@ -56,7 +58,7 @@ impl Outputs {
             journal: args.journal.clone().or_else(|| in_dir("journal.jsonl")),
             force: args.force,
         };
-        let mut written = outputs.report.iter().chain(&outputs.samples);
+        let mut written = outputs.report.iter().chain(&outputs.samples).chain(&args.markdown);
         match written.find(|path| !args.force && path.exists()) {
             Some(path) => Err(Error::Exists { path: path.clone() }),
             None => Ok(outputs),
@@ -92,6 +94,16 @@ fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
 /// Returns the last part of a path.
 pub fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Prints what a gate says, and returns its exit status.
+pub fn show_verdict(args: &Args, verdict: &Verdict) -> Result<ExitCode, Failure> {
+    if !args.json && !args.quiet {
+        term::out("\n")?;
+        term::out(&gate::printable_lines(&text(verdict)))?;
+    }
+    gate::write_markdown(args.markdown.as_deref(), args.force, verdict)?;
+    Ok(ExitCode::from(verdict.exit_code))
 }
 
 /// Says on stderr what the table does not.

@@ -1,0 +1,196 @@
+//! `lctl gate`: two runs -> verdict -> text, JSON, Markdown, exit status; or sizes -> plan.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::term;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, compare, markdown, text};
+use crate::tensor::AtomicFile;
+
+const AFTER_HELP: &str = "\
+BASELINE and CANDIDATE are directories that `lctl eval --suite .. --out DIR` wrote, or their report.json with
+samples.jsonl beside it. What is decided, and by which statistics, stands in docs/gate.md; docs/ci.md has pipelines.
+
+Exit status:
+  0  PASS: no worse than the margins allow
+  2  error: bad input or usage
+  3  FAIL: a regression
+  4  INCONCLUSIVE: too few items to tell
+  5  NOT COMPARABLE: other tasks, data, prompts or settings
+
+Examples:
+  lctl gate results/base results/new --markdown gate.md
+  lctl gate results/base results/new --policy gate.yaml --json
+  lctl gate --power results/base
+  lctl gate --power --items 1000,800,800 --margin 0.03";
+
+/// Compare two runs of `lctl eval --suite`: is the candidate no worse than its baseline?
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The run to compare with
+    #[arg(value_name = "BASELINE", required_unless_present = "power")]
+    baseline: Option<PathBuf>,
+
+    /// The run that must not be worse
+    #[arg(value_name = "CANDIDATE", required_unless_present = "power", conflicts_with = "power")]
+    candidate: Option<PathBuf>,
+
+    /// What is demanded, as YAML (recipes/gate.yaml has every key)
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// Print the verdict as JSON (docs/gate.md)
+    #[arg(long)]
+    json: bool,
+
+    /// Write the verdict as Markdown, too, for a step summary or a comment
+    #[arg(long, value_name = "FILE", conflicts_with = "power")]
+    markdown: Option<PathBuf>,
+
+    /// Replace a Markdown file that exists
+    #[arg(short, long)]
+    force: bool,
+
+    /// Print nothing but errors, and JSON if asked for
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Say what sizes can show: those of BASELINE's tasks, or of --items
+    #[arg(long)]
+    power: bool,
+
+    /// Sizes of tasks to plan
+    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "power", conflicts_with = "baseline",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    items: Vec<u32>,
+
+    /// Items per cluster of --items
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "items",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    cluster_size: u32,
+
+    /// Margin to plan for, instead of the policy's [default: 0.02]
+    #[arg(long, value_name = "SHARE", conflicts_with = "candidate", value_parser = share)]
+    margin: Option<f64>,
+
+    /// Share of items that change between equal models, instead of the policy's [default: 0.05]
+    #[arg(long, value_name = "SHARE", conflicts_with = "candidate", value_parser = share)]
+    flips: Option<f64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("--power: nothing to plan")]
+struct NothingToPlan;
+
+impl Diagnostic for NothingToPlan {
+    fn hint(&self) -> Option<String> {
+        Some("name a run of `lctl eval`, or sizes: --items 1000,800".into())
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("not a number between 0 and 1".to_owned()),
+    }
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let policy = open_policy(args.policy.as_deref())?;
+    match (&args.baseline, &args.candidate) {
+        (Some(baseline), Some(candidate)) => {
+            let verdict = compare(&Run::open(baseline)?, &Run::open(candidate)?, &policy)?;
+            if args.json {
+                term::out_json(&json(&verdict))?;
+            } else if !args.quiet {
+                term::out(&printable_lines(&text(&verdict)))?;
+            }
+            write_markdown(args.markdown.as_deref(), args.force, &verdict)?;
+            Ok(ExitCode::from(verdict.exit_code))
+        }
+        _ => plan(args, policy),
+    }
+}
+
+/// Returns the policy of a file, or the default one.
+pub fn open_policy(path: Option<&Path>) -> Result<Policy, Failure> {
+    Ok(path.map(Policy::open).transpose()?.unwrap_or_default())
+}
+
+/// Returns the verdict for programs.
+pub fn json(verdict: &Verdict) -> serde_json::Value {
+    // no key of a verdict is anything but text
+    serde_json::to_value(verdict).unwrap_or_default()
+}
+
+/// Writes the verdict as Markdown if a file is named.
+pub fn write_markdown(path: Option<&Path>, force: bool, verdict: &Verdict) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let mut file = AtomicFile::create(path, None, false)?;
+    file.set_replace(force);
+    file.write_all(markdown(verdict).as_bytes())?;
+    file.commit()?;
+    Ok(())
+}
+
+/// Escapes what could drive the terminal, line by line.
+pub fn printable_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", term::printable(line))).collect()
+}
+
+fn plan(args: &Args, mut policy: Policy) -> Result<ExitCode, Failure> {
+    policy.margin = args.margin.unwrap_or(policy.margin);
+    policy.flips = args.flips.unwrap_or(policy.flips);
+    let sizes: Vec<usize> = args.items.iter().map(|items| *items as usize).collect();
+    let plan = match &args.baseline {
+        Some(baseline) => Plan::of_run(&Run::open(baseline)?, &policy),
+        None if sizes.is_empty() => return Err(NothingToPlan.into()),
+        None => Plan::of_sizes(&sizes, args.cluster_size as usize, &policy),
+    };
+    if args.json {
+        term::out_json(&serde_json::to_value(&plan).unwrap_or_default())?;
+    } else if !args.quiet {
+        term::out(&printable_lines(&plan_text(&plan, &policy)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan_text(plan: &Plan, policy: &Policy) -> String {
+    let points = |share: f64| format!("{:.2}", 100.0 * share);
+    let header = ["task", "items", "clusters", "margin", "detectable", "power", "items needed"];
+    let mut rows = vec![header.map(str::to_owned)];
+    let row = |task: &PlannedTask| {
+        [
+            task.task.clone(),
+            task.items.to_string(),
+            task.clusters.to_string(),
+            points(task.margin),
+            points(task.detectable),
+            format!("{:.0} %", 100.0 * task.power),
+            format!("{:.0}", task.required),
+        ]
+    };
+    rows.extend(plan.tasks.iter().chain(&plan.pool).map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let mut cells = vec![format!("{:<1$}", row[0], widths[0])];
+        cells.extend((1..header.len()).map(|column| format!("{:>1$}", row[column], widths[column])));
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out.push_str(&format!(
+        "\nMargins and detectable losses in points, at {:.0} % power, one-sided alpha {}, {} % of items changing,\n\
+         correlation {} within clusters. An equal model passes about {:.0} % of the time: pool and critical tasks must\n\
+         all be within their margins.\n",
+        100.0 * policy.power,
+        policy.alpha,
+        points(policy.flips),
+        policy.correlation,
+        100.0 * plan.equal_model_passes,
+    ));
+    out
+}

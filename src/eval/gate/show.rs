@@ -1,0 +1,234 @@
+//! A verdict for people: on a terminal, and as Markdown for a pull request or a step summary.
+
+use std::fmt::Write as _;
+
+use super::judge::{Judged, Status, p_value, show};
+use super::measure::Measured;
+use super::pair::Role;
+use super::verdict::{Side, Verdict};
+
+/// Lost and gained items shown; a verdict as JSON has all.
+const MOST_ITEMS: usize = 20;
+
+const COLUMNS: [&str; 12] = [
+    "task",
+    "metric",
+    "items",
+    "baseline",
+    "candidate",
+    "difference",
+    "at worst",
+    "95 % interval",
+    "p worse",
+    "p two-sided",
+    "lost/gained",
+    "result",
+];
+
+/// Returns the verdict for a terminal. Names are as the files have them: print it with control characters escaped.
+pub fn text(verdict: &Verdict) -> String {
+    let mut out = String::new();
+    for (name, side) in [("baseline", &verdict.baseline), ("candidate", &verdict.candidate)] {
+        line(&mut out, &format!("{name:<10} {}", side_text(side)));
+    }
+    let judgement = &verdict.judgement;
+    if !judgement.tasks.is_empty() {
+        out.push('\n');
+        out.push_str(&table(verdict));
+        out.push('\n');
+        for judged in judgement.pool.iter().chain(&judgement.tasks) {
+            line(&mut out, &details(judged));
+        }
+        for (what, of) in changed(verdict) {
+            line(&mut out, &format!("{what}: {of}"));
+        }
+    }
+    out.push('\n');
+    verdict.notes.iter().for_each(|note| line(&mut out, &format!("note: {note}")));
+    for reason in &judgement.reasons {
+        line(&mut out, &format!("- {reason}"));
+    }
+    line(&mut out, judgement.outcome.name());
+    out
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+fn side_text(side: &Side) -> String {
+    let adapter = side.adapter.as_ref().map_or(String::new(), |adapter| format!(" + {adapter}"));
+    let digest = side.sha256.get(..12).unwrap_or(&side.sha256);
+    format!("{}{adapter} (sha256 {digest}, lctl {})", side.model, side.lctl)
+}
+
+/// The rows of both tables: the tasks, then the pool.
+fn rows(verdict: &Verdict) -> Vec<[String; COLUMNS.len()]> {
+    let level = 100.0 * (1.0 - verdict.policy.alpha);
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows[0][7] = format!("{level:.0} % interval");
+    rows.extend(verdict.judgement.tasks.iter().chain(&verdict.judgement.pool).map(row));
+    rows
+}
+
+fn row(judged: &Judged) -> [String; COLUMNS.len()] {
+    let found = &judged.measured;
+    let role = match judged.role {
+        Role::Critical if judged.task != "pool" => " (critical)",
+        Role::ZeroTolerance => " (zero tolerance)",
+        _ => "",
+    };
+    [
+        format!("{}{role}", judged.task),
+        judged.metric.clone(),
+        found.items.to_string(),
+        value(found.baseline, found),
+        value(found.candidate, found),
+        difference(found.difference, found),
+        difference(found.lower, found),
+        format!("{} to {}", difference(found.interval.lower, found), difference(found.interval.upper, found)),
+        p_value(found.p.worse),
+        p_value(found.p.two_sided),
+        format!("{}/{}", found.lost, found.gained),
+        judged.status.name().to_owned(),
+    ]
+}
+
+/// Results from 0 to 1 are percent, their differences points.
+fn value(value: f64, found: &Measured) -> String {
+    if found.is_bounded { format!("{:.2} %", 100.0 * value) } else { format!("{value:.4}") }
+}
+
+fn difference(value: f64, found: &Measured) -> String {
+    match found.is_bounded {
+        _ if value.is_infinite() => "?".to_owned(),
+        true => format!("{:+.2}", 100.0 * value),
+        false => format!("{value:+.4}"),
+    }
+}
+
+fn table(verdict: &Verdict) -> String {
+    let rows = rows(verdict);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            0 | 1 | 11 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        line(&mut out, cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    out
+}
+
+/// What the table has no room for.
+fn details(judged: &Judged) -> String {
+    let found = &judged.measured;
+    let mut out = format!("{}: {}; {}", judged.task, found.test, found.interval_method);
+    if found.clusters < found.items {
+        let _ = write!(out, "; {} clusters, design effect {:.2}", found.clusters, found.design_effect);
+    }
+    let _ = write!(
+        out,
+        "; flips {:.2} %; detectable loss {}",
+        100.0 * found.flips,
+        show(found.detectable, found)
+    );
+    if let Some(margin) = judged.margin {
+        let _ = write!(out, "; margin {}", show(margin, found));
+    }
+    if let Some(p) = judged.p_adjusted {
+        let _ = write!(out, "; p {} after Holm", p_value(p));
+    }
+    if let Some(planned) = judged.planned_items.filter(|_| judged.status == Status::TooSmall) {
+        let _ = write!(out, "; a plan for this margin takes {planned:.0} items");
+    }
+    if let Some(items) = judged.deciding_items {
+        let _ = write!(out, "; {items:.0} items would decide");
+    }
+    out
+}
+
+/// Lists of items, each with its heading.
+fn changed(verdict: &Verdict) -> Vec<(String, String)> {
+    let mut lists = Vec::new();
+    for judged in &verdict.judgement.tasks {
+        for (what, items) in [("lost", &judged.lost), ("gained", &judged.gained)] {
+            if items.is_empty() {
+                continue;
+            }
+            let mut of = items[..items.len().min(MOST_ITEMS)].join(", ");
+            if items.len() > MOST_ITEMS {
+                let _ = write!(of, " and {} more", items.len() - MOST_ITEMS);
+            }
+            lists.push((format!("{} {what} {}", judged.task, items.len()), of));
+        }
+    }
+    lists
+}
+
+/// Returns the verdict as Markdown.
+pub fn markdown(verdict: &Verdict) -> String {
+    let judgement = &verdict.judgement;
+    let mut out = format!("## Regression gate: {}\n\n", judgement.outcome.name());
+    judgement.reasons.iter().for_each(|reason| line(&mut out, &format!("- {}", escaped(reason))));
+    out.push('\n');
+    for (name, side) in [("Baseline", &verdict.baseline), ("Candidate", &verdict.candidate)] {
+        line(&mut out, &format!("{name}: {}  ", escaped(&side_text(side))));
+    }
+    if !judgement.tasks.is_empty() {
+        out.push('\n');
+        for (index, row) in rows(verdict).iter().enumerate() {
+            let cells = row.iter().map(|cell| escaped(cell)).collect::<Vec<_>>();
+            line(&mut out, &format!("| {} |", cells.join(" | ")));
+            if index == 0 {
+                let rule = (0..COLUMNS.len())
+                    .map(|column| if matches!(column, 0 | 1 | 11) { "---" } else { "---:" });
+                line(&mut out, &format!("| {} |", rule.collect::<Vec<_>>().join(" | ")));
+            }
+        }
+        out.push_str("\nDifferences in points where results are percent, the candidate's less the baseline's, positive if it is \
+                      better; \"at worst\" is the one-sided bound that decides.\n");
+        section(&mut out, "Method", judgement.pool.iter().chain(&judgement.tasks).map(details));
+        section(&mut out, "Changed items", changed(verdict).iter().map(|(what, of)| format!("{what}: {of}")));
+    }
+    section(&mut out, "Notes", verdict.notes.iter().cloned());
+    out
+}
+
+/// A folded list, if it is not empty.
+fn section(out: &mut String, title: &str, lines: impl Iterator<Item = String>) {
+    let lines: Vec<String> = lines.map(|text| format!("- {}", escaped(&text))).collect();
+    if !lines.is_empty() {
+        let _ = write!(out, "\n<details><summary>{title}</summary>\n\n{}\n\n</details>\n", lines.join("\n"));
+    }
+}
+
+/// Returns text that Markdown shows as it is, on one line: names are out of files.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '!' | '~' | '&' | '@' => {
+                // an entity rather than a backslash: tables and mentions do not look at backslashes
+                let _ = write!(out, "&#{};", u32::from(c));
+            }
+            _ if c.is_control() => out.extend(c.escape_default()),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_write_markdown() {
+        assert_eq!(escaped("a|b <img> @x\ny"), "a&#124;b &#60;img&#62; &#64;x\\ny");
+        assert_eq!(escaped("größe 1.5 %"), "größe 1.5 %");
+    }
+}

@@ -1,0 +1,132 @@
+//! The command: exit status, text (tests/golden/gate), JSON, Markdown, and what it refuses.
+
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use super::{Task, task, write_run};
+use crate::common::{assert_snapshot, run_lctl};
+
+fn tasks() -> Vec<Task> {
+    let critical = json!({"critical": true, "margin": 0.03, "zero_tolerance": false});
+    let zero = json!({"critical": false, "margin": null, "zero_tolerance": true});
+    vec![
+        Task { gate: critical, cluster: 4, ..task("questions", 1000) },
+        task("labels", 800),
+        Task { gate: zero, ..task("canaries", 60) },
+        task("small", 90),
+    ]
+}
+
+/// Returns a directory with the run `base`, and a run per change of its tasks.
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tasks();
+    let changed = |changes: [(usize, usize); 4]| -> Vec<Task> {
+        base.iter().cloned().zip(changes).map(|(task, (lost, gained))| task.change(lost, gained)).collect()
+    };
+    write_run(dir.path(), "base", "f32", &base);
+    write_run(dir.path(), "same", "f32", &base);
+    write_run(dir.path(), "equal", "f32", &changed([(20, 19), (20, 20), (0, 2), (4, 1)]));
+    write_run(dir.path(), "worse", "f32", &changed([(90, 20), (20, 20), (1, 9), (4, 1)]));
+    write_run(dir.path(), "unclear", "f32", &changed([(50, 33), (20, 20), (0, 0), (4, 1)]));
+    write_run(dir.path(), "bf16", "bf16", &base);
+    let mut other = tasks();
+    other[1].prompts = "other";
+    other.remove(3);
+    other.push(task("new", 50));
+    write_run(dir.path(), "other", "f32", &other);
+    dir
+}
+
+fn gate(dir: &TempDir, args: &str) -> (i32, String, String) {
+    let args: Vec<&str> = ["gate"].into_iter().chain(args.split(' ')).collect();
+    run_lctl(dir.path(), &args)
+}
+
+#[test]
+fn verdicts_read_like_this() {
+    let dir = workplace();
+    let mut text = String::new();
+    for (args, expected) in [
+        ("base same", 0),
+        ("base equal", 0),
+        ("base worse", 3),
+        ("base unclear", 4),
+        ("base bf16", 5),
+        ("base/report.json other", 5),
+        ("--power base", 0),
+        ("--power --items 1000,800 --cluster-size 4 --margin 0.03", 0),
+    ] {
+        let (status, stdout, stderr) = gate(&dir, args);
+        assert_eq!((status, stderr.as_str()), (expected, ""), "{args}\n{stdout}");
+        text.push_str(&format!("$ lctl gate {args}\n{stdout}[{status}]\n\n"));
+    }
+    assert_snapshot("gate/verdicts.txt", &text);
+}
+
+#[test]
+fn json_and_markdown_say_the_same() {
+    let dir = workplace();
+    let (status, stdout, stderr) = gate(&dir, "base worse --json --markdown gate.md");
+    assert_eq!((status, stderr.as_str()), (3, ""));
+    let verdict: Json = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&verdict["lctl_gate"], &verdict["outcome"]), (&1.into(), &"fail".into()));
+    assert_eq!((&verdict["exit_code"], &verdict["policy"]["margin"]), (&3.into(), &0.02.into()));
+    let questions = &verdict["tasks"][0];
+    assert_eq!(questions["lost"].as_array().unwrap().len(), 90);
+    assert_eq!((&questions["role"], &questions["status"]), (&"critical".into(), &"worse".into()));
+    assert_eq!(questions["measured"]["difference"], -0.07);
+    assert_eq!(verdict["tasks"][2]["status"], "new_failures");
+    assert_eq!(verdict["pool"]["measured"]["items"], 1890);
+    let markdown = std::fs::read_to_string(dir.path().join("gate.md")).unwrap();
+    assert_snapshot("gate/worse.md", &markdown);
+    // the Markdown is not overwritten by accident
+    let (status, _, stderr) = gate(&dir, "base worse --markdown gate.md --quiet");
+    assert!(status == 2 && stderr.contains("gate.md"), "{stderr}");
+    assert_eq!(gate(&dir, "base worse --markdown gate.md --quiet --force").0, 3);
+}
+
+#[test]
+fn a_policy_changes_what_is_demanded() {
+    let dir = workplace();
+    let check = |policy: &str, candidate: &str, expected: i32| {
+        std::fs::write(dir.path().join("p.yaml"), format!("version: 1\n{policy}\n")).unwrap();
+        let (status, stdout, stderr) = gate(&dir, &format!("base {candidate} --policy p.yaml"));
+        assert_eq!(status, expected, "{policy}\n{stdout}{stderr}");
+        stderr
+    };
+    check("inconclusive: allow", "unclear", 0);
+    check("margin: 0.05\ntasks: {demo/*: {margin: 0.08}}", "unclear", 0);
+    check("tasks: {demo/small: {critical: true}}", "equal", 4);
+    check("tasks: {demo/labels: {zero_tolerance: true}}", "equal", 3);
+    check("tasks: {demo/canaries: {gating: false}, demo/questions: {gating: false}}", "worse", 0);
+    let stderr = check("tasks: {demo/smal: {critical: true}}", "equal", 2);
+    assert!(stderr.contains("`demo/smal`") && stderr.contains("did you mean `demo/small`?"), "{stderr}");
+    let stderr = check("tasks: {demo/small: {metric: f1}}", "equal", 2);
+    assert!(stderr.contains("no score per item called `f1`"), "{stderr}");
+    let stderr = check("marign: 0.05", "equal", 2);
+    assert!(stderr.contains("p.yaml:2:1: unknown key `marign`; did you mean `margin`?"), "{stderr}");
+}
+
+#[test]
+fn bad_runs_are_errors_not_verdicts() {
+    let dir = workplace();
+    let samples = dir.path().join("equal/samples.jsonl");
+    let whole = std::fs::read_to_string(&samples).unwrap();
+    std::fs::write(&samples, &whole[..whole.len() - 30]).unwrap();
+    let (status, stdout, stderr) = gate(&dir, "base equal");
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("equal/samples.jsonl:1950: the file breaks off in this line"), "{stderr}");
+    for (args, message) in [
+        ("base absent", "absent: cannot read"),
+        ("base", "<CANDIDATE>"),
+        ("--power", "nothing to plan"),
+        ("--power --items 0", "0 is not in"),
+        ("--power base --margin 2", "not a number between 0 and 1"),
+        ("base same --flips 0.1", "cannot be used with"),
+    ] {
+        let (status, stdout, stderr) = gate(&dir, args);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{args}");
+        assert!(stderr.contains(message), "{args}: {stderr}");
+    }
+}
