@@ -54,20 +54,20 @@ fn bad_reports_are_errors_with_their_line() {
             &|r| drop(r.as_object_mut().unwrap().remove("lctl_report")),
             "1: no `lctl_report`: this is no report over suites",
         ),
-        (&|r| r["suites"] = json!([]), "20: the report has no suites"),
-        (&|r| r["suites"][0]["tasks"] = json!([]), "21: the suite `s` has no tasks"),
-        (&|r| task(r, "documents", json!(0)), "26: the task `s/t` has no documents"),
-        (&|r| task(r, "documents", json!("3")), "36: invalid type: string \"3\", expected usize"),
+        (&|r| r["suites"] = json!([]), "19: the report has no suites"),
+        (&|r| r["suites"][0]["tasks"] = json!([]), "20: the suite `s` has no tasks"),
+        (&|r| task(r, "documents", json!(0)), "25: the task `s/t` has no documents"),
+        (&|r| task(r, "documents", json!("3")), "35: invalid type: string \"3\", expected usize"),
         (
             &|r| r["suites"][0]["tasks"][0]["metrics"][0]["value"] = Json::Null,
-            "26: task `s/t`: the value of `acc` is not a number",
+            "25: task `s/t`: the value of `acc` is not a number",
         ),
         (
             &|r| {
                 let copy = r["suites"][0]["tasks"][0].clone();
                 r["suites"][0]["tasks"].as_array_mut().unwrap().push(copy);
             },
-            "64: two tasks are called `s/t`",
+            "58: two tasks are called `s/t`",
         ),
     ];
     for (change, expected) in cases {
@@ -76,7 +76,7 @@ fn bad_reports_are_errors_with_their_line() {
     }
     let whole = report(SAMPLES, |_| ());
     let cut = &whole[..whole.find("\"errors\"").unwrap()];
-    assert!(read(cut, SAMPLES).unwrap_err().starts_with("report.json:37: EOF while parsing"));
+    assert!(read(cut, SAMPLES).unwrap_err().starts_with("report.json:36: EOF while parsing"));
     let lacking = whole.replace("\"task_sha256\": \"44\",", "");
     assert!(read(&lacking, SAMPLES).unwrap_err().contains("missing field `task_sha256`"));
 }
