@@ -37,7 +37,7 @@ fn workplace() -> TempDir {
         std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
     }
     std::fs::write(dir.path().join("suite.yaml"), SUITE).unwrap();
-    write_rows(&dir, |n| if n % 2 == 0 { "a" } else { "b" });
+    write_rows(&dir, |n| if n.is_multiple_of(2) { "a" } else { "b" });
     dir
 }
 

@@ -23,7 +23,7 @@ struct Task {
 
 /// A task of `n` documents of which every third is wrong.
 fn task(id: &'static str, n: usize) -> Task {
-    let scores = (0..n).map(|index| if index % 3 == 0 { 0.0 } else { 1.0 }).collect();
+    let scores = (0..n).map(|index: usize| if index.is_multiple_of(3) { 0.0 } else { 1.0 }).collect();
     let gate = json!({"critical": false, "margin": null, "zero_tolerance": false});
     Task { id, scores, cluster: 0, gate, prompts: "p" }
 }

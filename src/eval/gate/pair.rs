@@ -125,10 +125,10 @@ pub struct Pairing {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the policy names the task `{name}`, which the baseline does not have")]
-    NoSuchTask { name: String, known: Vec<String> },
+    UnknownTask { name: String, known: Vec<String> },
 
     #[error("task `{task}` has no score per item called `{metric}`")]
-    NoSuchMetric { task: String, metric: String, known: Vec<String> },
+    UnknownMetric { task: String, metric: String, known: Vec<String> },
 
     #[error("task `{task}` has to be within its margin, but no figure of it has a score per item")]
     NoScores { task: String },
@@ -140,7 +140,7 @@ pub enum Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::NoSuchTask { name, known } | Error::NoSuchMetric { metric: name, known, .. } => {
+            Error::UnknownTask { name, known } | Error::UnknownMetric { metric: name, known, .. } => {
                 Some(match nearest(name, known.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("there are: {}", known.join(", ")),
@@ -183,7 +183,7 @@ fn check_names(baseline: &Run, policy: &Policy) -> Result<(), Error> {
     known.extend(baseline.tasks.iter().map(|task| format!("{}/*", task.suite)));
     known.dedup();
     match policy.tasks.keys().find(|name| !known.contains(name)) {
-        Some(name) => Err(Error::NoSuchTask { name: name.clone(), known }),
+        Some(name) => Err(Error::UnknownTask { name: name.clone(), known }),
         None => Ok(()),
     }
 }
@@ -316,7 +316,7 @@ pub(super) fn figure(task: &TaskRun, wanted: Option<&str>) -> Result<Option<Figu
     let Some(wanted) = wanted else { return Ok(known.into_iter().next()) };
     match known.iter().position(|figure| figure.name() == wanted) {
         Some(index) => Ok(Some(known.swap_remove(index))),
-        None => Err(Error::NoSuchMetric {
+        None => Err(Error::UnknownMetric {
             task: task.name(),
             metric: wanted.to_owned(),
             known: known.iter().map(|figure| figure.name().to_owned()).collect(),

@@ -9,8 +9,10 @@ fn task(name: &str, n: usize, lost: usize, gained: usize, size: usize) -> Pair {
         line: index + 1,
         name: None,
         cluster: (size > 1).then(|| (index / size).to_string()),
-        baseline: if index < lost || index % 2 == 0 && index >= lost + gained { 1.0 } else { 0.0 },
-        candidate: if (lost..lost + gained).contains(&index) || index % 2 == 0 && index >= lost + gained {
+        baseline: if index < lost || index.is_multiple_of(2) && index >= lost + gained { 1.0 } else { 0.0 },
+        candidate: if (lost..lost + gained).contains(&index)
+            || index.is_multiple_of(2) && index >= lost + gained
+        {
             1.0
         } else {
             0.0

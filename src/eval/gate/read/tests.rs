@@ -47,7 +47,8 @@ fn a_run_is_read_back() {
 #[test]
 fn bad_reports_are_errors_with_their_line() {
     let task = |report: &mut Json, key: &str, value: Json| report["suites"][0]["tasks"][0][key] = value;
-    let cases: [(&dyn Fn(&mut Json), &str); 9] = [
+    type Case<'a> = (&'a dyn Fn(&mut Json), &'a str);
+    let cases: [Case; 9] = [
         (&|r| r["lctl_report"] = json!(1), "2: a report of version 1; this program reads version 2"),
         (&|r| r["lctl_report"] = json!("2"), "2: a report of version \"2\"; this program reads version 2"),
         (
