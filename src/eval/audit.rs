@@ -52,7 +52,7 @@ pub fn audit(suite: &Suite, options: &RunOptions) -> Result<Vec<TaskAudit>, Erro
         let data = sets.get(suite, &task.data, options)?;
         let from = task.prompting.as_ref().and_then(|prompting| prompting.few_shot.from.as_deref());
         let examples = from.filter(|name| *name != task.data);
-        let examples = examples.map(|name| sets.get(suite, name, &options)).transpose()?;
+        let examples = examples.map(|name| sets.get(suite, name, options)).transpose()?;
         // tasks that ask the same documents otherwise would find the same near-duplicates again
         let cluster = task.cluster.as_ref().map(|of| of.source().to_owned());
         let is_new = compared.insert((task.data.clone(), from.map(str::to_owned), cluster));

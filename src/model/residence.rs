@@ -69,7 +69,7 @@ fn for_each_matrix(weights: &mut Weights, mode: ComputeMode, each: &mut dyn FnMu
     for layer in &mut weights.layers {
         [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o].into_iter().for_each(&mut of);
         let mlps = match &mut layer.ffn {
-            FeedForward::Dense(mlp) => std::slice::from_mut(mlp),
+            FeedForward::Dense(mlp) => std::slice::from_mut(&mut **mlp),
             FeedForward::Experts { experts, .. } => experts.as_mut_slice(),
         };
         for mlp in mlps {

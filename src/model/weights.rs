@@ -46,7 +46,7 @@ pub(super) struct Layer {
 }
 
 pub(super) enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Experts { router: Linear, experts: Vec<Mlp> },
 }
 
@@ -200,7 +200,7 @@ impl Loader {
                 ),
             };
             let down = self.linear(Role::DownProj, Role::DownBias, layer)?;
-            return Ok(FeedForward::Dense(Mlp { gate, up, down }));
+            return Ok(FeedForward::Dense(Box::new(Mlp { gate, up, down })));
         };
         let of = |role: Role, n_rows: usize, expert: usize| {
             self.slice(role, layer, expert * n_rows..(expert + 1) * n_rows)

@@ -1,4 +1,4 @@
-//! Products of activations with weights that stay mapped.
+//! Products of activations with weights that stay where they are.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{rows_of, values};
 use crate::kernel::activation::add_bias;
-use crate::kernel::product::matmul_many;
+use crate::kernel::product::matmul_all;
 use crate::kernel::{Arithmetic, Compute, Matrix};
 
 /// One matrix `[N, K]` to multiply by, and a bias of N values to add.
@@ -56,18 +56,13 @@ impl CustomOp1 for Products {
             candle_core::bail!("rows of {k} values for a matrix of {} columns", product.weight.cols());
         }
         let total: usize = self.products.iter().map(|product| product.weight.rows()).sum();
-        let mut flat = vec![0.0; n_rows * total];
-        let mut rest = flat.as_mut_slice();
-        let mut parts = Vec::with_capacity(self.products.len());
-        for product in &self.products {
-            let (part, behind) = rest.split_at_mut(n_rows * product.weight.rows());
-            parts.push(part);
-            rest = behind;
-        }
         let matrices: Vec<_> =
             self.products.iter().map(|product| (&product.weight, product.arithmetic)).collect();
-        matmul_many(&self.compute, x, &matrices, &mut parts);
-        for (product, part) in self.products.iter().zip(parts) {
+        let mut flat = matmul_all(&self.compute, x, &matrices);
+        let mut rest = flat.as_mut_slice();
+        for product in &self.products {
+            let (part, behind) = rest.split_at_mut(n_rows * product.weight.rows());
+            rest = behind;
             let Some(bias) = &product.bias else { continue };
             add_bias(&self.compute, part, bias);
         }

@@ -3,6 +3,7 @@
 //! x is packed once into the arithmetic's own form. Then y is cut into tiles, each of some rows of x and
 //! some rows of w over all of k, and the team computes them in any order: no element's value depends on the cut.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{Arithmetic, Compute, Matrix, scratch};
@@ -52,22 +53,28 @@ impl<'a> Tile<'a> {
         })
     }
 
-    /// Returns the elements `y[row][cols]`.
+    /// Writes `values` to the elements of `y[row]` from column `col` of w on.
+    ///
+    /// # Panics
+    /// If they are not all in the tile.
+    #[inline]
+    pub fn write(&mut self, row: usize, col: usize, values: &[f32]) {
+        assert!(self.cols.start <= col && col + values.len() <= self.cols.end);
+        let (y, _) = self.y_address(row);
+        // SAFETY: the columns are in the tile, whose elements nobody else has.
+        unsafe { y.add(col - self.cols.start).copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+    }
+
+    /// Returns the address of `y[row][cols.start]`, and how many elements apart rows are.
     ///
     /// # Panics
     /// If `row` is not in `rows`.
     #[inline]
-    pub fn y(&mut self, row: usize) -> &mut [f32] {
-        assert!(self.rows.contains(&row));
-        let start = row * self.w.rows() + self.cols.start;
-        // SAFETY: y has m * w.rows() elements, row < m and cols.end <= w.rows(); tiles of a product are disjoint.
-        unsafe { std::slice::from_raw_parts_mut(self.y.add(start), self.cols.len()) }
-    }
-
-    /// Returns the address of `y[row][cols.start]`, and how many elements apart rows are.
-    #[inline]
     pub fn y_address(&mut self, row: usize) -> (*mut f32, usize) {
-        (self.y(row).as_mut_ptr(), self.w.rows())
+        assert!(self.rows.contains(&row));
+        let n = self.w.rows();
+        // SAFETY: y has m * w.rows() elements, row < m and cols.end <= w.rows(); tiles of a product are disjoint.
+        (unsafe { self.y.add(row * n + self.cols.start) }, n)
     }
 }
 
@@ -91,7 +98,14 @@ pub struct Job<'a> {
     pub arithmetic: Arithmetic,
     pub product: &'static dyn Product,
     pub w: &'a Matrix,
-    pub y: &'a mut [f32],
+    /// Every element is written.
+    pub y: &'a mut [MaybeUninit<f32>],
+}
+
+/// Returns initialised memory as one that need not be.
+pub fn overwritten(y: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the same layout; jobs only ever write numbers.
+    unsafe { std::slice::from_raw_parts_mut(y.as_mut_ptr().cast(), y.len()) }
 }
 
 /// x below this many values is packed by the caller alone.
@@ -180,7 +194,7 @@ fn multiply(compute: &Compute, m: usize, forms: &[Form], packed: &[u8], jobs: &m
         cuts.push(Cut {
             product: job.product,
             w: job.w,
-            y: Shared(job.y.as_mut_ptr()),
+            y: Shared(job.y.as_mut_ptr().cast()),
             x: &packed[form.start..][..m * form.row_bytes],
             row_bytes: form.row_bytes,
             first_task: n_tasks,

@@ -16,6 +16,8 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 
+use std::mem::MaybeUninit;
+
 use super::{Isa, Team};
 use crate::tensor::Dtype;
 use crate::tensor::format::{BF16, BlockFormat};
@@ -110,6 +112,32 @@ pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, 
 /// # Panics
 /// As [`matmul`]; and if the matrices differ in their columns, or there are not as many results as matrices.
 pub fn matmul_many(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: &mut [&mut [f32]]) {
+    multiply(compute, x, ws, ys.iter_mut().map(|y| driver::overwritten(y)).collect());
+}
+
+/// Returns what [`matmul_many`] writes, the results one after another.
+///
+/// # Panics
+/// As [`matmul_many`].
+pub fn matmul_all(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)]) -> Vec<f32> {
+    let Some((first, _)) = ws.first() else { return Vec::new() };
+    let m = x.len().checked_div(first.cols()).unwrap_or(0);
+    let n = ws.iter().map(|(w, _)| w.rows()).sum::<usize>() * m;
+    let mut all = Vec::with_capacity(n);
+    let mut rest = &mut all.spare_capacity_mut()[..n];
+    let mut ys = Vec::with_capacity(ws.len());
+    for (w, _) in ws {
+        let (y, behind) = rest.split_at_mut(m * w.rows());
+        ys.push(y);
+        rest = behind;
+    }
+    multiply(compute, x, ws, ys);
+    // SAFETY: the products wrote every element (`Product::tile`); there is none if x is empty.
+    unsafe { all.set_len(n) };
+    all
+}
+
+fn multiply(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: Vec<&mut [MaybeUninit<f32>]>) {
     assert_eq!(ws.len(), ys.len());
     let Some(k) = ws.first().map(|(w, _)| w.cols()) else { return };
     let m = x.len().checked_div(k).unwrap_or(0);

@@ -6,6 +6,7 @@
 //!
 //! - blocks of a size that is no multiple of 4 come in units of 2 or 4: first the parts of all blocks that are no whole
 //!   words, then the blocks' other parts, so that these begin at a word; parts are in the order in which kernels want them;
+//! - where bits of 32 weights lie far apart, they are first brought together ([`Recode`]);
 //! - element e of row r lies at `(16 * e + r) * size` of an element. Elements are words; halves for F16.
 //!
 //! The last unit of a row is filled up with zeros, the last panel of a matrix with its last row.
@@ -15,6 +16,7 @@ mod x86;
 
 use std::ops::Range;
 
+use super::scratch;
 use crate::kernel::Isa;
 use crate::tensor::Dtype;
 use crate::tensor::format::{BlockFormat as _, F16};
@@ -35,6 +37,14 @@ pub struct Layout {
     parts: &'static [Part],
     /// Blocks of a unit.
     unit: usize,
+    recode: Option<Recode>,
+}
+
+/// A block written in another way in as many bytes; both functions take what they read and where they write.
+#[derive(Clone, Copy, Debug)]
+pub struct Recode {
+    pub stored_to_packed: fn(&[u8], &mut [u8]),
+    pub packed_to_stored: fn(&[u8], &mut [u8]),
 }
 
 impl Layout {
@@ -43,12 +53,12 @@ impl Layout {
         let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
         if dtype.block_len() == 1 {
             let element = if dtype.name() == F16.name() { 2 } else { 4 };
-            return Layout { element, row_bytes, block_bytes: row_bytes, parts: &[], unit: 1 };
+            return Layout { element, row_bytes, block_bytes: row_bytes, parts: &[], unit: 1, recode: None };
         }
         let block_bytes = dtype.block_bytes();
-        let parts = super::int8::parts(dtype).unwrap_or(&[]);
+        let (parts, recode) = super::int8::packing(dtype).unwrap_or((&[], None));
         let unit = if parts.is_empty() { 1 } else { unit(block_bytes) };
-        Layout { element: 4, row_bytes, block_bytes, parts, unit }
+        Layout { element: 4, row_bytes, block_bytes, parts, unit, recode }
     }
 
     /// Returns the bytes of an element: of what lies side by side.
@@ -78,16 +88,38 @@ impl Layout {
     pub fn pack(&self, isa: Isa, rows: &[&[u8]; PANEL_ROWS], units: Range<usize>, out: &mut [u8]) {
         assert!(rows.iter().all(|row| row.len() == self.row_bytes) && units.end <= self.units());
         assert_eq!(out.len(), PANEL_ROWS * units.len() * self.unit_bytes());
-        self.runs(units, |run| {
-            let Run { at, to, len } = run;
-            if at >= self.row_bytes {
+        let stored = self.stored(&units);
+        let rows: [&[u8]; PANEL_ROWS] = std::array::from_fn(|row| &rows[row][stored.clone()]);
+        let Some(recode) = self.recode else { return self.lay(isa, &rows, units, out) };
+        scratch::with(PANEL_ROWS * stored.len(), |recoded| {
+            for (row, to) in rows.iter().zip(recoded.chunks_exact_mut(stored.len())) {
+                let blocks = row.chunks_exact(self.block_bytes).zip(to.chunks_exact_mut(self.block_bytes));
+                blocks.for_each(|(from, to)| (recode.stored_to_packed)(from, to));
+            }
+            let row = |row: usize| &recoded[row * stored.len()..][..stored.len()];
+            self.lay(isa, &std::array::from_fn(row), units, out);
+        });
+    }
+
+    /// Returns where the bytes of `units` lie in a stored row.
+    fn stored(&self, units: &Range<usize>) -> Range<usize> {
+        let bytes = self.unit * self.block_bytes;
+        units.start * bytes..(units.end * bytes).min(self.row_bytes)
+    }
+
+    /// Writes `units`, of which `rows` are the bytes.
+    fn lay(&self, isa: Isa, rows: &[&[u8]; PANEL_ROWS], units: Range<usize>, out: &mut [u8]) {
+        let len = rows[0].len();
+        self.runs(units.len(), |run| {
+            let Run { at, to, len: n } = run;
+            if at >= len {
                 zero(run, out);
             } else if to.is_multiple_of(4) {
-                let words = len / 4;
+                let words = n / 4;
                 transpose(isa, rows, at, words, &mut out[PANEL_ROWS * to..][..PANEL_ROWS * 4 * words]);
-                copy(rows, Run { at: at + 4 * words, to: to + 4 * words, len: len - 4 * words }, out);
+                copy(rows, Run { at: at + 4 * words, to: to + 4 * words, len: n - 4 * words }, out);
                 if self.parts.is_empty() {
-                    let end = to + len;
+                    let end = to + n;
                     zero(Run { at: 0, to: end, len: end.next_multiple_of(4) - end }, out);
                 }
             } else {
@@ -104,10 +136,11 @@ impl Layout {
     /// # Panics
     /// If `panel` or `out` is too short.
     pub fn unpack(&self, panel: &[u8], row: usize, units: Range<usize>, out: &mut [u8]) {
-        let (first_byte, first_word) =
-            (units.start * self.unit * self.block_bytes, units.start * self.unit_bytes() / 4);
-        self.runs(units, |Run { at, to, len }| {
-            if at >= self.row_bytes {
+        let first_word = units.start * self.unit_bytes() / 4;
+        let stored = self.stored(&units);
+        let out = &mut out[..stored.len()];
+        self.runs(units.len(), |Run { at, to, len }| {
+            if at >= stored.len() {
                 return;
             }
             for i in 0..len {
@@ -116,19 +149,23 @@ impl Layout {
                     2 => (2 * word + byte / 2) * 2 * PANEL_ROWS + 2 * row + byte % 2,
                     _ => word * 4 * PANEL_ROWS + 4 * row + byte,
                 };
-                out[at - first_byte + i] = panel[from];
+                out[at + i] = panel[from];
             }
         });
+        if let Some(recode) = self.recode {
+            let packed = out.to_vec();
+            let blocks = packed.chunks_exact(self.block_bytes).zip(out.chunks_exact_mut(self.block_bytes));
+            blocks.for_each(|(from, to)| (recode.packed_to_stored)(from, to));
+        }
     }
 
-    /// Calls `each` with the parts of the units; places in the panel count from its first unit.
-    fn runs(&self, units: Range<usize>, mut each: impl FnMut(Run)) {
+    /// Calls `each` with the parts of `units` units; all places count from the first one.
+    fn runs(&self, units: usize, mut each: impl FnMut(Run)) {
         let whole = [Part { at: 0, len: self.block_bytes }];
         let parts = if self.parts.is_empty() { &whole[..] } else { self.parts };
         let is_narrow = |part: &&Part| !self.parts.is_empty() && !part.len.is_multiple_of(4);
-        let first = units.start;
-        for unit in units {
-            let mut to = (unit - first) * self.unit_bytes();
+        for unit in 0..units {
+            let mut to = unit * self.unit_bytes();
             let mut run = |block: usize, part: &Part| {
                 let at = (unit * self.unit + block) * self.block_bytes + part.at;
                 each(Run { at, to, len: part.len });
@@ -159,7 +196,6 @@ pub const fn parts<const N: usize>(ranges: [Range<usize>; N]) -> [Part; N] {
         parts[i] = Part { at: ranges[i].start, len: ranges[i].end - ranges[i].start };
         i += 1;
     }
-    std::mem::forget(ranges);
     parts
 }
 
@@ -174,7 +210,7 @@ const fn unit(block_bytes: usize) -> usize {
     }
 }
 
-/// `len` bytes from byte `at` of a stored row, which begin at byte `to` of what the row has in the panel.
+/// `len` bytes from byte `at` of a row, which begin at byte `to` of what the row has in the panel.
 #[derive(Clone, Copy)]
 struct Run {
     at: usize,
@@ -250,6 +286,11 @@ mod tests {
             parts.iter().partition(|part| layout.parts.is_empty() || part.len % 4 == 0);
         let regroup = |row: &Vec<u8>| {
             let mut row = row.clone();
+            if let Some(recode) = layout.recode {
+                let stored = row.clone();
+                let blocks = stored.chunks(layout.block_bytes).zip(row.chunks_mut(layout.block_bytes));
+                blocks.for_each(|(from, to)| (recode.stored_to_packed)(from, to));
+            }
             row.resize(layout.units() * layout.unit * layout.block_bytes, 0);
             let mut out = Vec::new();
             for unit in row.chunks(layout.unit * layout.block_bytes) {

@@ -57,7 +57,7 @@ fn run_form(
     w: &Matrix,
 ) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / w.cols() * w.rows()];
-    let job = Job { arithmetic: form.1, product: form.2, w, y: &mut y };
+    let job = Job { arithmetic: form.1, product: form.2, w, y: driver::overwritten(&mut y) };
     driver::run(compute, x, w.cols(), &mut [job]);
     y
 }

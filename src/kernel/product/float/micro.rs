@@ -1,5 +1,7 @@
 //! The inner loop: a few rows of x times the columns of some rows of w.
 
+use std::mem::MaybeUninit;
+
 use super::lanes::Lanes;
 use super::pack::Columns;
 use super::step::{Step, V};
@@ -37,14 +39,14 @@ const MOST_COLS: usize = 48;
 /// As [`Lanes`]; the lanes and rows are there, `part.cols <= VECTORS * LANES`.
 #[inline(always)]
 pub unsafe fn multiply<S: Step, const M: usize>(operands: Operands, part: Part) {
-    let mut edge = [0.0f32; MOST_ROWS * MOST_COLS];
+    let mut edge = MaybeUninit::<[f32; MOST_ROWS * MOST_COLS]>::uninit();
     // SAFETY: the caller's.
     unsafe {
         let (mut y, mut stride) = (part.y, part.stride);
         let is_edge = part.cols < S::L::VECTORS * S::L::LANES;
         if is_edge {
-            (y, stride) = (edge.as_mut_ptr(), MOST_COLS);
-            for i in 0..M {
+            (y, stride) = (edge.write([0.0; MOST_ROWS * MOST_COLS]).as_mut_ptr(), MOST_COLS);
+            for i in 0..if operands.first { 0 } else { M } {
                 std::ptr::copy_nonoverlapping(part.y.add(i * part.stride), y.add(i * stride), part.cols);
             }
         }

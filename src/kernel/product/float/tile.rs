@@ -153,7 +153,7 @@ unsafe fn streamed<S: Step, C: Columns<S::L>>(tile: &mut Tile<'_>, w: &Panels) {
             }
         }
         let n = (STRIPS * lanes).min(cols.end - first);
-        tile.y(row)[first - cols.start..][..n].copy_from_slice(&out[..n]);
+        tile.write(row, first, &out[..n]);
     }
 }
 

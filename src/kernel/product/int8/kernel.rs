@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use super::activations::{Activations, BLOCK};
 use super::lanes::{Lanes, Words};
-use crate::kernel::product::panels::Part;
+use crate::kernel::product::panels::{Part, Recode};
 
 /// A block format as integer codes with scales: weight = scale * (code - OFFSET) - minimum.
 ///
@@ -26,6 +26,9 @@ pub trait Codes: Send + Sync + 'static {
     /// The parts of a block in the order in which [`Codes::unit`] reads them (see [`crate::kernel::product::panels`]);
     /// none if that is the order in which they lie, and whole words.
     const PARTS: &'static [Part] = &[];
+
+    /// How blocks are written in panels, if not as they are stored.
+    const RECODE: Option<Recode> = None;
 
     /// Gives `sink` the weights of the unit of blocks that `words` are, 32 at a time, in order.
     fn unit<S: Lanes>(s: S, words: Words<'_>, sink: &mut impl Sink<S>);

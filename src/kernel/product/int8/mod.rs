@@ -23,6 +23,8 @@
 //! while rows of activations go by: with one row of activations the weights are read once, with many the unpacking
 //! is shared by up to [`X_GROUP`] rows.
 
+#![allow(clippy::needless_range_loop, reason = "iterator adaptors' closures lose the target features")]
+
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -49,7 +51,7 @@ use self::lanes::{Lanes, MAX_LANES, Pair, Words};
 use self::portable::Portable;
 use super::driver::{Product, Tile};
 use super::matrix::{Matrix, Stored};
-use super::panels::{Layout, PANEL_ROWS, Part};
+use super::panels::{Layout, PANEL_ROWS, Part, Recode};
 use super::scratch;
 use crate::kernel::Isa;
 use crate::tensor::Dtype;
@@ -82,6 +84,7 @@ static FORMATS: &[Format] = &[
 struct Format {
     name: &'static str,
     parts: &'static [Part],
+    recode: Option<Recode>,
     kernels: fn(Level) -> &'static dyn Product,
     #[cfg(test)]
     slowly: fn(&[u8]) -> oracle::Slow,
@@ -91,6 +94,7 @@ const fn of<C: Codes>() -> Format {
     Format {
         name: C::NAME,
         parts: C::PARTS,
+        recode: C::RECODE,
         kernels: kernels::<C>,
         #[cfg(test)]
         slowly: C::slowly,
@@ -134,9 +138,10 @@ impl Level {
     }
 }
 
-/// Returns the parts that blocks of that format fall into, if it has integer codes.
-pub(super) fn parts(dtype: Dtype) -> Option<&'static [Part]> {
-    FORMATS.iter().find(|format| format.name == dtype.name()).map(|format| format.parts)
+/// Returns the parts that blocks of that format fall into in panels and how they are written there, if it has integer codes.
+pub(super) fn packing(dtype: Dtype) -> Option<(&'static [Part], Option<Recode>)> {
+    let format = FORMATS.iter().find(|format| format.name == dtype.name())?;
+    Some((format.parts, format.recode))
 }
 
 /// Returns the integer product with weights of that format, if it has integer codes.
@@ -311,9 +316,9 @@ fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, scratch: Scratch<'_>)
                     products.add(Words::new(bytes, panel_bytes).rows_from(row), n);
                 }
             }
-            let (at, n) = (col - cols.start, S::LANES.min(cols.end - col));
+            let n = S::LANES.min(cols.end - col);
             for (row, y) in y.chunks_exact(S::LANES).take(rows).enumerate() {
-                tile.y(first + row)[at..at + n].copy_from_slice(&y[..n]);
+                tile.write(first + row, col, &y[..n]);
             }
         }
     }

@@ -92,7 +92,12 @@ fn levels() -> Vec<Level> {
 fn multiply(compute: &Compute, format: &Format, level: Level, x: &[f32], w: &Matrix) -> Vec<f32> {
     let mut y = vec![f32::INFINITY; x.len() / w.cols() * w.rows()];
     let product = (format.kernels)(level);
-    driver::run(compute, x, w.cols(), &mut [Job { arithmetic: Arithmetic::Int8, product, w, y: &mut y }]);
+    driver::run(
+        compute,
+        x,
+        w.cols(),
+        &mut [Job { arithmetic: Arithmetic::Int8, product, w, y: driver::overwritten(&mut y) }],
+    );
     y
 }
 
