@@ -66,7 +66,9 @@ fn audit_task(task: &TaskSpec, data: &DataSet, examples: Option<&DataSet>, is_ne
     let read = Reading::new(task, &data.documents, &mut findings);
     check_names(task, &data.documents, &mut findings);
     check_power(task, data.documents.len(), &mut findings);
-    check_positions(&read.positions, &mut findings);
+    if !read.labels.are_classes() {
+        check_positions(&read.positions, &mut findings);
+    }
     if is_new {
         check_near(task, data, examples, &mut findings);
     }
@@ -94,7 +96,36 @@ struct Reading {
     clusters: BTreeMap<String, usize>,
     characters: (usize, usize),
     positions: Vec<usize>,
+    /// The choices of all documents so far, if they are the same for all.
+    labels: Labels,
     answers: BTreeSet<String>,
+}
+
+/// Whether all documents have the same choices.
+#[derive(Debug, Default, PartialEq)]
+enum Labels {
+    #[default]
+    Unknown,
+    Same(Vec<String>),
+    Differ,
+}
+
+impl Labels {
+    fn meet(&mut self, choices: &[&str]) {
+        match self {
+            Labels::Unknown => {
+                *self = Labels::Same(choices.iter().map(|choice| (*choice).to_owned()).collect())
+            }
+            Labels::Same(known) if known != choices => *self = Labels::Differ,
+            _ => {}
+        }
+    }
+
+    /// Returns whether the choices are a fixed set of words, such as yes and no, and not letters for texts in the
+    /// question: how often each is right is then a matter of the data, not of places.
+    fn are_classes(&self) -> bool {
+        matches!(self, Labels::Same(labels) if labels.iter().any(|label| label.chars().count() > 1))
+    }
 }
 
 impl Reading {
@@ -127,6 +158,7 @@ impl Reading {
                 Err(_) => String::new(),
             };
             if choices.len() > 1 {
+                reading.labels.meet(&choices);
                 reading.positions.resize(reading.positions.len().max(choices.len()), 0);
                 if let Some(position) = choices.iter().position(|choice| *choice == solution) {
                     reading.positions[position] += 1;
