@@ -7,6 +7,7 @@
 mod locate;
 
 use std::cell::{Cell, RefCell};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
@@ -28,13 +29,13 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    #[error("{path}: {bytes} bytes, but a configuration file has at most {LARGEST}")]
-    TooLarge { path: PathBuf, bytes: u64 },
+    #[error("{path}: more than {LARGEST} bytes, the most that a configuration file has")]
+    TooLarge { path: PathBuf },
 
     #[error("{path}: not UTF-8 at byte {offset}")]
     NotUtf8 { path: PathBuf, offset: usize },
 
-    #[error("{path}: not YAML")]
+    #[error("{}: not YAML", place(path, source))]
     Syntax {
         path: PathBuf,
         #[source]
@@ -72,6 +73,13 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+fn place(path: &Path, error: &serde_yaml::Error) -> String {
+    match error.location() {
+        Some(at) => format!("{}:{}:{}", path.display(), at.line(), at.column()),
+        None => path.display().to_string(),
+    }
+}
+
 fn listed(problems: &[Problem]) -> String {
     let lines = problems.iter().map(|problem| {
         format!("{}:{}:{}: {}", problem.path.display(), problem.line, problem.column, problem.message)
@@ -106,11 +114,12 @@ impl Document {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Document, Error> {
         let read_error = |source| Error::Read { path: path.to_owned(), source };
-        let bytes = std::fs::metadata(path).map_err(read_error)?.len();
-        if bytes > LARGEST {
-            return Err(Error::TooLarge { path: path.to_owned(), bytes });
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(read_error)?;
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(read_error)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(Error::TooLarge { path: path.to_owned() });
         }
-        let bytes = std::fs::read(path).map_err(read_error)?;
         let text = String::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
             path: path.to_owned(),
             offset: error.utf8_error().valid_up_to(),
@@ -185,6 +194,16 @@ impl<'a> Node<'a> {
     /// Returns true if something stands here.
     pub fn is_present(&self) -> bool {
         self.value.is_some_and(|value| !value.is_null())
+    }
+
+    /// Returns true if text stands here, be it empty.
+    pub fn is_text(&self) -> bool {
+        self.value.is_some_and(Value::is_string)
+    }
+
+    /// Returns true if a whole number, 0 or more, stands here.
+    pub fn is_count(&self) -> bool {
+        self.value.is_some_and(Value::is_u64)
     }
 
     /// Returns true if a mapping stands here.
@@ -502,5 +521,10 @@ mod tests {
             let error = Document::parse(Path::new("s.yaml"), text.to_owned());
             assert!(matches!(error, Err(Error::Syntax { .. })), "{text}");
         }
+        let error = Document::parse(Path::new("s.yaml"), "a: 1\nb: [\n".into()).err().unwrap();
+        assert_eq!(error.to_string(), "s.yaml:3:1: not YAML");
+        // a file without an end
+        #[cfg(unix)]
+        assert!(matches!(Document::open(Path::new("/dev/zero")), Err(Error::TooLarge { .. })));
     }
 }

@@ -1,6 +1,8 @@
 //! `lctl eval`: arguments -> one of three measurements (suites, perplexity, divergence) -> report.
 
+mod interrupt;
 mod kld;
+mod paths;
 mod perplexity;
 mod progress;
 mod suite;
@@ -37,8 +39,8 @@ const TEXT_MODES: [&str; 3] = ["perplexity", "kl_base", "base_logits"];
 #[command(after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base", "base_logits"]))]
 pub struct Args {
-    /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
-    /// id ORG/NAME[@REVISION]
+    /// A checkpoint's directory, a .gguf file (of a split model the first shard), or a hub id
+    /// ORG/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: String,
 
@@ -55,11 +57,11 @@ pub struct Args {
     pub kl_base: Option<String>,
 
     /// The text file of --kl-base
-    #[arg(long, value_name = "FILE", requires = "kl_base")]
+    #[arg(long, value_name = "FILE", requires = "kl_base", conflicts_with_all = ["suite", "perplexity", "base_logits"])]
     pub text: Option<PathBuf>,
 
     /// Write the logits of every scored token of --perplexity, for --base-logits
-    #[arg(long, value_name = "FILE", requires = "perplexity")]
+    #[arg(long, value_name = "FILE", requires = "perplexity", conflicts_with_all = ["suite", "kl_base", "base_logits"])]
     pub save_logits: Option<PathBuf>,
 
     /// Compare the next-token distributions with a base model's logits that --save-logits wrote
@@ -209,12 +211,13 @@ impl From<ComputeArg> for ComputeMode {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let interrupt = interrupt::Interrupt::install();
     match args {
         Args { perplexity: Some(text), .. } => perplexity::run(args, text)?,
         // clap asks for --text with --kl-base
         Args { kl_base: Some(base), text: Some(text), .. } => kld::run(args, base, text)?,
         Args { base_logits: Some(logits), .. } => kld::run_saved(args, logits)?,
-        _ => return suite::run(args),
+        _ => return suite::run(args, &interrupt),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use clap::ArgGroup;
 
 use super::eval::ComputeArg;
 use super::model::{LoadedModel, ModelArgs, WeightsArg};
+use super::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::generate::Session;
 use crate::eval::request::{GenerateRequest, Sampling};
@@ -34,8 +35,8 @@ const BATCH_TOKENS: usize = 512;
 #[command(group = ArgGroup::new("input").args(["prompt", "prompt_file"]))]
 #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["prompt", "prompt_file", "chat"]))]
 pub struct Args {
-    /// A checkpoint's directory, a .safetensors or .gguf file (of a split model the first shard), or a hub
-    /// id ORG/NAME[@REVISION]
+    /// A checkpoint's directory, a .gguf file (of a split model the first shard), or a hub id
+    /// ORG/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     model: String,
 
@@ -96,7 +97,7 @@ pub struct Args {
     max_tokens: usize,
 
     /// End the text before this string; repeatable
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     stop: Vec<String>,
 
     /// Apply a LoRA adapter: a PEFT directory or a GGUF file
@@ -166,6 +167,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // what needs no model fails before the model is read
     let prompt = prompt::read(args)?;
     let variables = prompt::template_variables(args)?;
+    if args.temp == 0.0 && (args.top_k > 0 || args.top_p < 1.0 || args.min_p > 0.0) && !args.quiet {
+        term::say(
+            "note: --top-k, --top-p and --min-p do nothing at --temp 0, which takes the most likely token",
+        );
+    }
     let model = LoadedModel::open(&ModelArgs {
         model: &args.model,
         offline: args.offline,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::source::model_path;
 use super::{machine, term};
-use crate::error::Failure;
+use crate::error::{Diagnostic, Failure};
 use crate::kernel::ComputeMode;
 use crate::model::{Decoder, LoadOptions, Residence};
 use crate::provenance;
@@ -45,6 +45,20 @@ pub struct ModelArgs<'a> {
     pub quiet: bool,
 }
 
+/// Weights alone, where their config.json and tokenizer are needed as well.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: holds weights alone: no sizes, no tokenizer")]
+struct WeightsAlone {
+    path: PathBuf,
+}
+
+impl Diagnostic for WeightsAlone {
+    fn hint(&self) -> Option<String> {
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(format!("give the directory, with config.json and the tokenizer in it: {}", dir.display()))
+    }
+}
+
 /// A model and its tokenizer.
 pub struct LoadedModel {
     pub path: PathBuf,
@@ -57,6 +71,9 @@ impl LoadedModel {
     /// Opens the model and checks that its tokenizer fits it; what the user should know goes to stderr.
     pub fn open(args: &ModelArgs<'_>) -> Result<Self, Failure> {
         let path = model_path(args.model, args.offline)?;
+        if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
+            return Err(WeightsAlone { path }.into());
+        }
         let options = LoadOptions {
             mode: args.compute,
             isa: machine::isa(args.isa)?,
@@ -69,7 +86,8 @@ impl LoadedModel {
         let decoder = Decoder::open(&path, &options)?;
         let padding = tokenizer.check_vocab(decoder.config().vocab_size, &path)?;
         if !args.quiet {
-            for note in tokenizer.notes().iter().chain(&padding) {
+            let stretched = stretched(args.context, decoder.config().context_length);
+            for note in tokenizer.notes().iter().chain(&padding).chain(&stretched) {
                 term::say(&format!("note: {}", term::printable(note)));
             }
         }
@@ -94,6 +112,13 @@ impl LoadedModel {
             })
             .transpose()
     }
+}
+
+/// Returns what to say if sequences may get longer than those the model learned from.
+fn stretched(context: Option<u32>, trained: usize) -> Option<String> {
+    context.filter(|context| *context as usize > trained).map(|context| {
+        format!("--context {context} is more than the {trained} tokens the model was made for: expect worse text beyond")
+    })
 }
 
 fn digest_of(path: &Path) -> Result<String, Failure> {

@@ -24,6 +24,9 @@ pub enum Error {
     #[error("token {step} of the text: the model's logits have no largest one")]
     NoToken { step: usize },
 
+    #[error("the model gives token {token} no probability: its logarithm is NaN")]
+    NoProbability { token: u32 },
+
     #[error("{path}: exists already")]
     JournalExists { path: PathBuf },
 
@@ -77,8 +80,8 @@ pub enum Error {
     #[error("{path}: saved logits are of {found} bytes, their header says {expected}")]
     LogitsSize { path: PathBuf, found: u64, expected: u64 },
 
-    #[error("{path}: the tokens in this file of saved logits are damaged")]
-    LogitsDamaged { path: PathBuf },
+    #[error("{path}: the {part} in this file of saved logits are damaged")]
+    LogitsDamaged { path: PathBuf, part: &'static str },
 
     #[error("chunk {chunk}: a logit is {value}")]
     NotFinite { chunk: usize, value: f32 },
@@ -110,7 +113,9 @@ impl Diagnostic for Error {
             Error::TokenOutOfRange { .. } => "the tokenizer belongs to another model",
             Error::CacheTooSmall { .. } => "lower --context, or allow more memory",
             Error::NoTokenizer { .. } => return None,
-            Error::NoToken { .. } => "the weights are damaged: some product is NaN or infinite",
+            Error::NoToken { .. } | Error::NoProbability { .. } => {
+                "the weights are damaged: some product is NaN or infinite"
+            }
             Error::JournalExists { .. } => {
                 "give --resume to go on with it, --force to replace it, or another --journal"
             }

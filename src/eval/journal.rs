@@ -1,7 +1,8 @@
 //! Responses on disk as they come, so that an interrupted run goes on where it was.
 //!
-//! A file of JSON lines: the first says of what run it is, each later one is a response and the digest of its
-//! request. Lines are appended, never changed. A last line cut short by a crash is dropped.
+//! A file of JSON lines: the first says of what run it is, each later one is a response, the digest of its
+//! request, and a digest of the line itself. Lines are appended, never changed. A last line cut short by a crash
+//! is dropped.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::Error;
+use super::data::hex;
 use super::request::{FinishReason, Generated, Loglikelihood, RequestDigest, Response, Rolling};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Longest time between a response and its being safe from a power failure.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
@@ -167,7 +170,8 @@ impl Journal {
         self.check(&header, key)?;
         for (number, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
             let bad = |why: String| Error::JournalLine { path: self.path.clone(), line: number + 2, why };
-            let line = serde_json::from_slice::<Line>(line).map_err(|error| bad(error.to_string()))?;
+            let line = unsealed(line).ok_or_else(|| bad("it is not as it was written".into()))?;
+            let line = serde_json::from_str::<Line>(&line).map_err(|error| bad(error.to_string()))?;
             let (digest, response) =
                 line.parse().ok_or_else(|| bad("a digest or number is malformed".into()))?;
             self.responses.insert(digest, response);
@@ -240,7 +244,7 @@ impl Line {
     }
 
     fn json(&self) -> String {
-        to_json(self)
+        sealed(to_json(self))
     }
 
     fn parse(self) -> Option<(RequestDigest, Response)> {
@@ -260,6 +264,23 @@ impl Line {
             }
         })
     }
+}
+
+/// Returns a JSON object with the key `check` added: the first 8 bytes of the SHA-256 of what stands before it.
+fn sealed(json: String) -> String {
+    let open = json.strip_suffix('}').unwrap_or(&json);
+    format!("{open},\"check\":\"{}\"}}", check_of(open))
+}
+
+/// Returns the object that was sealed, if it is as it was then.
+fn unsealed(line: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (open, check) = line.rsplit_once(",\"check\":\"")?;
+    (check.strip_suffix("\"}")? == check_of(open)).then(|| format!("{open}}}"))
+}
+
+fn check_of(text: &str) -> String {
+    hex(&Sha256::digest(text)[..8])
 }
 
 fn to_json(value: &impl Serialize) -> String {
@@ -360,8 +381,13 @@ mod tests {
         let path = dir.path().join("journal.jsonl");
         Journal::create(&path, &key("f32"), false).unwrap().record(&responses()).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, whole.replace("\"n_tokens\":9", "\"n_tokens\":-9")).unwrap();
-        let error = Journal::resume(&path, &key("f32")).unwrap_err();
-        assert!(matches!(error, Error::JournalLine { line: 3, .. }), "{error}");
+        for (from, to) in
+            [("\"n_tokens\":9", "\"n_tokens\":8"), ("-inf", "-5"), ("\"rolling\"", "\"Rolling\"")]
+        {
+            assert!(whole.contains(from), "{whole}");
+            std::fs::write(&path, whole.replace(from, to)).unwrap();
+            let error = Journal::resume(&path, &key("f32")).unwrap_err();
+            assert!(matches!(error, Error::JournalLine { line: 3, .. }), "{error}");
+        }
     }
 }

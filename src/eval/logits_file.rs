@@ -5,7 +5,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 8 | `lctlLGTS` |
-//! | 4 | version, 1 |
+//! | 4 | version, 2 |
 //! | 4 | V, vocabulary size |
 //! | 4 | tokens per chunk |
 //! | 4 | BOS that begins every chunk, 2^32 - 1 for none |
@@ -14,11 +14,14 @@
 //! | 4 + n | length of the model's description in bytes, then it: UTF-8 JSON |
 //! | 4 N | tokens |
 //! | 4 V each | logits of each scored position, chunk after chunk |
+//! | 32 | SHA-256 of all bytes before |
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use super::chunks::Chunks;
 use super::kld::{BaseLogits, Batch};
@@ -26,14 +29,17 @@ use super::{EngineOptions, Error};
 use crate::tensor::AtomicFile;
 
 const MAGIC: [u8; 8] = *b"lctlLGTS";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NO_BOS: u32 = u32::MAX;
+/// Bytes of the digest at the end.
+const DIGEST_BYTES: u64 = 32;
 /// Longest description of a model that a reader accepts, in bytes.
 const LONGEST_DESCRIPTION: u32 = 1 << 16;
 
 /// Writes a model's logits over a text to a file that appears whole or not at all.
 pub struct LogitsWriter {
     file: AtomicFile,
+    hasher: Sha256,
     bytes: Vec<u8>,
 }
 
@@ -54,11 +60,11 @@ impl LogitsWriter {
         }
         let header = header(text, vocab_size, description);
         let n_rows = (text.n_chunks() * text.n_scored()) as u64;
-        let bytes = header.len() as u64 + n_rows * vocab_size as u64 * 4;
+        let bytes = header.len() as u64 + n_rows * vocab_size as u64 * 4 + DIGEST_BYTES;
         let mut file = AtomicFile::create(path, Some(bytes), false)?;
         file.set_replace(replace);
         file.write_all(&header)?;
-        Ok(LogitsWriter { file, bytes: Vec::new() })
+        Ok(LogitsWriter { file, hasher: Sha256::new_with_prefix(&header), bytes: Vec::new() })
     }
 
     /// Appends rows of logits, in the order of the scored positions.
@@ -67,11 +73,13 @@ impl LogitsWriter {
         for logit in logits {
             self.bytes.extend_from_slice(&logit.to_le_bytes());
         }
+        self.hasher.update(&self.bytes);
         Ok(self.file.write_all(&self.bytes)?)
     }
 
     /// Gives the file its name; returns its size in bytes.
-    pub fn finish(self) -> Result<u64, Error> {
+    pub fn finish(mut self) -> Result<u64, Error> {
+        self.file.write_all(&self.hasher.finalize())?;
         Ok(self.file.commit()?.bytes)
     }
 }
@@ -97,6 +105,10 @@ fn header(text: &Chunks, vocab_size: usize, description: &serde_json::Value) -> 
 pub struct SavedLogits {
     path: PathBuf,
     file: BufReader<File>,
+    /// Over what was read so far.
+    hasher: Sha256,
+    /// Rows of logits not read yet.
+    rows_left: usize,
     vocab_size: usize,
     text: Chunks,
     description: serde_json::Value,
@@ -109,7 +121,8 @@ impl SavedLogits {
         let io = |source| Error::Io { path: path.to_owned(), doing: "open", source };
         let file = File::open(path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
-        Opener { path, file: BufReader::with_capacity(1 << 20, file), read: 0, bytes }.open()
+        let file = BufReader::with_capacity(1 << 20, file);
+        Opener { path, file, hasher: Sha256::new(), read: 0, bytes }.open()
     }
 
     /// Returns the text that the logits are of.
@@ -136,11 +149,27 @@ impl BaseLogits for SavedLogits {
         Ok(())
     }
 
+    /// Errors if a logit is no finite number; with the last rows, if the file is not what its digest says.
     fn logits(&mut self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
-        let mut bytes = vec![0; rows.len() * self.vocab_size * 4];
+        let bytes = self.read(rows.len() * self.vocab_size * 4)?;
+        let logits: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        self.hasher.update(&bytes);
+        self.rows_left = self.rows_left.saturating_sub(rows.len());
+        let is_whole =
+            self.rows_left > 0 || self.read(DIGEST_BYTES as usize)? == *self.hasher.clone().finalize();
+        match is_whole && logits.iter().all(|logit| logit.is_finite()) {
+            true => Ok(logits),
+            false => Err(Error::LogitsDamaged { path: self.path.clone(), part: "logits" }),
+        }
+    }
+}
+
+impl SavedLogits {
+    fn read(&mut self, n: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; n];
         let read = self.file.read_exact(&mut bytes);
         read.map_err(|source| Error::Io { path: self.path.clone(), doing: "read", source })?;
-        Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        Ok(bytes)
     }
 }
 
@@ -148,6 +177,7 @@ impl BaseLogits for SavedLogits {
 struct Opener<'a> {
     path: &'a Path,
     file: BufReader<File>,
+    hasher: Sha256,
     /// Bytes taken so far.
     read: u64,
     bytes: u64,
@@ -180,10 +210,10 @@ impl Opener<'_> {
             return Err(not_logits());
         };
         if digest != text.digest() {
-            return Err(Error::LogitsDamaged { path: path.to_owned() });
+            return Err(Error::LogitsDamaged { path: path.to_owned(), part: "tokens" });
         }
         let rows = text.n_chunks() as u128 * text.n_scored() as u128;
-        let expected = u128::from(self.read) + rows * u128::from(vocab_size) * 4;
+        let expected = u128::from(self.read) + rows * u128::from(vocab_size) * 4 + u128::from(DIGEST_BYTES);
         if u128::from(self.bytes) != expected {
             let (found, expected) = (self.bytes, u64::try_from(expected).unwrap_or(u64::MAX));
             return Err(Error::LogitsSize { path: path.to_owned(), found, expected });
@@ -191,6 +221,8 @@ impl Opener<'_> {
         Ok(SavedLogits {
             path: path.to_owned(),
             file: self.file,
+            hasher: self.hasher,
+            rows_left: text.n_chunks() * text.n_scored(),
             vocab_size: vocab_size as usize,
             text,
             description,
@@ -205,6 +237,7 @@ impl Opener<'_> {
         let mut bytes = vec![0; n as usize];
         let read = self.file.read_exact(&mut bytes);
         read.map_err(|source| Error::Io { path: self.path.to_owned(), doing: "read", source })?;
+        self.hasher.update(&bytes);
         self.read = expected;
         Ok(bytes)
     }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::chunks::{self, Chunks, Walk};
 use super::kld::groups;
+use super::run_tree::checked;
 use super::{EngineOptions, Error, LanguageModel, LogitsWriter};
 use crate::kernel::math64;
 
@@ -99,7 +100,7 @@ pub fn perplexity<M: LanguageModel>(
             }
         }
         for (row, scored) in rows.iter().zip(model.score(&hidden, &targets)?) {
-            nll.add(-f64::from(scored.log_prob));
+            nll.add(-f64::from(checked(scored, row.target)?.log_prob));
             if row.ends_chunk {
                 so_far = result(text, row.chunk + 1, &nll);
                 on_chunk(&text.done(row.chunk + 1, so_far));
@@ -191,6 +192,14 @@ mod tests {
         assert!((value - 7.0 / 3.0).abs() < 1e-15);
         // population variance 14/9 over n - 1 = 2
         assert!((uncertainty - (14.0f64 / 9.0 / 2.0).sqrt()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_model_without_probabilities_is_an_error_not_a_figure() {
+        let model = FakeModel { is_broken: true, ..FakeModel::new(30, 64) };
+        let text = Chunks::new((0..20).collect(), 10, None, None).unwrap();
+        let found = perplexity(&model, &EngineOptions::new(&model), &text, None, &mut |_| {});
+        assert!(matches!(found, Err(Error::NoProbability { token: 6 })), "{found:?}");
     }
 
     #[test]

@@ -65,6 +65,14 @@ pub fn run_tree<M: LanguageModel>(
     }
 }
 
+/// Errors if the model gave no probability.
+pub fn checked(scored: Scored, token: u32) -> Result<Scored, Error> {
+    match scored.log_prob.is_nan() {
+        true => Err(Error::NoProbability { token }),
+        false => Ok(scored),
+    }
+}
+
 struct Run<'a, M> {
     model: &'a M,
     paths: &'a [Path<'a>],
@@ -108,8 +116,8 @@ impl<M: LanguageModel> Run<'_, M> {
         let hidden = self.model.forward(cache, &segments)?;
         if !asked.targets.is_empty() {
             let scored = self.model.score(&hidden, &asked.targets)?;
-            for (slot, scored) in asked.slots.iter().zip(scored) {
-                self.scores[*slot] = scored;
+            for ((slot, (_, token)), scored) in asked.slots.iter().zip(&asked.targets).zip(scored) {
+                self.scores[*slot] = checked(scored, *token)?;
             }
         }
         Ok(())

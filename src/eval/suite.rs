@@ -102,7 +102,7 @@ impl Suite {
         let fields = document.fields();
         let version = fields.required("version");
         let found = version.count();
-        if version.is_present() && found != VERSION {
+        if version.is_count() && found != VERSION {
             version.note(format!("this program reads suites of version {VERSION}, not {found}"));
         }
         let name = name_of(&fields.required("name"));
@@ -118,7 +118,7 @@ impl Suite {
             .collect();
         let tasks = parse_tasks(&fields.required("tasks"));
         for (node, data_name) in &tasks.references {
-            if !data_name.is_empty() && !names.contains(data_name) {
+            if node.is_text() && !names.contains(data_name) {
                 let known: Vec<&str> = names.iter().map(String::as_str).collect();
                 node.unknown(data_name, &known);
             }
@@ -178,7 +178,7 @@ fn parse_task<'a>(item: &Node<'a>, references: &mut Vec<(Node<'a>, String)>) -> 
     let type_node = fields.required("type");
     let type_name = type_node.text();
     let Some(task_type) = task_type(&type_name) else {
-        if !type_name.is_empty() {
+        if type_node.is_text() {
             let known: Vec<&str> = TASK_TYPES.iter().map(|task_type| task_type.name).collect();
             type_node.unknown(&type_name, &known);
         }
@@ -262,7 +262,7 @@ fn text_of(fields: &Fields, key: &'static str) -> String {
 
 fn positive(node: &Node) -> usize {
     let count = node.count();
-    if count == 0 {
+    if node.is_count() && count == 0 {
         node.note("`limit` is 0; leave it out for no limit");
     }
     count as usize
@@ -270,7 +270,7 @@ fn positive(node: &Node) -> usize {
 
 fn name_of(node: &Node) -> String {
     let name = node.text();
-    if node.is_present() && !name.is_empty() {
+    if node.is_text() {
         check_name(node, &name);
     }
     name

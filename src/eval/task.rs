@@ -127,7 +127,7 @@ pub enum Error {
     BadTarget { target: String, what: &'static str },
 
     #[error("there is no field `{name}`")]
-    NoField { name: String },
+    NoField { name: String, known: Vec<String> },
 
     #[error("the field `{name}` is not a list of texts")]
     NotTexts { name: String },
@@ -166,6 +166,9 @@ pub enum Error {
     #[error("{what} {number} is empty")]
     EmptyText { what: &'static str, number: usize },
 
+    #[error("the text has no words")]
+    BlankText,
+
     #[error("no targets")]
     NoTarget,
 
@@ -174,6 +177,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn no_field(name: &str, document: &Document) -> Error {
+        Error::NoField { name: name.to_owned(), known: document.fields.keys().cloned().collect() }
+    }
+
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Template(error) => error.hint(),
@@ -187,6 +194,7 @@ impl Error {
                  letter or an index from 0"
                     .into(),
             ),
+            Error::NoField { known, .. } => Some(format!("the fields are: {}", known.join(", "))),
             _ => None,
         }
     }
@@ -236,7 +244,7 @@ impl Texts {
                 templates.iter().map(|template| Ok(template.render(&document.fields)?)).collect()
             }
             Texts::Field(name) => {
-                let value = document.fields.get(name).ok_or_else(|| Error::NoField { name: name.clone() })?;
+                let value = document.fields.get(name).ok_or_else(|| Error::no_field(name, document))?;
                 let not_texts = || Error::NotTexts { name: name.clone() };
                 let items = value.as_array().ok_or_else(not_texts)?;
                 items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(not_texts)).collect()

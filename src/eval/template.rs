@@ -1,24 +1,17 @@
-//! Prompts' templates: minijinja without files or includes, with bounded steps and output.
-//!
-//! Whitespace stays as written, the last newline included (as lm-eval's Jinja is set up); Python's string
-//! methods work; an undefined variable is an error.
+//! Suites' templates: Jinja as lm-eval sets it up, in the sandbox of chat templates, with less room.
 
-use std::io::{self, Write};
-
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 
-/// Steps of the template machine; a prompt takes hundreds.
-const FUEL: u64 = 1_000_000;
+use crate::text::chat::{self, Limits, RecordTemplate};
 
-/// Longest text a template may make, in bytes.
-const LONGEST: usize = 4 << 20;
+/// What a prompt may cost; one takes hundreds of steps.
+const LIMITS: Limits =
+    Limits { steps: 1_000_000, work_bytes: 64 << 20, output_bytes: 4 << 20, source_bytes: 1 << 20 };
 
 /// A compiled template.
 #[derive(Debug)]
 pub struct Template {
-    environment: Environment<'static>,
+    template: RecordTemplate,
     source: String,
 }
 
@@ -31,11 +24,8 @@ pub enum Error {
     #[error("template `{}`: there is no field `{name}`", excerpt(.source_text))]
     NoField { source_text: String, name: String, known: Vec<String> },
 
-    #[error("template `{}`: stopped after {FUEL} steps", excerpt(.source_text))]
-    TooManySteps { source_text: String },
-
-    #[error("template `{}`: made more than {LONGEST} bytes", excerpt(.source_text))]
-    TooLong { source_text: String },
+    #[error("template `{}`: stopped, {what}", excerpt(.source_text))]
+    Stopped { source_text: String, what: String },
 
     #[error("template `{}`: {what}", excerpt(.source_text))]
     Failed { source_text: String, what: String },
@@ -51,8 +41,9 @@ impl Error {
                     None => format!("the fields are: {}", known.join(", ")),
                 })
             }
-            Error::TooManySteps { .. } => Some("does it loop over a range, or over the text itself?".into()),
-            Error::TooLong { .. } => Some("does it repeat the document in a loop?".into()),
+            Error::Stopped { .. } => {
+                Some("does it loop over a range, or repeat the document in a loop?".into())
+            }
             Error::Syntax { .. } => {
                 Some("templates are Jinja: {{ field }}, {% for .. %}, {% if .. %}".into())
             }
@@ -70,25 +61,18 @@ fn excerpt(source: &str) -> String {
     }
 }
 
-const NAME: &str = "template";
-
 impl Template {
     /// Returns the compiled template; errors if it is not one.
     pub fn parse(source: &str) -> Result<Template, Error> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Only clashing delimiters are an error, and these are the usual ones.
-        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.expect("the usual delimiters do not clash"));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_fuel(Some(FUEL));
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| Error::Syntax {
-            source_text: source.to_owned(),
-            line: error.line().unwrap_or(1),
-            what: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
-        })?;
-        Ok(Template { environment, source: source.to_owned() })
+        let source_text = || source.to_owned();
+        match RecordTemplate::new(source, LIMITS) {
+            Ok(template) => Ok(Template { template, source: source_text() }),
+            Err(chat::Error::Limit { what, .. }) => Err(Error::Stopped { source_text: source_text(), what }),
+            Err(chat::Error::Syntax { line, what } | chat::Error::Unsupported { line, what }) => {
+                Err(Error::Syntax { source_text: source_text(), line, what })
+            }
+            Err(other) => Err(Error::Failed { source_text: source_text(), what: other.message() }),
+        }
     }
 
     pub fn source(&self) -> &str {
@@ -97,79 +81,24 @@ impl Template {
 
     /// Returns the text it makes of a document's fields.
     pub fn render(&self, fields: &Map<String, Json>) -> Result<String, Error> {
-        let source_text = || self.source.clone();
-        let template = self.environment.get_template(NAME).map_err(|error| self.failed(&error, fields))?;
-        let mut output = Bounded { text: Vec::new(), is_full: false };
-        let rendered = template.render_captured_to(context(fields), &mut output);
-        if output.is_full {
-            return Err(Error::TooLong { source_text: source_text() });
-        }
-        rendered.map_err(|error| self.failed(&error, fields))?;
-        String::from_utf8(output.text).map_err(|_| Error::Failed {
-            source_text: source_text(),
-            what: "made text that is not UTF-8".into(),
-        })
-    }
-
-    fn failed(&self, error: &minijinja::Error, fields: &Map<String, Json>) -> Error {
-        let source_text = self.source.clone();
-        match error.kind() {
-            ErrorKind::OutOfFuel => return Error::TooManySteps { source_text },
-            ErrorKind::UndefinedError | ErrorKind::UnknownMethod => {
-                if let Some(name) = self.first_missing(fields) {
-                    return Error::NoField { source_text, name, known: fields.keys().cloned().collect() };
-                }
+        self.template.render(fields).map_err(|error| {
+            let source_text = self.source.clone();
+            match error {
+                chat::Error::Limit { what, .. } => Error::Stopped { source_text, what },
+                chat::Error::Undefined { what, .. } => match self.first_missing(fields) {
+                    Some(name) => {
+                        Error::NoField { source_text, name, known: fields.keys().cloned().collect() }
+                    }
+                    None => Error::Failed { source_text, what },
+                },
+                other => Error::Failed { source_text, what: other.message() },
             }
-            _ => {}
-        }
-        Error::Failed { source_text, what: error.to_string() }
+        })
     }
 
     /// Returns a variable that the template reads, no statement sets and no field is.
     fn first_missing(&self, fields: &Map<String, Json>) -> Option<String> {
-        let template = self.environment.get_template(NAME).ok()?;
-        let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
-        names.sort();
-        names.into_iter().find(|name| !fields.contains_key(name))
-    }
-}
-
-fn context(fields: &Map<String, Json>) -> Value {
-    Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), value_of(value))))
-}
-
-fn value_of(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::from(()),
-        Json::Bool(flag) => Value::from(*flag),
-        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(number), _, _) => Value::from(number),
-            (_, Some(number), _) => Value::from(number),
-            (_, _, number) => Value::from(number.unwrap_or(f64::NAN)),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => items.iter().map(value_of).collect(),
-        Json::Object(fields) => context(fields),
-    }
-}
-
-struct Bounded {
-    text: Vec<u8>,
-    is_full: bool,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.text.len() + bytes.len() > LONGEST {
-            self.is_full = true;
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.template.variables().into_iter().find(|name| !fields.contains_key(name))
     }
 }
 
@@ -202,10 +131,20 @@ mod tests {
     #[test]
     fn loops_and_floods_stop() {
         let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
-        assert!(matches!(render(loops), Err(Error::TooManySteps { .. })));
+        assert!(matches!(render(loops), Err(Error::Stopped { .. })));
         let flood = "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}";
-        assert!(matches!(render(flood), Err(Error::TooLong { .. })));
-        assert!(render("{{ 'x' * 999999999999 }}").is_err());
+        assert!(matches!(render(flood), Err(Error::Stopped { .. })));
+        // memory that is not in the text
+        let doubled =
+            "{% set n = namespace(x='xxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}";
+        let kept = "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + ['x' * 99999 ~ i] %}{% endfor %}";
+        let replaced = "{{ ('x' * 9999).replace('', 'y' * 9999).replace('', 'z' * 9999) | length }}";
+        let searched = "{% set x = 'a' * 999999 %}{% for i in range(99999) %}{{ x in x ~ 'b' }}{% endfor %}";
+        for source in
+            [doubled, kept, replaced, searched, "{{ '%999999999d' % 1 }}", "{{ 'x' * 999999999999 }}"]
+        {
+            assert!(matches!(render(source), Err(Error::Stopped { .. })), "{source}: {:?}", render(source));
+        }
         assert!(render("{% include 'other' %}").is_err());
     }
 

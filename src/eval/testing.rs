@@ -22,6 +22,8 @@ pub struct FakeModel {
     pub n_rows: Cell<usize>,
     /// Fails after this many batches.
     pub fail_after: Cell<usize>,
+    /// Its weights are damaged: token 0's logit is no number.
+    pub is_broken: bool,
     /// Sequences in all caches.
     pub n_live: Rc<Cell<usize>>,
 }
@@ -52,6 +54,7 @@ impl FakeModel {
             batches: RefCell::default(),
             n_rows: Cell::new(0),
             fail_after: Cell::new(usize::MAX),
+            is_broken: false,
             n_live: Rc::default(),
         }
     }
@@ -59,7 +62,11 @@ impl FakeModel {
     /// Returns the logits behind a prefix whose hash is `state`; few levels, so that ties come up.
     pub fn logits_of(&self, state: u64) -> Vec<f32> {
         let level = |token| (mix(state ^ self.salt, token as u64) >> 58) as f32;
-        (0..self.vocab_size).map(|token| level(token) / 8.0).collect()
+        let mut logits: Vec<f32> = (0..self.vocab_size).map(|token| level(token) / 8.0).collect();
+        if self.is_broken {
+            logits[0] = f32::NAN;
+        }
+        logits
     }
 
     /// Returns the state behind `prefix`.

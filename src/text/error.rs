@@ -59,7 +59,7 @@ pub enum Error {
     #[error("{path}: the text cannot be encoded: {message}")]
     Encode { path: PathBuf, message: String },
     #[error("{path}: the tokenizer has {n_tokens} tokens, but the embedding of {model} has {rows} rows")]
-    TooFewRows { path: PathBuf, n_tokens: usize, model: PathBuf, rows: usize },
+    OtherVocabulary { path: PathBuf, n_tokens: usize, model: PathBuf, rows: usize },
     #[error("{path}: no tokenizer; looked for tokenizer.json, tokenizer.model, vocab.json with merges.txt")]
     NoTokenizer { path: PathBuf },
 }
@@ -129,7 +129,7 @@ impl Diagnostic for Error {
                 "download the file again, or compare it with the original checkpoint's".to_owned()
             }
             Error::Encode { .. } => "the vocabulary has no token for some of the text, and none for the unknown".to_owned(),
-            Error::TooFewRows { .. } => "take the tokenizer files of the original checkpoint".to_owned(),
+            Error::OtherVocabulary { .. } => "take the tokenizer files of the original checkpoint".to_owned(),
             Error::NoTokenizer { .. } => {
                 "copy the tokenizer files of the original checkpoint next to its config.json".to_owned()
             }

@@ -181,6 +181,34 @@ fn a_conversation_goes_through_the_template() {
 }
 
 #[test]
+fn tools_reach_the_template_and_options_without_effect_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t.jinja");
+    std::fs::write(&template, "{{ tools[0].name }} {{ documents[0].title }} {{ mood }}").unwrap();
+    let report = json(&[
+        "--chat",
+        "-p",
+        "Hi",
+        "-n",
+        "1",
+        "--template",
+        template.to_str().unwrap(),
+        "--template-var",
+        r#"tools=[{"name": "scan"}]"#,
+        "--template-var",
+        r#"documents=[{"title": "log"}]"#,
+        "--template-var",
+        r#"mood="calm""#,
+    ]);
+    assert_eq!(report["prompt"], "scan log calm");
+    assert_eq!(report["template_variables"]["mood"], "calm");
+    let (_, _, notes) = run_lctl(here(), &["generate", &tiny(), "-p", "Hi", "-n", "1", "--top-p", "0.5"]);
+    assert!(notes.contains("note: --top-k, --top-p and --min-p do nothing at --temp 0"), "{notes}");
+    let stretched = run_lctl(here(), &["generate", &tiny(), "-p", "Hi", "-n", "1", "--context", "9999999"]).2;
+    assert!(stretched.contains("note: --context 9999999 is more than the "), "{stretched}");
+}
+
+#[test]
 fn standard_input_is_a_conversation() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t.jinja");
@@ -255,6 +283,20 @@ fn mistakes_have_hints() {
     assert!(file.starts_with("error: nothing.txt: cannot read\n"), "{file}");
     let variable = error(&["--chat", "-p", "Hi", "--template-var", "a=no"]);
     assert!(variable.contains("--template-var a: not JSON"), "{variable}");
+    for (variable, why) in [
+        ("messages=[]", "--template-var messages: the conversation sets it\nhint: "),
+        ("tools={}", "--template-var tools: expected a list\nhint: "),
+    ] {
+        let found = error(&["--chat", "-p", "Hi", "--template-var", variable]);
+        assert!(found.contains(why), "{found}");
+    }
+    std::fs::write(&template, "{% if false %}x{% endif %}").unwrap();
+    let empty = error(&chat);
+    assert!(empty.contains("makes an empty prompt of this conversation\nhint: "), "{empty}");
+    assert!(error(&["-p", "Hi", "--stop", ""]).contains("--stop"));
+    let weights = Path::new(&tiny()).join("model.safetensors");
+    let (code, _, alone) = run_lctl(here(), &["generate", weights.to_str().unwrap(), "-p", "Hi"]);
+    assert!(code == 2 && alone.contains("no tokenizer\nhint: give the directory"), "{alone}");
     let temperature = error(&["-p", "Hi", "--temp=-1"]);
     assert!(temperature.contains("--temp"), "{temperature}");
     assert!(error(&[]).contains("--chat"), "something to write about is required");

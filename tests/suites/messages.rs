@@ -1,7 +1,7 @@
 //! What a user reads when something is wrong: tests/golden/suites/messages.txt.
 
 use super::{SUITE, set_template, workplace, write};
-use crate::common::{assert_snapshot, run_lctl};
+use crate::common::{assert_snapshot, lctl, run_lctl};
 
 const BAD: &str = "version: 1
 name: bad
@@ -67,6 +67,107 @@ fn every_refusal_says_where_and_what_to_do() {
     set_template(&dir, "{% for m in messages %}");
     show("good.yaml --chat-template on");
     assert_snapshot("suites/messages.txt", &text);
+}
+
+#[test]
+fn an_option_of_another_measurement_is_refused() {
+    let dir = workplace();
+    write(&dir, "text.txt", "some text");
+    for options in [
+        "--suite good.yaml --save-logits base.logits",
+        "--suite good.yaml --text text.txt",
+        "--perplexity text.txt --text text.txt",
+        "--kl-base model --text text.txt --save-logits base.logits",
+        "--base-logits base.logits --save-logits other.logits",
+    ] {
+        let args: Vec<&str> = ["eval", "model"].into_iter().chain(options.split(' ')).collect();
+        let (status, _, stderr) = run_lctl(dir.path(), &args);
+        assert!(status == 2 && stderr.contains("cannot be used with"), "{options}: {stderr}");
+    }
+}
+
+#[test]
+fn no_result_replaces_what_the_run_reads() {
+    let dir = workplace();
+    for (options, message) in [
+        ("--samples good.yaml", "good.yaml: --samples would replace a file that the run reads (--suite)"),
+        (
+            "--samples rows.jsonl",
+            "rows.jsonl: --samples would replace a file that the run reads (data of a suite)",
+        ),
+        (
+            "--journal ./model/../rows.jsonl",
+            "--journal would replace a file that the run reads (data of a suite)",
+        ),
+        ("--samples other.jsonl --data rows=other.jsonl", "would replace a file that the run reads (--data)"),
+        ("--samples model/config.json", "would replace a file that the run reads (the model)"),
+        ("--samples s.jsonl --journal s.jsonl", "s.jsonl: --samples and --journal both write it"),
+        ("--out out --samples out/report.json", "report.json: --out and --samples both write it"),
+        ("--samples absent/s.jsonl", "absent/s.jsonl: the directory `absent` does not exist"),
+        ("--samples model", "model: is a directory"),
+    ] {
+        write(&dir, "other.jsonl", super::ROWS);
+        let args = ["eval", "model", "--suite", "good.yaml", "--force"].into_iter().chain(options.split(' '));
+        let (status, _, stderr) = run_lctl(dir.path(), &args.collect::<Vec<_>>());
+        assert!(status == 2 && stderr.contains(message), "{options}: {stderr}");
+        // nothing was computed or written
+        assert!(!stderr.contains("tokens in"), "{stderr}");
+        assert_eq!(std::fs::read_to_string(dir.path().join("rows.jsonl")).unwrap(), super::ROWS);
+    }
+    write(&dir, "text.txt", "one two three");
+    let (status, _, stderr) = run_lctl(
+        dir.path(),
+        &["eval", "model", "--perplexity", "text.txt", "--save-logits", "text.txt", "--force"],
+    );
+    assert!(
+        status == 2 && stderr.contains("would replace a file that the run reads (--perplexity)"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_suite_is_given_once_and_stays_in_its_directory() {
+    let dir = workplace();
+    let twice = ["eval", "model", "--suite", "good.yaml", "--suite", "good.yaml"];
+    let (status, _, stderr) = run_lctl(dir.path(), &twice);
+    assert!(status == 2 && stderr.contains("good.yaml: is called `good`, as good.yaml is"), "{stderr}");
+    #[cfg(unix)]
+    {
+        write(&dir, "suite/good.yaml", SUITE);
+        std::os::unix::fs::symlink(dir.path().join("rows.jsonl"), dir.path().join("suite/rows.jsonl"))
+            .unwrap();
+        let args = ["eval", "model", "--suite", "suite/good.yaml", "--quiet"];
+        let (status, _, stderr) = run_lctl(dir.path(), &args);
+        assert!(status == 2 && stderr.contains("leads out of the suite's directory, to "), "{stderr}");
+        let (status, _, stderr) = run_lctl(dir.path(), &[&args[..], &["--data", "rows=rows.jsonl"]].concat());
+        assert_eq!((status, stderr.as_str()), (0, ""));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_says_how_to_go_on() {
+    let dir = workplace();
+    let rows: String = (0..20_000)
+        .map(|n| format!("{{\"q\": \"question {n}\", \"c\": [\"a\", \"b\"], \"a\": \"a\"}}\n"))
+        .collect();
+    write(&dir, "rows.jsonl", &rows);
+    let args = ["eval", "model", "--suite", "good.yaml", "--out", "out", "--batch-tokens", "20"];
+    let mut command = lctl(dir.path(), &args);
+    let child =
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let journal = dir.path().join("out/journal.jsonl");
+    let lines = || std::fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    while lines() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("journal.jsonl: the same command with --resume goes on"), "{said}");
+    let (status, _, stderr) = run_lctl(dir.path(), &[&args[..6], &["--resume", "--limit", "3"]].concat());
+    assert!(status == 0 && stderr.contains("of them from the journal"), "{stderr}");
 }
 
 #[test]

@@ -180,11 +180,15 @@ fn embedding_rows_are_compared_with_the_tokens() {
     let tokenizer = from_keys(&[]).unwrap();
     let model = Path::new("model.safetensors");
     assert_eq!(tokenizer.check_vocab(4, model).unwrap(), None);
-    let note = tokenizer.check_vocab(64, model).unwrap().unwrap();
-    assert_eq!(note, "x.gguf: 4 tokens for an embedding of 64 rows; the last 60 have no token");
-    let error = tokenizer.check_vocab(3, model).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "x.gguf: the tokenizer has 4 tokens, but the embedding of model.safetensors has 3 rows"
-    );
+    let note = tokenizer.check_vocab(8, model).unwrap().unwrap();
+    assert_eq!(note, "x.gguf: 4 tokens for an embedding of 8 rows; the last 4 have no token");
+    for rows in [3, 10] {
+        let error = tokenizer.check_vocab(rows, model).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "x.gguf: the tokenizer has 4 tokens, but the embedding of model.safetensors has {rows} rows"
+            )
+        );
+    }
 }

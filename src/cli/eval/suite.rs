@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use super::interrupt::Interrupt;
 use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
 use crate::cli::model::LoadedModel;
@@ -28,7 +29,7 @@ use output::Outputs;
 /// What can be wrong with the options of a run over suites.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionError {
-    #[error("--data {given}: `=FILE` is missing")]
+    #[error("--data {given}: not NAME=FILE")]
     NoFile { given: String },
 
     #[error("--data {name}: given twice")]
@@ -61,12 +62,12 @@ struct Times {
     engine: Duration,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let suites = args.suite.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
     let options = run_options(args)?;
     let gate = Gate::open(args)?;
     let date = chat::date(args.date.as_deref())?;
-    let outputs = Outputs::check(args)?;
+    let outputs = Outputs::check(args, &suites)?;
     if args.resume && outputs.journal().is_none() {
         return Err(OptionError::NoJournal.into());
     }
@@ -89,6 +90,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let digest = loaded.digest()?;
     let adapter_digest = loaded.adapter_digest()?;
     let mut journal = open_journal(args, &outputs, &loaded, &digest, adapter_digest.as_deref())?;
+    if let Some(path) = outputs.journal() {
+        interrupt.set_journal(path.to_owned());
+    }
     let begun = Instant::now();
     let engine_options = text::engine_options(args, &loaded.decoder);
     let outcome = answer(args, &loaded, engine_options, &plan, journal.as_mut())?;
@@ -159,6 +163,9 @@ pub fn data_files(given: &[String]) -> Result<HashMap<String, PathBuf>, OptionEr
     for given in given {
         let (name, path) =
             given.split_once('=').ok_or_else(|| OptionError::NoFile { given: given.clone() })?;
+        if name.is_empty() || path.is_empty() {
+            return Err(OptionError::NoFile { given: given.clone() });
+        }
         if data.insert(name.to_owned(), path.into()).is_some() {
             return Err(OptionError::DataTwice { name: name.to_owned() });
         }

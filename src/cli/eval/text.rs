@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::Args;
+use super::paths::{self, Named};
 use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
@@ -144,7 +145,6 @@ pub fn deliver(
     let report = if args.json || args.out.is_some() { Some(report()?) } else { None };
     if let (Some(dir), Some(report)) = (&args.out, &report) {
         let path = report_path(dir);
-        std::fs::create_dir_all(dir).map_err(|source| TextError::CreateDir { path: dir.clone(), source })?;
         let mut file = AtomicFile::create(&path, None, false)?;
         file.set_replace(args.force);
         file.write_all(format!("{report:#}\n").as_bytes())?;
@@ -156,13 +156,26 @@ pub fn deliver(
     }
 }
 
-/// Errors if the report of an earlier run is in the way, before anything is computed.
+/// Makes the directory of --out. Errors if the report of an earlier run is in the way, or a file to write is one
+/// to read or cannot be made, before anything is computed.
 pub fn check_out(args: &Args) -> Result<(), Failure> {
-    let Some(path) = args.out.as_deref().map(report_path) else { return Ok(()) };
-    match path.exists() && !args.force {
-        true => Err(TextError::ReportExists { path }.into()),
-        false => Ok(()),
+    if let Some(dir) = &args.out {
+        std::fs::create_dir_all(dir).map_err(|source| TextError::CreateDir { path: dir.clone(), source })?;
+        let path = report_path(dir);
+        if path.exists() && !args.force {
+            return Err(TextError::ReportExists { path }.into());
+        }
     }
+    let mut written: Vec<Named> = Vec::new();
+    written.extend(args.save_logits.clone().map(|path| ("--save-logits", path)));
+    written.extend(args.out.as_deref().map(|dir| ("--out", report_path(dir))));
+    let mut read: Vec<Named> = vec![("the model", PathBuf::from(&args.model))];
+    read.extend(args.kl_base.as_ref().map(|path| ("--kl-base", PathBuf::from(path))));
+    read.extend(args.adapter.clone().map(|path| ("--adapter", path)));
+    read.extend(args.perplexity.clone().map(|path| ("--perplexity", path)));
+    read.extend(args.text.clone().map(|path| ("--text", path)));
+    read.extend(args.base_logits.clone().map(|path| ("--base-logits", path)));
+    paths::check(&written, &read)
 }
 
 fn report_path(dir: &Path) -> PathBuf {

@@ -1,12 +1,13 @@
 //! Conversations: the messages so far go through the chat template at every turn.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::PathBuf;
 
 use chrono::NaiveDateTime;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Answer, answer};
-use super::prompt::text_of;
+use super::prompt::{self, LONGEST, PromptError, text_of};
 use super::{Args, Interrupt};
 use crate::cli::model::LoadedModel;
 use crate::cli::term;
@@ -52,12 +53,17 @@ impl<'a> Conversation<'a> {
 
     /// Returns the text up to where the assistant's next message begins.
     fn text(&self) -> Result<String, Failure> {
+        let mut extra = self.variables.clone();
+        let [tools, documents] = ["tools", "documents"].map(|name| extra.shift_remove(name));
         let request = ChatRequest {
             add_generation_prompt: true,
-            extra: self.variables.clone(),
+            extra,
+            tools: tools.as_ref().and_then(Value::as_array).map(Vec::as_slice),
+            documents: documents.as_ref().and_then(Value::as_array).map(Vec::as_slice),
             ..ChatRequest::new(&self.messages, self.now)
         };
-        Ok(self.template.render(&request)?.text)
+        let text = self.template.render(&request)?.text;
+        if text.is_empty() { Err(PromptError::EmptyConversation.into()) } else { Ok(text) }
     }
 
     fn answer(
@@ -93,6 +99,7 @@ pub(super) fn one_turn(
         "prompt": text,
         "prompt_tokens": tokens,
         "messages": conversation.messages,
+        "template_variables": conversation.variables,
         "now": now,
     });
     output::deliver(args, model, &answer, &said)
@@ -152,13 +159,16 @@ fn next_message(asks: bool) -> Result<Option<String>, Failure> {
         if asks {
             let _ = write!(io::stderr().lock(), "{}", if message.is_empty() { "> " } else { "… " });
         }
-        let mut line = String::new();
-        match io::stdin().lock().read_line(&mut line) {
+        let path = || PathBuf::from("standard input");
+        let mut line = Vec::new();
+        match io::stdin().lock().take(LONGEST + 1).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(Some(message).filter(|message| !message.is_empty())),
             Ok(_) => {}
-            Err(source) => {
-                return Err(super::prompt::PromptError::Read { path: "standard input".into(), source }.into());
-            }
+            Err(source) => return Err(PromptError::Read { path: path(), source }.into()),
+        }
+        let line = prompt::utf8(path(), line)?;
+        if (message.len() + line.len()) as u64 > LONGEST {
+            return Err(PromptError::TooManyBytes { path: path() }.into());
         }
         let line = line.strip_suffix('\n').unwrap_or(&line);
         let line = line.strip_suffix('\r').unwrap_or(line);

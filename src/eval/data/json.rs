@@ -1,5 +1,7 @@
 //! JSON: one object per line, or an array of objects.
 
+mod repeated;
+
 use serde_json::Value as Json;
 
 use super::{Error, Format, Input, Row, Rows};
@@ -26,6 +28,7 @@ fn lines(input: &Input) -> Result<Rows, Error> {
         }
         let value = serde_json::from_str(text)
             .map_err(|error| Error::row(input, index + 1, format!("not JSON: {}", without_place(&error))))?;
+        check_keys(input, text, index)?;
         rows.push((index + 1, object(input, index + 1, value)?));
     }
     Ok(rows)
@@ -42,6 +45,7 @@ fn array(input: &Input) -> Result<Rows, Error> {
 pub fn records(input: &Input, key: Option<&str>) -> Result<Vec<(usize, Json)>, Error> {
     let value: Json = serde_json::from_str(input.text)
         .map_err(|error| Error::row(input, error.line(), format!("not JSON: {}", without_place(&error))))?;
+    check_keys(input, input.text, 0)?;
     let array = match (key, value) {
         (None, Json::Array(items)) => items,
         (None, other) => {
@@ -67,6 +71,16 @@ pub fn records(input: &Input, key: Option<&str>) -> Result<Vec<(usize, Json)>, E
     let lines = item_lines(input.text, key);
     let line = |index: usize| lines.get(index).copied().unwrap_or(1);
     Ok(array.into_iter().enumerate().map(|(index, value)| (line(index), value)).collect())
+}
+
+/// Errors if an object of the text, which begins after `lines_before` lines, has a key twice.
+fn check_keys(input: &Input, text: &str, lines_before: usize) -> Result<(), Error> {
+    match repeated::repeated_key(text) {
+        Some((line, key)) => {
+            Err(Error::row(input, lines_before + line, format!("the key `{key}` comes twice in one object")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn object(input: &Input, line: usize, value: Json) -> Result<Row, Error> {

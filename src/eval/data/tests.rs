@@ -57,6 +57,21 @@ fn mmlu_takes_letters_or_indexes_and_a_header() {
 }
 
 #[test]
+fn a_key_that_comes_twice_is_refused_with_its_line() {
+    let options = Options::default();
+    assert_eq!(
+        refusal("jsonl", "{\"a\": 1}\n{\"a\": 1, \"a\": 2}\n", &options),
+        "2: the key `a` comes twice in one object"
+    );
+    assert_eq!(
+        refusal("json", "[{\"a\": 1},\n{\"b\": 1,\n\"b\": 2}]", &options),
+        "3: the key `b` comes twice in one object"
+    );
+    let twice = r#"{"questions": [{"question": "q", "answers": {"A": "x", "A": "y"}, "solution": "A"}]}"#;
+    assert_eq!(refusal("cybermetric", twice, &options), "1: the key `A` comes twice in one object");
+}
+
+#[test]
 fn rows_are_renamed_and_chosen() {
     let options = Options {
         fields: vec![("question".into(), "Q".into())],

@@ -246,6 +246,17 @@ fn bad_requests_are_named() {
 }
 
 #[test]
+fn a_model_without_probabilities_is_an_error_not_a_figure() {
+    let model = FakeModel { is_broken: true, ..FakeModel::new(VOCAB, CONTEXT) };
+    let engine = Engine::new(&model, EngineOptions::new(&model));
+    let rolling = Request::Rolling(RollingRequest { tokens: vec![4, 5], prefix: 1 });
+    for (request, token) in [(loglikelihood(&[1], &[7]), 7), (rolling, 4)] {
+        let error = engine.run(&[request], None, &mut silent).unwrap_err();
+        assert!(matches!(error, Error::NoProbability { token: found } if found == token), "{error}");
+    }
+}
+
+#[test]
 fn progress_reaches_its_totals() {
     let model = FakeModel::new(VOCAB, CONTEXT);
     let requests = random_requests(&mut Numbers(11));

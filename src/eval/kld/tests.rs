@@ -184,10 +184,19 @@ fn damaged_files_of_logits_are_refused() {
             assert!(open(&damaged).is_err() || description.contains(&at), "byte {at}");
         }
     }
+    // what the logits and the description are is known when all of it is read
+    for at in (68..71).chain(71 + 32..whole.len()) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        let Ok(mut saved) = open(&damaged) else { continue };
+        let team = Team::new(1).unwrap();
+        let found = divergence(&model, &mut saved, &options(50, 100), &text, &team, &mut |_| {});
+        assert!(matches!(found, Err(Error::LogitsDamaged { .. })), "byte {at}: {found:?}");
+    }
     let mut newer = whole.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     let error = open(&newer).unwrap_err().to_string();
-    assert!(error.ends_with("saved logits of version 2, this program reads version 1"), "{error}");
+    assert!(error.ends_with("saved logits of version 3, this program reads version 2"), "{error}");
 }
 
 #[test]

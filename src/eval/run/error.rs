@@ -17,6 +17,12 @@ pub enum Error {
     #[error("{suite}: no file for the data set `{name}`")]
     NoFile { suite: PathBuf, name: String },
 
+    #[error("{path}: is called `{name}`, as {other} is")]
+    SameSuite { path: PathBuf, other: PathBuf, name: String },
+
+    #[error("{path}: leads out of the suite's directory, to {target}")]
+    Outside { path: PathBuf, target: PathBuf, name: String },
+
     #[error("--data {name}: no suite has a data set of that name")]
     UnknownData { name: String, known: Vec<String> },
 
@@ -69,6 +75,10 @@ impl Diagnostic for Error {
         match self {
             Error::Data(error) => error.hint(),
             Error::NoFile { name, .. } => Some(format!("give it with --data {name}=FILE")),
+            Error::SameSuite { .. } => {
+                Some("give each suite once; reports know suites by their names".into())
+            }
+            Error::Outside { name, .. } => Some(format!("if you trust it, give it with --data {name}=FILE")),
             Error::UnknownData { name, known } => {
                 Some(match nearest(name, known.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),

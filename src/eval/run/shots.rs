@@ -33,7 +33,7 @@ impl ShotPool {
 
     /// Returns the examples before a document: the first ones that are not the document itself.
     pub fn shots(&mut self, document: &Document, spec: &TaskSpec) -> Result<Vec<Shot>, Error> {
-        let mut shots = Vec::with_capacity(self.n);
+        let mut shots = Vec::new();
         for index in &self.order {
             if shots.len() == self.n {
                 break;

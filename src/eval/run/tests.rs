@@ -167,6 +167,7 @@ fn what_stops_a_run_is_named() {
         message(ROWS, &few_shot(3)),
         "rows.jsonl: task `choice` needs 3 examples before the document at line 1, but there are 2"
     );
+    assert!(message(ROWS, &few_shot(usize::MAX)).ends_with("but there are 2"));
     assert_eq!(
         message(&ROWS.replacen(r#"["a", "b"], "a": "b""#, r#"[], "a": "b""#, 1), &few_shot(0)),
         "rows.jsonl:2: task `choice`: 0 choices; at least 2 are needed"

@@ -55,7 +55,7 @@ pub fn parse(node: &Node) -> Option<DataSpec> {
     let format_node = fields.required("format");
     let name = format_node.text();
     let found = format(&name);
-    if found.is_none() && !name.is_empty() {
+    if found.is_none() && format_node.is_text() {
         format_node.unknown(&name, &FORMATS.iter().map(|format| format.name).collect::<Vec<_>>());
     }
     let options = parse_options(&fields, &name);
@@ -72,12 +72,11 @@ fn parse_options(fields: &Fields, format_name: &str) -> Options {
         options.records = fields.optional("records").map(|node| node.text());
     }
     if matches!(format_name, "csv" | "tsv") {
-        options.columns = fields.optional("columns").map(|node| node.texts());
+        options.columns = fields.optional("columns").map(|node| columns(&node));
     }
     options.sha256 = fields.optional("sha256").map(|node| {
         let digest = node.text().to_ascii_lowercase();
-        if !digest.is_empty() && (digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        {
+        if node.is_text() && (digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             node.note("`sha256` must be 64 hexadecimal digits");
         }
         digest
@@ -87,6 +86,19 @@ fn parse_options(fields: &Fields, format_name: &str) -> Options {
 
 fn pairs(node: &Node) -> Vec<(String, String)> {
     node.entries().into_iter().map(|(name, node)| (name, node.text())).collect()
+}
+
+fn columns(node: &Node) -> Vec<String> {
+    let columns = node.texts();
+    if node.is_list() && columns.is_empty() {
+        node.note("`columns` is empty");
+    }
+    for (index, name) in columns.iter().enumerate() {
+        if columns[..index].contains(name) {
+            node.note(format!("two columns are called `{name}`"));
+        }
+    }
+    columns
 }
 
 /// A suite from elsewhere must not read what lies outside its own directory.

@@ -77,6 +77,36 @@ tasks:
 }
 
 #[test]
+fn empty_texts_name_nothing() {
+    let text = "
+version: '1'
+name: ''
+data:
+  rows: {path: rows.jsonl, format: '', sha256: ''}
+  dev: {path: dev.txt, format: lines}
+  twice: {path: a.csv, format: csv, columns: [a, b, a]}
+  none: {path: a.csv, format: csv, columns: []}
+tasks:
+  - {id: a, type: '', data: dev}
+  - {id: b, type: perplexity, data: '', text: '{{ t }}', limit: x}
+";
+    let expected = [
+        "2:10: `version` must be a whole number, 0 or more, not text",
+        "3:7: a name has only letters, digits, `-`, `_` and `.`, not ``",
+        "5:36: unknown `format` ``",
+        "5:48: `sha256` must be 64 hexadecimal digits",
+        "7:46: two columns are called `a`",
+        "8:45: `columns` is empty",
+        "10:19: unknown `type` ``",
+        "11:37: unknown `data` ``",
+        "11:65: `limit` must be a whole number, 0 or more, not text",
+    ];
+    let found = read(text).unwrap_err();
+    let found: Vec<&str> = found.lines().map(|line| line.trim_start_matches("dir/suite.yaml:")).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn nothing_at_all_is_missing_keys() {
     assert_eq!(
         read("{}").unwrap_err().replace("dir/suite.yaml:1:1: ", ""),

@@ -92,7 +92,7 @@ fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
 fn parse_measure(node: &Node) -> Option<Measure> {
     let kind_of = |node: &Node, name: &str| {
         let kind = KINDS.iter().find(|kind| kind.name == name);
-        if kind.is_none() && !name.is_empty() {
+        if kind.is_none() && node.is_text() {
             node.unknown(name, &KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>());
         }
         kind

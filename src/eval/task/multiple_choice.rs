@@ -61,10 +61,28 @@ enum Target {
 
 fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
     let prompt = template(&fields.required("prompt"));
-    let choices = Texts::parse(&fields.required("choices"));
+    let choices = parse_choices(&fields.required("choices"));
     let target = Target::parse(&fields.required("target"));
     let figures = parse_figures(&fields.required("metrics"));
     Some(Box::new(MultipleChoice { prompt: prompt?, choices: choices?, target: target?, figures }))
+}
+
+fn parse_choices(node: &Node) -> Option<Texts> {
+    let choices = Texts::parse(node)?;
+    if let Texts::Templates(templates) = &choices {
+        if node.is_list() && templates.len() < 2 {
+            let (n, noun) = (templates.len(), if templates.len() == 1 { "choice" } else { "choices" });
+            node.note(format!("{n} {noun}; at least 2 are needed"));
+        }
+        for (index, template) in templates.iter().enumerate() {
+            if let Some(other) =
+                templates[..index].iter().position(|other| other.source() == template.source())
+            {
+                node.note(format!("choice {} is choice {} again", index + 1, other + 1));
+            }
+        }
+    }
+    Some(choices)
 }
 
 fn parse_figures(node: &Node) -> Vec<(&'static str, Figure)> {
@@ -78,7 +96,7 @@ fn parse_figures(node: &Node) -> Vec<(&'static str, Figure)> {
         match FIGURES.iter().find(|(known, _)| *known == name) {
             Some(figure) if figures.contains(figure) => item.note(format!("`{name}` is there twice")),
             Some(figure) => figures.push(*figure),
-            None if name.is_empty() => {}
+            None if !item.is_text() => {}
             None => {
                 let known: Vec<&str> = FIGURES.iter().map(|(name, _)| *name).collect();
                 item.unknown(&name, &known);
@@ -252,9 +270,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_the_keys_is_said_at_once() {
+        let choices = |choices| parse(&TYPE, &LETTER.replace("[A, B]", choices)).unwrap_err();
+        assert_eq!(choices("[A]"), "suite.yaml:2:10: 1 choice; at least 2 are needed");
+        assert_eq!(choices("[A, B, A]"), "suite.yaml:2:10: choice 3 is choice 1 again");
+        let metrics = parse(&TYPE, &LETTER.replace("[acc]", "['']")).unwrap_err();
+        assert_eq!(metrics, "suite.yaml:4:11: unknown item 1 ``");
         let yaml = "prompt: '{{ q'\nchoices: A\ntarget: {idx: '1'}\nmetrics: [acc, acc, norm]";
         let message = parse(&TYPE, yaml).unwrap_err();
-        let expected = "suite.yaml:1:9: template `{{ q`: line 1: unexpected end of input, expected end of variable block\n\
+        let expected = "suite.yaml:1:9: template `{{ q`: line 1: unexpected end of template: a tag is not closed by '}}'\n\
             suite.yaml:2:10: `choices` must be a list, not text\n\
             suite.yaml:3:9: `target` has either `index` or `letter`\n\
             suite.yaml:3:10: unknown key `idx`\n\

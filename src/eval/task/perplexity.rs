@@ -31,8 +31,8 @@ fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
 impl Task for Perplexity {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
         let text = self.text.render(&document.fields)?;
-        if text.is_empty() {
-            return Err(Error::BadTarget { target: text, what: "text: it is empty" });
+        if text.trim().is_empty() {
+            return Err(Error::BlankText);
         }
         Ok(Inquiry { question: String::new(), asks: vec![Ask::Text(text)] })
     }
@@ -96,6 +96,9 @@ mod tests {
         assert_eq!(metrics[0].value, exp(2.0)); // 3 words
         assert_eq!(metrics[1].value, exp(6.0 / 5.0)); // 5 bytes
         assert_eq!(metrics[2].value, 6.0 / 5.0 / std::f64::consts::LN_2);
-        assert!(task.inquire(&document(json!({"t": ""}))).is_err());
+        for blank in ["", " \n"] {
+            let error = task.inquire(&document(json!({"t": blank}))).unwrap_err();
+            assert_eq!(error.to_string(), "the text has no words");
+        }
     }
 }

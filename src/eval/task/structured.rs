@@ -61,7 +61,7 @@ impl Target {
                 serde_json::from_str(&text).map_err(|error| Error::NotJson { why: error.to_string() })
             }
             Target::Field(name) => {
-                document.fields.get(name).cloned().ok_or_else(|| Error::NoField { name: name.clone() })
+                document.fields.get(name).cloned().ok_or_else(|| Error::no_field(name, document))
             }
         }
     }

@@ -74,7 +74,7 @@ fn parse_generation(node: &Node) -> (usize, Vec<String>, Sampling) {
     let fields = node.fields();
     let max_tokens = fields.required("max_tokens");
     let count = max_tokens.count();
-    if max_tokens.is_present() && count == 0 {
+    if max_tokens.is_count() && count == 0 {
         max_tokens.note("`max_tokens` is 0");
     }
     let stop = fields.optional("stop").map(|node| node.texts()).unwrap_or_default();
@@ -95,6 +95,11 @@ fn parse_generation(node: &Node) -> (usize, Vec<String>, Sampling) {
         top_p: number("top_p", 0.0, 1.0, 1.0),
         min_p: number("min_p", 0.0, 1.0, 0.0),
     };
+    for key in ["top_k", "top_p", "min_p"].into_iter().filter(|_| sampling.temperature == 0.0) {
+        if let Some(node) = fields.optional(key) {
+            node.note(format!("`{key}` needs a `temperature` above 0"));
+        }
+    }
     (count as usize, stop, sampling)
 }
 
@@ -152,6 +157,9 @@ fn pattern_and_group(fields: &Fields) -> Option<(Regex, usize)> {
     let group_node = fields.optional("group");
     let group = group_node.as_ref().map_or(0, |node| node.count() as usize);
     if source.is_empty() {
+        if pattern_node.is_text() {
+            pattern_node.note("`regex` is empty");
+        }
         return None;
     }
     // linear in the text whatever the pattern; the size bounds what a pattern may cost to compile
@@ -189,7 +197,7 @@ pub fn parse_steps(node: &Node) -> Vec<&'static Normalization> {
         let name = item.text();
         match normalization(&name) {
             Some(step) => steps.push(step),
-            None if name.is_empty() => {}
+            None if !item.is_text() => {}
             None => item.unknown(&name, &NORMALIZATIONS.iter().map(|step| step.name).collect::<Vec<_>>()),
         }
     }

@@ -1,8 +1,17 @@
-//! A template's source cut into text and tags, and tags into tokens, with Jinja's rules for white space
-//! under `trim_blocks` and `lstrip_blocks`.
+//! A template's source cut into text and tags, and tags into tokens, with Jinja's rules for white space.
 
 use super::error::Error;
 use super::value::is_space;
+
+/// How Jinja is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// As transformers does: `trim_blocks` and `lstrip_blocks`, a last newline dropped; what is undefined prints
+    /// as nothing.
+    Chat,
+    /// As lm-eval does: white space stays, `keep_trailing_newline`; to use what is undefined is an error.
+    Record,
+}
 
 /// A piece of a template.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,11 +46,11 @@ const OPERATORS: [&str; 27] = [
 ];
 
 /// Returns the pieces of the template, each with its first line.
-pub(super) fn pieces(source: &str) -> Result<Vec<(Piece, usize)>, Error> {
+pub(super) fn pieces(source: &str, dialect: Dialect) -> Result<Vec<(Piece, usize)>, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    // Jinja drops one newline at the end
-    let source = source.strip_suffix('\n').unwrap_or(&source);
-    let mut lexer = Lexer { source, at: 0, line: 1, starts_line: true, pieces: Vec::new() };
+    let trims = dialect == Dialect::Chat;
+    let source = source.strip_suffix('\n').filter(|_| trims).unwrap_or(&source);
+    let mut lexer = Lexer { source, trims, at: 0, line: 1, starts_line: true, pieces: Vec::new() };
     while lexer.at < source.len() {
         lexer.text_and_tag()?;
     }
@@ -50,6 +59,8 @@ pub(super) fn pieces(source: &str) -> Result<Vec<(Piece, usize)>, Error> {
 
 struct Lexer<'a> {
     source: &'a str,
+    /// `trim_blocks` and `lstrip_blocks`.
+    trims: bool,
     at: usize,
     line: usize,
     /// What came before ended with a newline, or nothing came before.
@@ -120,7 +131,7 @@ impl<'a> Lexer<'a> {
         if sign == Some('-') {
             return text.trim_end_matches(is_space);
         }
-        if sign == Some('+') || opener == "{{" {
+        if sign == Some('+') || opener == "{{" || !self.trims {
             return text;
         }
         let line_start = text.rfind('\n').map_or(0, |at| at + 1);
@@ -139,7 +150,7 @@ impl<'a> Lexer<'a> {
             return Some(3);
         }
         let behind = rest.strip_prefix(closer)?;
-        Some(2 + usize::from(closer != "}}" && behind.starts_with('\n')))
+        Some(2 + usize::from(self.trims && closer != "}}" && behind.starts_with('\n')))
     }
 
     fn comment(&mut self, opened_at: usize) -> Result<(), Error> {
@@ -163,7 +174,7 @@ impl<'a> Lexer<'a> {
             let at = from + found;
             let sign = rest[at + 2..].chars().next().filter(|c| "-+".contains(*c));
             let inside = at + 2 + sign.map_or(0, char::len_utf8);
-            if let Some(end) = endraw(&rest[inside..]) {
+            if let Some(end) = endraw(&rest[inside..], self.trims) {
                 let text = self.before_tag(&rest[..at], "{%", sign).to_owned();
                 let line = self.line;
                 self.advance(inside + end);
@@ -353,7 +364,7 @@ fn raw(inside: &str) -> Option<usize> {
     Some(inside.len() - behind.len())
 }
 
-fn endraw(inside: &str) -> Option<usize> {
+fn endraw(inside: &str, trims: bool) -> Option<usize> {
     let text = inside.trim_start_matches(is_space).strip_prefix("endraw")?.trim_start_matches(is_space);
     let behind = if let Some(rest) = text.strip_prefix("-%}") {
         rest.trim_start_matches(is_space)
@@ -361,7 +372,7 @@ fn endraw(inside: &str) -> Option<usize> {
         rest
     } else {
         let rest = text.strip_prefix("%}")?;
-        rest.strip_prefix('\n').unwrap_or(rest)
+        rest.strip_prefix('\n').filter(|_| trims).unwrap_or(rest)
     };
     Some(inside.len() - behind.len())
 }

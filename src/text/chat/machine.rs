@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use minijinja::value::{ArgType, Kwargs};
-use minijinja::{Environment, Error, Output, State, Value};
+use minijinja::{Environment, Error, Output, State, UndefinedBehavior, Value};
 
 use super::arguments::{Arguments, bind, items, split_keywords};
 use super::error::{Fault, type_error};
 use super::filters::FILTERS;
+use super::lexer::Dialect;
 use super::meter::{Limits, Meter};
 use super::operators::OPERATORS;
 use super::predicates;
 use super::strftime::strftime;
-use super::value::{Bound, Dict, Py, dict, list, to_str, write_str};
+use super::value::{Bound, Dict, Py, dict, list, to_str, undefined, write_str};
 
 /// The sandbox's own bound on `range`.
 const MAX_RANGE: i128 = 100_000;
 
 /// Macros and loops nest at most this deep; a template's own stack of calls takes native stack.
 const MAX_RECURSION: usize = 200;
+
+/// Filters that take what is undefined even where it is an error.
+const FOR_UNDEFINED: [&str; 2] = ["default", "d"];
 
 /// All arguments that are left, keywords among them (as the last).
 struct Args(Vec<Value>);
@@ -51,8 +55,12 @@ impl<'a> ArgType<'a> for Args {
 }
 
 /// Returns an environment with Python's operators, methods, filters and tests, and Jinja's functions.
-pub(super) fn environment(limits: Limits) -> Environment<'static> {
+pub(super) fn environment(limits: Limits, dialect: Dialect) -> Environment<'static> {
+    let is_strict = dialect == Dialect::Record;
     let mut env = Environment::empty();
+    if is_strict {
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+    }
     env.set_fuel(Some(limits.steps));
     env.set_recursion_limit(MAX_RECURSION);
     env.set_formatter(write_value);
@@ -63,6 +71,9 @@ pub(super) fn environment(limits: Limits) -> Environment<'static> {
         env.add_function(*name, move |state: &State, args: Args| {
             let meter = Meter::of(state)?;
             meter.charge(1 + args.0.len())?;
+            if is_strict && args.0.iter().any(Value::is_undefined) {
+                return Err(undefined());
+            }
             operator(&meter, &args.0)
         });
     }
@@ -70,12 +81,29 @@ pub(super) fn environment(limits: Limits) -> Environment<'static> {
         env.add_filter(*name, move |state: &State, value: Value, args: Args| {
             let meter = Meter::of(state)?;
             meter.charge(1 + value.as_str().map_or(0, str::len))?;
+            if is_strict && value.is_undefined() && !FOR_UNDEFINED.contains(name) {
+                return Err(undefined());
+            }
             filter(&meter, &value, &args.0)
         });
     }
     env.add_function("__is", |state: &State, value: Value, args: Args| {
         predicates::holds(&*Meter::of(state)?, &value, &args.0)
     });
+    if dialect == Dialect::Chat {
+        add_chat_functions(&mut env);
+    }
+    env.add_function("range", |state: &State, args: Args| range(&*Meter::of(state)?, &args.0));
+    env.add_function("dict", |state: &State, args: Args| new_dict(&*Meter::of(state)?, &args.0));
+    let namespace = Value::from_function(minijinja::functions::namespace);
+    env.add_function("namespace", move |state: &mut State, args: Args| {
+        new_namespace(&namespace, state, &args.0)
+    });
+    env
+}
+
+/// What only chat templates have.
+fn add_chat_functions(env: &mut Environment<'static>) {
     env.add_function("__generation", generation);
     env.add_function("raise_exception", |state: &State, message: Value| -> Result<Value, Error> {
         Err(Fault::Raised(to_str(&*Meter::of(state)?, &message)?).into())
@@ -86,13 +114,6 @@ pub(super) fn environment(limits: Limits) -> Environment<'static> {
         meter.charge(format.len().saturating_mul(32))?;
         Ok(Value::from(strftime(meter.now, format)))
     });
-    env.add_function("range", |state: &State, args: Args| range(&*Meter::of(state)?, &args.0));
-    env.add_function("dict", |state: &State, args: Args| new_dict(&*Meter::of(state)?, &args.0));
-    let namespace = Value::from_function(minijinja::functions::namespace);
-    env.add_function("namespace", move |state: &mut State, args: Args| {
-        new_namespace(&namespace, state, &args.0)
-    });
-    env
 }
 
 /// Writes `str(value)` to the text, or to what captures it.

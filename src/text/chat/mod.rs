@@ -24,6 +24,7 @@ mod meter;
 mod methods;
 mod operators;
 mod predicates;
+mod record;
 mod rewrite;
 mod strftime;
 mod strings;
@@ -40,7 +41,9 @@ use serde_json::{Map, Value as Json};
 
 pub use error::Error;
 pub use meter::Limits;
+pub use record::RecordTemplate;
 
+use lexer::Dialect;
 use meter::{METER, Meter};
 
 /// The template's name in the machine.
@@ -122,8 +125,8 @@ impl ChatTemplate {
             let what = format!("it has {} bytes, more than {}", source.len(), limits.source_bytes);
             return Err(Error::Limit { line: 1, what });
         }
-        let mut env = machine::environment(limits);
-        env.add_template_owned(NAME, rewrite::rewrite(source)?)?;
+        let mut env = machine::environment(limits, Dialect::Chat);
+        env.add_template_owned(NAME, rewrite::rewrite(source, Dialect::Chat)?)?;
         Ok(ChatTemplate { source: source.to_owned(), env, special_tokens: special_tokens.clone(), limits })
     }
 
@@ -140,7 +143,7 @@ impl ChatTemplate {
             }
             _ => false,
         };
-        lexer::pieces(&self.source).is_ok_and(|pieces| pieces.iter().any(is_generation))
+        lexer::pieces(&self.source, Dialect::Chat).is_ok_and(|pieces| pieces.iter().any(is_generation))
     }
 
     /// Returns the conversation as text.

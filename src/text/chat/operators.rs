@@ -35,7 +35,10 @@ pub(super) const OPERATORS: &[(&str, Operator)] = &[
     ("__ge", |meter, args| compare(meter, ">=", args, Ordering::is_ge)),
     ("__in", |meter, args| Ok(contains(meter, &args[1], &args[0])?.into())),
     ("__notin", |meter, args| Ok((!contains(meter, &args[1], &args[0])?).into())),
-    ("__item", |_, args| item(&args[0], &args[1])),
+    ("__item", |meter, args| {
+        meter.charge(args[0].as_str().map_or(0, str::len))?;
+        item(&args[0], &args[1])
+    }),
     ("__attr", |_, args| attribute(&args[0], args[1].as_str().unwrap_or_default())),
     ("__slice", slice),
     ("__list", |meter, args| list(meter, args.to_vec())),
@@ -43,7 +46,10 @@ pub(super) const OPERATORS: &[(&str, Operator)] = &[
     ("__dict", |meter, args| {
         dict(meter, args.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())))
     }),
-    ("__iter", |_, args| iterable(&args[0])),
+    ("__iter", |meter, args| {
+        meter.charge(args[0].as_str().map_or(0, str::len))?;
+        iterable(&args[0])
+    }),
     ("__store", |_, args| stored(&args[0])),
     ("__private", |_, args| {
         let name = args[0].as_str().unwrap_or_default();

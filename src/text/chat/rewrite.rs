@@ -5,7 +5,7 @@
 
 use super::error::Error;
 use super::expression::{Parser, quoted};
-use super::lexer::{Kind, Piece, Token, pieces};
+use super::lexer::{Dialect, Kind, Piece, Token, pieces};
 
 /// Tags with their own end.
 const BLOCKS: &[&str] = &["if", "for", "macro", "call", "filter", "with", "block", "generation", "set"];
@@ -16,9 +16,9 @@ const WITHOUT_LOADER: &[&str] = &["include", "import", "from", "extends"];
 /// Returns the rewritten template.
 ///
 /// Errors at what is no Jinja, what needs other templates, and what is left out on purpose.
-pub(super) fn rewrite(source: &str) -> Result<String, Error> {
+pub(super) fn rewrite(source: &str, dialect: Dialect) -> Result<String, Error> {
     let mut writer = Writer { out: String::with_capacity(source.len() * 2), line: 1, open: Vec::new() };
-    for (piece, line) in pieces(source)? {
+    for (piece, line) in pieces(source, dialect)? {
         match piece {
             Piece::Text(text) if text.is_empty() => {}
             Piece::Text(text) => writer.tag("{{", &quoted(&text), "}}", line),

@@ -218,7 +218,7 @@ pub(super) fn from_json(json: &Json) -> Result<Value, Error> {
 
 fn from_json_at(json: &Json, level: u16) -> Result<Value, Error> {
     if level > MAX_DEPTH / 2 {
-        return Err(Fault::Limit(format!("the conversation nests deeper than {}", MAX_DEPTH / 2)).into());
+        return Err(Fault::Limit(format!("its input nests deeper than {}", MAX_DEPTH / 2)).into());
     }
     Ok(match json {
         Json::Null => Value::from(()),
@@ -226,7 +226,7 @@ fn from_json_at(json: &Json, level: u16) -> Result<Value, Error> {
         Json::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(int), _) => Value::from(int),
             (None, Some(int)) => Value::from(int),
-            _ => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+            _ => beyond_64_bits(&number.to_string()),
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => {
@@ -246,6 +246,14 @@ fn from_json_at(json: &Json, level: u16) -> Result<Value, Error> {
             Value::from_object(Dict { map: out, depth: deepest + 1 })
         }
     })
+}
+
+/// Returns the number that Python reads of a float's or a long integer's digits.
+fn beyond_64_bits(digits: &str) -> Value {
+    match digits.parse::<i128>() {
+        Ok(int) => Value::from(int),
+        Err(_) => Value::from(digits.parse::<f64>().unwrap_or(f64::NAN)),
+    }
 }
 
 fn deepest(items: &[Value]) -> Result<u16, Error> {

@@ -23,6 +23,8 @@ use tokenizers::NormalizedString;
 use crate::tensor::gguf::Metadata;
 
 use super::error::Error;
+use super::sentencepiece::PieceKind;
+use super::table::Token;
 use bpe::Bpe;
 pub use detokenizer::Detokenizer;
 use library::Library;
@@ -157,21 +159,26 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// Compares with the rows of the model's embedding: more rows than tokens are padding, which is said
+    /// Compares with the rows of the model's embedding: some rows beyond the tokens are padding, which is said
     /// in a note; `model` is the model's file.
     ///
-    /// Errors if there are more tokens than rows.
+    /// Errors if there are more tokens than rows, or if less than half of the rows have a token: the tokenizer
+    /// is another model's.
     pub fn check_vocab(&self, rows: usize, model: &Path) -> Result<Option<String>, Error> {
-        let n_tokens = self.vocab_size();
-        if n_tokens > rows {
+        let size = self.vocab_size();
+        // a tokenizer.model is filled up to config.json's size with tokens that no text becomes
+        let is_used = |token: &&Token| !token.text.is_empty() && token.kind != PieceKind::Unused;
+        let n_tokens = self.vocabulary.tokens().iter().filter(is_used).count();
+        if size > rows || n_tokens < rows / 2 {
             let (path, model) = (self.path.clone(), model.to_owned());
-            return Err(Error::TooFewRows { path, n_tokens, model, rows });
+            let n_tokens = if size > rows { size } else { n_tokens };
+            return Err(Error::OtherVocabulary { path, n_tokens, model, rows });
         }
-        Ok((n_tokens < rows).then(|| {
+        Ok((size < rows).then(|| {
             format!(
-                "{}: {n_tokens} tokens for an embedding of {rows} rows; the last {} have no token",
+                "{}: {size} tokens for an embedding of {rows} rows; the last {} have no token",
                 self.path.display(),
-                rows - n_tokens
+                rows - size
             )
         }))
     }

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use serde_json::Value as Json;
 
 use super::Args;
+use crate::cli::eval::paths::{self, Named};
 use crate::cli::{gate, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Verdict, text};
 use crate::eval::report::{self, RunFacts};
 use crate::eval::run::{PlannedTask, TaskResult};
+use crate::eval::suite::Suite;
 use crate::tensor::AtomicFile;
 
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +48,8 @@ pub struct Outputs {
 impl Outputs {
     /// Returns the files the arguments name; makes the directory of --out.
     ///
-    /// Errors if one of them exists and --force is not given: better now than after hours.
-    pub fn check(args: &Args) -> Result<Outputs, Error> {
+    /// Errors if one of them exists and --force is not given, cannot be made, or is a file that the run reads.
+    pub fn check(args: &Args, suites: &[Suite]) -> Result<Outputs, Failure> {
         if let Some(dir) = &args.out {
             std::fs::create_dir_all(dir).map_err(|source| Error::CreateDir { path: dir.clone(), source })?;
         }
@@ -59,10 +61,23 @@ impl Outputs {
             force: args.force,
         };
         let mut written = outputs.report.iter().chain(&outputs.samples).chain(&args.markdown);
-        match written.find(|path| !args.force && path.exists()) {
-            Some(path) => Err(Error::Exists { path: path.clone() }),
-            None => Ok(outputs),
+        if let Some(path) = written.find(|path| !args.force && path.exists()) {
+            return Err(Error::Exists { path: path.clone() }.into());
         }
+        paths::check(&outputs.written(args), &read(args, suites))?;
+        Ok(outputs)
+    }
+
+    fn written(&self, args: &Args) -> Vec<Named> {
+        let journal_option = if args.journal.is_some() { "--journal" } else { "--out" };
+        let mut written: Vec<Named> = Vec::new();
+        written.extend(self.report.clone().map(|path| ("--out", path)));
+        written.extend(self.samples.iter().map(|path| {
+            (if args.samples.as_ref() == Some(path) { "--samples" } else { "--out" }, path.clone())
+        }));
+        written.extend(self.journal.clone().map(|path| (journal_option, path)));
+        written.extend(args.markdown.clone().map(|path| ("--markdown", path)));
+        written
     }
 
     /// Returns where responses are recorded.
@@ -81,6 +96,20 @@ impl Outputs {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the files that a run over suites reads.
+fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
+    let mut read = vec![("the model", PathBuf::from(&args.model))];
+    read.extend(args.adapter.iter().map(|path| ("--adapter", path.clone())));
+    read.extend(args.suite.iter().map(|path| ("--suite", path.clone())));
+    let given = args.data.iter().filter_map(|given| given.split_once('='));
+    read.extend(given.map(|(_, path)| ("--data", path.into())));
+    for suite in suites {
+        let named = suite.data.values().filter_map(|spec| spec.file(suite.directory()));
+        read.extend(named.map(|path| ("data of a suite", path)));
+    }
+    read
 }
 
 fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {

@@ -72,6 +72,7 @@ fn what_is_wrong_with_the_keys_is_said_at_once() {
     let expected = "suite.yaml:3:13: an empty stop string would end every answer at once\n\
         suite.yaml:3:26: `max_tokens` is 0\n\
         suite.yaml:3:36: `top_p` must be between 0 and 1, not 2\n\
+        suite.yaml:3:36: `top_p` needs a `temperature` above 0\n\
         suite.yaml:5:5: unknown item 1 `exact`\n\
         suite.yaml:6:5: `matches` needs `extract`\n\
         suite.yaml:7:28: unknown item 1 `lowr`; did you mean `lower`?\n\
