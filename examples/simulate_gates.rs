@@ -156,7 +156,7 @@ fn candidate(shapes: &[Shape], losses: &[f64], world: World, gate: u32, seed: u6
 }
 
 /// Returns the tasks' shapes of a suite whose data lies where it says.
-fn shapes_of(path: &PathBuf, policy: &Policy) -> Result<Vec<Shape>, Box<dyn Error>> {
+fn shapes_of(path: &std::path::Path, policy: &Policy) -> Result<Vec<Shape>, Box<dyn Error>> {
     let suite = Suite::open(path)?;
     let mut shapes = Vec::new();
     for task in &suite.tasks {
