@@ -19,12 +19,13 @@ import numpy as np
 def ours(lctl, model, mode, text, chunk, n_chunks, out):
     command = [lctl, "eval", model, "--perplexity", text, "--context", str(chunk), "--limit", str(n_chunks)]
     command += ["--compute", mode, "--save-logits", out, "--force", "--quiet"]
-    subprocess.run(command, check=True)
-    data = pathlib.Path(out).read_bytes()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    data = pathlib.Path(out).read_bytes()[:-32]
     assert data[:8] == b"lctlLGTS"
     _, vocab, _, _, n_tokens = struct.unpack("<4IQ", data[8:32])
     (length,) = struct.unpack("<I", data[64:68])
     tokens = np.frombuffer(data, "<i4", n_tokens, 68 + length)
+    # behind the logits stands a SHA-256
     return tokens, np.frombuffer(data, "<f4", offset=68 + length + 4 * n_tokens).reshape(-1, vocab)
 
 
@@ -41,6 +42,16 @@ def log_softmax(logits):
     logits = logits.astype(np.float64)
     logits = logits - logits.max(axis=1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def ratio(ours, theirs, n_chunks):
+    """Returns the ratio of the means with its standard error, the chunks being the independent units (delta method)."""
+    if not theirs.any():
+        return "-"
+    a, b = (x.reshape(n_chunks, -1).mean(axis=1) for x in (ours, theirs))
+    r = a.mean() / b.mean()
+    error = (a - r * b).std(ddof=1) / np.sqrt(n_chunks) / b.mean()
+    return f"{r:.3f} +/- {error:.3f}"
 
 
 def main():
@@ -60,9 +71,10 @@ def main():
                 else:
                     other_tokens, logits = theirs(program, model, text, chunk, n_chunks, out)
                 assert (tokens == other_tokens).all() or (tokens.reshape(-1, chunk)[:, 1:] == other_tokens.reshape(-1, chunk)[:, 1:]).all()
-                kl.append((np.exp(base) * (base - log_softmax(logits))).sum(axis=1).mean())
-            ratio = f"{kl[0] / kl[3]:.3f}" if kl[3] > 0 else "-"
-            print(f"| {pathlib.Path(model).stem} | " + " | ".join(f"{x:.3g}" for x in kl) + f" | {ratio} |", flush=True)
+                kl.append((np.exp(base) * (base - log_softmax(logits))).sum(axis=1))
+            mean = [x.mean() for x in kl]
+            row = " | ".join(f"{x:.3g}" for x in mean)
+            print(f"| {pathlib.Path(model).stem} | {row} | {ratio(kl[0], kl[3], n_chunks)} |", flush=True)
 
 
 main()
