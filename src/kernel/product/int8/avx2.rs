@@ -104,6 +104,7 @@ impl<D: Dot> Lanes for Avx2<D> {
     type F = __m256;
     const LANES: usize = LANES;
     const SIGNED_OFFSET: i32 = if D::VNNI { 128 } else { 0 };
+    const ANY_CODES: bool = D::VNNI;
 
     methods! {
         fn splat(word: u32) -> __m256i { _mm256_set1_epi32(word as i32) }

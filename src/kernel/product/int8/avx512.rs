@@ -37,6 +37,7 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type F = __m512;
     const LANES: usize = LANES;
     const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
+    const ANY_CODES: bool = VNNI;
 
     methods! {
         fn splat(word: u32) -> __m512i { _mm512_set1_epi32(word as i32) }

@@ -74,6 +74,8 @@ pub trait Lanes: Copy {
     const LANES: usize;
     /// What [`Lanes::dot`] adds to signed codes.
     const SIGNED_OFFSET: i32;
+    /// Whether [`Lanes::dot`] takes any unsigned codes, whatever its `bits`.
+    const ANY_CODES: bool;
 
     fn splat(self, word: u32) -> Self::I;
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
@@ -150,6 +152,7 @@ impl<S: Lanes> Lanes for Pair<S> {
     type F = (S::F, S::F);
     const LANES: usize = 2 * S::LANES;
     const SIGNED_OFFSET: i32 = S::SIGNED_OFFSET;
+    const ANY_CODES: bool = S::ANY_CODES;
 
     both! {
         fn and(a, b) -> Self::I;

@@ -28,6 +28,7 @@ impl Lanes for Portable {
     type F = [f32; LANES];
     const LANES: usize = LANES;
     const SIGNED_OFFSET: i32 = 0;
+    const ANY_CODES: bool = true;
 
     lane_wise! {
         fn and(a: u32, b: u32) -> u32 { a & b }

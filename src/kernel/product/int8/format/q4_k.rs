@@ -22,7 +22,11 @@ impl Codes for Q4K {
             let v = read(s, words, 4 + 8 * pair);
             sink.weights(header.weights(s, fields(s, v, 0, 15), 2 * pair));
             let v = read(s, words, 4 + 8 * pair);
-            sink.weights(header.weights(s, fields(s, v, 4, 15), 2 * pair + 1));
+            sink.weights(if S::ANY_CODES {
+                header.weights_of_16(s, fields(s, v, 0, 0xf0), 2 * pair + 1)
+            } else {
+                header.weights(s, fields(s, v, 4, 15), 2 * pair + 1)
+            });
         });
     }
 
@@ -33,6 +37,7 @@ impl Codes for Q4K {
 }
 
 /// The scales and minima of 8 groups of 32: d and dmin, then 6-bit codes in 12 bytes.
+#[derive(Clone, Copy)]
 pub struct Header<S: Lanes> {
     d: S::F,
     negated_dmin: S::F,
@@ -54,6 +59,14 @@ impl<S: Lanes> Header<S> {
             scales: [field(s, scales, 0, 63), s.or(field(s, rest, 0, 15), top(scales))],
             minima: [field(s, minima, 0, 63), s.or(field(s, rest, 4, 15), top(minima))],
         }
+    }
+
+    /// Returns the weights of group `j`, whose codes are given times 16: they need no shift. The scale is a sixteenth, and
+    /// both factors are exact, so products have the same bits.
+    #[inline(always)]
+    pub fn weights_of_16(&self, s: S, codes: [S::I; 8], j: usize) -> Weights<S> {
+        let d = s.mul(self.d, s.splat_f32(1.0 / 16.0));
+        Header { d, ..*self }.weights(s, codes, j)
     }
 
     /// Returns the weights of group `j`.
