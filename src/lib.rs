@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod error;
 pub mod eval;
+pub mod finetune;
 pub mod hub;
 pub mod inspect;
 pub mod kernel;

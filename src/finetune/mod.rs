@@ -1,0 +1,11 @@
+//! Fine-tuning: what stands between gradients and the next parameters.
+
+mod clip;
+mod dpo;
+mod optimizer;
+mod schedule;
+
+pub use clip::{clip_factor, global_norm};
+pub use dpo::{DpoLoss, DpoOutcome, PairLogProbs};
+pub use optimizer::{Group, Optimizer, OptimizerState, Update};
+pub use schedule::{Decay, Schedule, Warmup};
