@@ -124,7 +124,7 @@ impl Binary for AddScaled {
 }
 
 #[derive(Clone, Copy)]
-struct Scale(f32);
+pub(super) struct Scale(pub f32);
 
 impl Unary for Scale {
     #[inline(always)]

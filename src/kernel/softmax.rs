@@ -70,6 +70,43 @@ pub fn softmax_rows(compute: &Compute, x: &mut [f32], row_len: usize) {
     });
 }
 
+/// Replaces every row of logits, `[R, row_len]`, by the gradient of `factor * -ln(probability of the target)` by them:
+/// `factor * (p - [is the target])`, p as [`LogSoftmax::log_prob`] has it.
+///
+/// # Panics
+/// If the lengths disagree, or a target is not below `row_len`.
+pub fn cross_entropy_gradient_rows(
+    compute: &Compute,
+    logits: &mut [f32],
+    row_len: usize,
+    pieces: &[LogSoftmax],
+    targets: &[u32],
+    factors: &[f32],
+) {
+    assert!(logits.len() == pieces.len() * row_len && pieces.len() == targets.len());
+    assert_eq!(pieces.len(), factors.len());
+    for_row_blocks(&compute.team, logits, row_len, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(row_len).enumerate() {
+            let (pieces, target) = (pieces[first + i], targets[first + i] as usize);
+            dispatch_fma(compute.isa, crate::kernel::math::MapInPlace(Probability(pieces), &mut *row));
+            row[target] -= 1.0;
+            let scale = super::activation::Scale(factors[first + i]);
+            dispatch_fma(compute.isa, crate::kernel::math::MapInPlace(scale, row));
+        }
+    });
+}
+
+/// `e^((x - max) - log_sum)`
+#[derive(Clone, Copy)]
+struct Probability(LogSoftmax);
+
+impl crate::kernel::math::Unary for Probability {
+    #[inline(always)]
+    fn apply<S: SimdFma>(self, s: S, x: S::F32) -> S::F32 {
+        lanes::exp_nonpositive(s, (x - s.splat(self.0.max)) - s.splat(self.0.log_sum))
+    }
+}
+
 /// Adds e^(x - max).
 struct SumOfExp(f32);
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{rows_of, values};
+use super::{rows_of, values, with_values};
 use crate::kernel::activation::add_bias;
-use crate::kernel::product::matmul_all;
+use crate::kernel::product::{Operand, accumulate_outer, matmul_all, matmul_transposed};
 use crate::kernel::{Arithmetic, Compute, Matrix};
 
 /// One matrix `[N, K]` to multiply by, and a bias of N values to add.
@@ -36,6 +36,99 @@ pub fn products(compute: &Arc<Compute>, x: &Tensor, products: Vec<Product>) -> R
         start += n_rows * n;
     }
     Ok(out)
+}
+
+/// Returns the sum over the products of `dY W`, `[T, K]`, for gradients `dY` `[T, N]` of their results: one chain of
+/// each element over the rows of the matrices, one matrix after another. Weights and biases get no gradient.
+///
+/// A product in integers has the gradient of one in bf16. Errors if there are not as many gradients as products, there is none,
+/// or their shapes disagree.
+pub fn products_backward(compute: &Arc<Compute>, dys: &[Tensor], products: &[Product]) -> Result<Tensor> {
+    let (Some(first), Some(product)) = (dys.first(), products.first()) else {
+        candle_core::bail!("no products to go back through");
+    };
+    let (n_rows, k) = (first.elem_count() / product.weight.rows().max(1), product.weight.cols());
+    if dys.len() != products.len() {
+        candle_core::bail!("{} gradients for {} products", dys.len(), products.len());
+    }
+    let mut operands = Vec::with_capacity(products.len());
+    for (dy, product) in dys.iter().zip(products) {
+        let weight = &product.weight;
+        if weight.cols() != k || weight.rows() == 0 || dy.elem_count() != n_rows * weight.rows() {
+            let [n, k] = [weight.rows(), weight.cols()];
+            candle_core::bail!("a gradient of shape {:?} for a matrix of {n} x {k}", dy.shape());
+        }
+        let arithmetic = match product.arithmetic {
+            Arithmetic::Int8 => Arithmetic::Bf16,
+            float => float,
+        };
+        operands.push((Operand::Matrix(weight), arithmetic));
+    }
+    let mut dx = vec![0.0; n_rows * k];
+    with_all_values(dys, |dys| matmul_transposed(compute, dys, &operands, &mut dx))?;
+    Tensor::from_vec(dx, (n_rows, k), first.device())
+}
+
+/// Continues the gradient of a matrix, `grad` `[N, K]`: `grad[n][k] += sum over t of dy[t][n] * (scale * x[t][k])`, a chain
+/// of fused multiply-adds over ascending t that begins at what `grad` holds, for `dy` `[T, N]` and `x` `[T, K]`.
+///
+/// Errors if the shapes disagree.
+pub fn weight_gradient(
+    compute: &Arc<Compute>,
+    dy: &Tensor,
+    x: &Tensor,
+    scale: f32,
+    grad: &mut [f32],
+) -> Result<()> {
+    let (n, k) = (last_dim(dy), last_dim(x));
+    if grad.len() != n * k || dy.elem_count() * k != x.elem_count() * n {
+        let shapes = (dy.shape(), x.shape());
+        candle_core::bail!("gradients of shapes {shapes:?} for a matrix of {} values", grad.len());
+    }
+    with_values(dy, |dy| {
+        with_values(x, |x| match scale {
+            1.0 => accumulate_outer(compute, dy, n, x, k, grad),
+            scale => {
+                let mut scaled = x.to_vec();
+                crate::kernel::activation::scale(compute, &mut scaled, scale);
+                accumulate_outer(compute, dy, n, &scaled, k, grad);
+            }
+        })
+    })?
+}
+
+/// Continues the gradient of a bias: `grad[n] += dy[t][n]`, ascending t, for `dy` `[T, N]`.
+///
+/// Errors if the rows of dy are not as long as grad.
+pub fn bias_gradient(compute: &Arc<Compute>, dy: &Tensor, grad: &mut [f32]) -> Result<()> {
+    let n = last_dim(dy);
+    if n != grad.len() {
+        candle_core::bail!("gradients of {n} values for a bias of {}", grad.len());
+    }
+    with_values(dy, |dy| {
+        for row in dy.chunks_exact(n.max(1)) {
+            crate::kernel::activation::add(compute, grad, row);
+        }
+    })
+}
+
+fn last_dim(tensor: &Tensor) -> usize {
+    tensor.dims().last().copied().unwrap_or(1)
+}
+
+/// Calls `read` with the values of all tensors.
+///
+/// Errors as [`with_values`].
+fn with_all_values<T>(tensors: &[Tensor], read: impl FnOnce(&[&[f32]]) -> T) -> Result<T> {
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = Vec::with_capacity(guards.len());
+    for (storage, layout) in &guards {
+        match &**storage {
+            candle_core::Storage::Cpu(storage) => slices.push(values(storage, layout)?),
+            _ => candle_core::bail!("a tensor is not on the CPU"),
+        }
+    }
+    Ok(read(&slices))
 }
 
 /// Results one after another in one flat tensor: an op has a single result.

@@ -80,14 +80,19 @@ impl<'a> Tile<'a> {
 
 /// The address of a result that tasks write, each its own part.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
+pub struct Shared<T>(*mut T);
 
 // SAFETY: tasks write disjoint elements through it, and the driver holds the exclusive borrow while they run.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// Returns the address as one that tasks share.
+    pub fn new(address: *mut T) -> Self {
+        Shared(address)
+    }
+
     /// Returns the address of element `i`; a method, so that closures capture the whole.
-    fn at(&self, i: usize) -> *mut T {
+    pub fn at(&self, i: usize) -> *mut T {
         self.0.wrapping_add(i)
     }
 }
@@ -129,7 +134,8 @@ pub fn run(compute: &Compute, x: &[f32], k: usize, jobs: &mut [Job<'_>]) {
     }
     scratch::with(bytes, |packed| {
         for form in &forms {
-            pack(compute, x, k, form, &mut packed[form.start..][..m * form.row_bytes]);
+            let out = &mut packed[form.start..][..m * form.row_bytes];
+            pack(compute, x, k, form.product, form.row_bytes, out);
         }
         multiply(compute, m, &forms, packed, jobs);
     });
@@ -144,12 +150,13 @@ struct Form {
     start: usize,
 }
 
-fn pack(compute: &Compute, x: &[f32], k: usize, form: &Form, out: &mut [u8]) {
-    let group = form.product.x_group();
-    let (x_group, out_group) = (group * k, group * form.row_bytes);
+/// Packs `x`, `[m, k]` row-major, into `out`, rows `row_bytes` apart.
+pub fn pack(compute: &Compute, x: &[f32], k: usize, product: &dyn Product, row_bytes: usize, out: &mut [u8]) {
+    let group = product.x_group();
+    let (x_group, out_group) = (group * k, group * row_bytes);
     if x.len() < PARALLEL_PACK {
         for (x, out) in x.chunks(x_group).zip(out.chunks_mut(out_group)) {
-            form.product.pack_x(x, k, out);
+            product.pack_x(x, k, out);
         }
         return;
     }
@@ -160,7 +167,7 @@ fn pack(compute: &Compute, x: &[f32], k: usize, form: &Form, out: &mut [u8]) {
         let range = i * out_group..out_len.min((i + 1) * out_group);
         // SAFETY: the range lies in `out`, which is borrowed exclusively; the ranges of tasks are disjoint.
         let out = unsafe { std::slice::from_raw_parts_mut(out.at(range.start), range.len()) };
-        form.product.pack_x(x, k, out);
+        product.pack_x(x, k, out);
     });
 }
 

@@ -25,6 +25,21 @@ impl Bytes for Vec<u8> {
     fn release(&self, _range: Range<usize>) {}
 }
 
+/// Values that matrices can lie in, as the parameters of a training do.
+#[derive(Clone, Debug, Default)]
+pub struct Values(pub Vec<f32>);
+
+impl AsRef<[u8]> for Values {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: f32 has no padding, and every byte is a u8.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
+    }
+}
+
+impl Bytes for Values {
+    fn release(&self, _range: Range<usize>) {}
+}
+
 impl Bytes for memmap2::Mmap {
     fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
@@ -108,6 +123,15 @@ impl Matrix {
         let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
         assert!(offset + rows * row_bytes <= (*bytes).as_ref().len());
         Matrix { dtype, rows, cols, row_bytes, storage: Storage::Rows(Rows { bytes, offset, map }) }
+    }
+
+    /// Returns the matrix whose values begin at `values[first]`.
+    ///
+    /// # Panics
+    /// If it leaves them, or the machine is big-endian (stored numbers are not).
+    pub fn of_values(values: Arc<Values>, first: usize, rows: usize, cols: usize) -> Self {
+        assert!(cfg!(target_endian = "little"));
+        Matrix::new(values, 4 * first, Dtype(&F32), rows, cols, RowMap::Identity)
     }
 
     /// Returns the number of rows (outputs).

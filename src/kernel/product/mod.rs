@@ -15,6 +15,7 @@ mod panels;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod transposed;
 
 use std::mem::MaybeUninit;
 
@@ -23,7 +24,8 @@ use crate::tensor::Dtype;
 use crate::tensor::format::{BF16, BlockFormat};
 use driver::{Job, Product};
 
-pub use matrix::{Bytes, Matrix, SharedBytes};
+pub use matrix::{Bytes, Matrix, SharedBytes, Values};
+pub use transposed::{Operand, accumulate_outer, matmul_transposed};
 
 /// What the products of a matrix take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

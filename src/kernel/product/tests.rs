@@ -44,7 +44,9 @@ fn forms() -> Vec<(Isa, Arithmetic, &'static dyn Product)> {
     let mut forms = Vec::new();
     for isa in Isa::available() {
         for arithmetic in [Arithmetic::F32, Arithmetic::Bf16] {
-            forms.extend(float::forms(isa, arithmetic).iter().map(|form| (isa, arithmetic, *form)));
+            forms.extend(
+                float::forms(isa, arithmetic).iter().map(|form| (isa, arithmetic, *form as &dyn Product)),
+            );
         }
     }
     forms
@@ -223,4 +225,93 @@ fn modes_have_names_and_choose_by_format() {
     assert_eq!(ComputeMode::F32.arithmetic(by_name("Q4_K").unwrap()), Arithmetic::F32);
     assert_eq!(ComputeMode::Bf16.arithmetic(by_name("F16").unwrap()), Arithmetic::Bf16);
     assert_eq!(ComputeMode::Int8.arithmetic(by_name("Q8_0").unwrap()), Arithmetic::Int8);
+}
+
+/// Returns all values of a matrix.
+fn decoded(w: &Matrix) -> Vec<f32> {
+    let mut values = vec![0.0; w.rows() * w.cols()];
+    for (row, out) in values.chunks_exact_mut(w.cols()).enumerate() {
+        w.decode_row(Isa::Portable, row, out);
+    }
+    values
+}
+
+/// Checks sums over the rows of two matrices, one after the other, against the oracle.
+fn check_transposed(ws: &[Matrix; 2], arithmetics: [Arithmetic; 2], m: usize, what: &str) {
+    let k = ws[0].cols();
+    let xs = [noise(m * ws[0].rows(), 3), noise(m * ws[1].rows(), 4)];
+    let mut want = vec![0.0; m * k];
+    for i in 0..2 {
+        oracle::matmul_transposed(&xs[i], &decoded(&ws[i]), k, arithmetics[i], &mut want);
+    }
+    let packed = [packed(&ws[0]), packed(&ws[1])];
+    for isa in Isa::available() {
+        for threads in [1, 2, 7] {
+            let compute = Compute::new(isa, threads).unwrap();
+            for (ws, form) in [(ws, "mapped"), (&packed, "packed")] {
+                let operands = [0, 1].map(|i| (Operand::Matrix(&ws[i]), arithmetics[i]));
+                let mut y = vec![f32::NAN; m * k];
+                matmul_transposed(&compute, &[&xs[0], &xs[1]], &operands, &mut y);
+                let isa = isa.name();
+                assert!(
+                    bits(&y) == bits(&want),
+                    "{what} {arithmetics:?} m {m} {form} on {isa}, {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_products_equal_the_oracle() {
+    let both = [[Arithmetic::F32; 2], [Arithmetic::Bf16; 2], [Arithmetic::Bf16, Arithmetic::F32]];
+    for name in ["F32", "F16", "BF16"] {
+        let dtype = by_name(name).unwrap();
+        for (n, k) in [(1, 1), (31, 5), (515, 53), (66, 97), (300, 200), (9, 16)] {
+            let ws = [matrix(dtype, n, k, RowMap::Identity), matrix(dtype, 7, k, RowMap::Identity)];
+            for m in [1, 3, 9, 70] {
+                both.iter().for_each(|arithmetics| check_transposed(&ws, *arithmetics, m, name));
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_products_of_every_format_equal_the_oracle() {
+    for dtype in REGISTRY.iter().map(|format| Dtype(*format)) {
+        if !dtype.can_decode() || !dtype.can_encode() {
+            continue;
+        }
+        let k = (2 * dtype.block_len()).max(1100 / dtype.block_len() * dtype.block_len());
+        let ws = [
+            matrix(dtype, 37, k, RowMap::Identity),
+            matrix(by_name("F32").unwrap(), 16, k, RowMap::Identity),
+        ];
+        check_transposed(&ws, [Arithmetic::Bf16, Arithmetic::F32], 10, dtype.name());
+        check_transposed(&ws, [Arithmetic::F32; 2], 2, dtype.name());
+    }
+}
+
+#[test]
+fn outer_products_go_on_from_what_they_find() {
+    for (t, n, k) in [(1, 1, 1), (37, 16, 300), (300, 70, 16), (5, 50, 50), (600, 9, 97)] {
+        let (a, b, begun) = (noise(t * n, 1), noise(t * k, 2), noise(n * k, 3));
+        let columns: Vec<f32> = (0..n * t).map(|i| a[i % t * n + i / t]).collect();
+        let mut want = begun.clone();
+        oracle::matmul_transposed(&columns, &b, k, Arithmetic::F32, &mut want);
+        for isa in Isa::available() {
+            for threads in [1, 2, 7] {
+                let compute = Compute::new(isa, threads).unwrap();
+                let mut whole = begun.clone();
+                accumulate_outer(&compute, &a, n, &b, k, &mut whole);
+                assert!(bits(&whole) == bits(&want), "{t} x {n} x {k} on {}", isa.name());
+                let mut halves = begun.clone();
+                for rows in [0..t / 3, t / 3..t] {
+                    let (a, b) = (&a[rows.start * n..rows.end * n], &b[rows.start * k..rows.end * k]);
+                    accumulate_outer(&compute, a, n, b, k, &mut halves);
+                }
+                assert!(bits(&halves) == bits(&want), "in two parts: {t} x {n} x {k} on {}", isa.name());
+            }
+        }
+    }
 }

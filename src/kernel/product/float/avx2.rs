@@ -85,6 +85,21 @@ unsafe impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> __m256 {
+        // SAFETY: see `zero`.
+        unsafe { _mm256_castsi256_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(low: __m256, high: __m256) -> __m256 {
+        // SAFETY: see `zero`.
+        unsafe {
+            let high = _mm256_slli_epi32::<16>(_mm256_castps_si256(high));
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(low), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn flush_bf16(v: __m256) -> __m256 {
         // SAFETY: see `zero`.
         unsafe {

@@ -91,6 +91,21 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> __m512 {
+        // SAFETY: see `zero`.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(low: __m512, high: __m512) -> __m512 {
+        // SAFETY: see `zero`.
+        unsafe {
+            let high = _mm512_slli_epi32::<16>(_mm512_castps_si512(high));
+            _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(low), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn flush_bf16(v: __m512) -> __m512 {
         // SAFETY: see `zero`.
         unsafe {

@@ -39,6 +39,10 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn low_f16(v: Self::V) -> Self::V;
     /// Loads `LANES` halves of f16, unaligned, and widens them.
     unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Loads `LANES` halves, unaligned, each as the low half of a lane, the high half zero.
+    unsafe fn load_halves(from: *const u16) -> Self::V;
+    /// Returns lanes whose low halves are those of `low` and whose high halves the low halves of `high`; the others are zero.
+    unsafe fn pairs(low: Self::V, high: Self::V) -> Self::V;
     /// Returns the pairs of bf16 with every half of magnitude below 2^-50 zeroed.
     unsafe fn flush_bf16(v: Self::V) -> Self::V;
 
@@ -144,6 +148,22 @@ unsafe impl Lanes for Portable {
         let mut out = [0; PLAIN];
         for i in 0..PLAIN {
             out[i] = crate::kernel::convert::f16_bits_to_f32(u16::from_le(halves[i])).to_bits();
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(from: *const u16) -> Self::V {
+        // SAFETY: the caller's.
+        let halves = unsafe { from.cast::<[u16; PLAIN]>().read_unaligned() };
+        halves.map(|half| u32::from(u16::from_le(half)))
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(low: Self::V, high: Self::V) -> Self::V {
+        let mut out = low;
+        for i in 0..PLAIN {
+            out[i] = low[i] | high[i] << 16;
         }
         out
     }

@@ -43,17 +43,18 @@ pub unsafe fn multiply<S: Step, const M: usize>(operands: Operands, part: Part) 
     // SAFETY: the caller's.
     unsafe {
         let (mut y, mut stride) = (part.y, part.stride);
-        let is_edge = part.cols < S::L::VECTORS * S::L::LANES;
+        let is_edge = part.cols < S::L::VECTORS * S::L::LANES && part.cols != S::L::LANES;
         if is_edge {
             (y, stride) = (edge.write([0.0; MOST_ROWS * MOST_COLS]).as_mut_ptr(), MOST_COLS);
             for i in 0..if operands.first { 0 } else { M } {
                 std::ptr::copy_nonoverlapping(part.y.add(i * part.stride), y.add(i * stride), part.cols);
             }
         }
-        if S::L::VECTORS == 3 {
-            sums::<S, M, 3>(operands, y, stride);
-        } else {
-            sums::<S, M, 2>(operands, y, stride);
+        match (S::L::VECTORS, part.cols <= S::L::LANES) {
+            (3, true) => sums::<S, M, 1, 3>(operands, y, stride),
+            (3, false) => sums::<S, M, 3, 3>(operands, y, stride),
+            (_, true) => sums::<S, M, 1, 2>(operands, y, stride),
+            (_, false) => sums::<S, M, 2, 2>(operands, y, stride),
         }
         if is_edge {
             for i in 0..M {
@@ -63,8 +64,13 @@ pub unsafe fn multiply<S: Step, const M: usize>(operands: Operands, part: Part) 
     }
 }
 
+/// Continues the sums of M rows and the first N of the panel's P vectors of columns.
 #[inline(always)]
-unsafe fn sums<S: Step, const M: usize, const N: usize>(operands: Operands, y: *mut f32, stride: usize) {
+unsafe fn sums<S: Step, const M: usize, const N: usize, const P: usize>(
+    operands: Operands,
+    y: *mut f32,
+    stride: usize,
+) {
     let Operands { lanes, x, x_stride, mut panel, first } = operands;
     // SAFETY: the caller's.
     unsafe {
@@ -87,7 +93,7 @@ unsafe fn sums<S: Step, const M: usize, const N: usize>(operands: Operands, y: *
                     sum[i][j] = S::step(sum[i][j], x, w[j]);
                 }
             }
-            panel = panel.add(N * S::L::LANES);
+            panel = panel.add(P * S::L::LANES);
         }
         for i in 0..M {
             for j in 0..N {

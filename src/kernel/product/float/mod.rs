@@ -18,22 +18,32 @@ mod micro;
 mod pack;
 mod step;
 mod tile;
+mod transposed;
 
 use super::driver::{Product, Tile};
+use super::transposed::Tile as TransposedTile;
 use super::{Arithmetic, scratch};
 use crate::kernel::Isa;
 
 /// Operands below this magnitude are zero in bf16 products, so that no product or sum is denormal.
 pub const BF16_TINY: f32 = 8.881_784e-16; // 2^-50
 
+pub use transposed::MAX_COLS as MAX_TRANSPOSED_COLS;
+
+/// A product that can also take the transposes of matrices.
+pub trait FloatProduct: Product {
+    /// Computes every element of the tile, or continues it.
+    fn transposed(&self, tile: &mut TransposedTile<'_>);
+}
+
 /// Returns the product of a float arithmetic (any but `Int8`), in the best form this machine has at that level.
-pub fn product(isa: Isa, arithmetic: Arithmetic) -> &'static dyn Product {
+pub fn product(isa: Isa, arithmetic: Arithmetic) -> &'static dyn FloatProduct {
     let forms = forms(isa, arithmetic);
     forms[forms.len() - 1]
 }
 
 /// Returns every form of a float arithmetic at that level that this machine has, the best last; at least one.
-pub fn forms(isa: Isa, arithmetic: Arithmetic) -> &'static [&'static dyn Product] {
+pub fn forms(isa: Isa, arithmetic: Arithmetic) -> &'static [&'static dyn FloatProduct] {
     let is_f32 = arithmetic == Arithmetic::F32;
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -88,6 +98,21 @@ macro_rules! float_product {
                     unsafe { tile::run::<$step>($isa, tile, buffer) }
                 }
                 scratch::with(tile::scratch_bytes::<$step>(), |buffer| {
+                    // SAFETY: `forms` hands this out only where the CPU has the features.
+                    unsafe { run(tile, buffer) }
+                });
+            }
+        }
+
+        $(#[$attribute])*
+        impl FloatProduct for $name {
+            fn transposed(&self, tile: &mut TransposedTile<'_>) {
+                $(#[$features])?
+                unsafe fn run(tile: &mut TransposedTile<'_>, buffer: &mut [u8]) {
+                    // SAFETY: the features are this function's.
+                    unsafe { transposed::run::<$step>($isa, tile, buffer) }
+                }
+                scratch::with(transposed::scratch_bytes::<$step>(), |buffer| {
                     // SAFETY: `forms` hands this out only where the CPU has the features.
                     unsafe { run(tile, buffer) }
                 });

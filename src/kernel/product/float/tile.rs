@@ -60,7 +60,7 @@ pub unsafe fn pack_x<S: Step>(x: &[f32], k: usize, out: &mut [u8]) {
 
 /// Returns the bits of `x` as a bf16 product takes it: [`f32_to_bf16_bits`] without branches, so that loops are vectors.
 #[inline(always)]
-fn bf16_operand(x: f32) -> u32 {
+pub fn bf16_operand(x: f32) -> u32 {
     let bits = x.to_bits();
     let magnitude = bits & 0x7fff_ffff;
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
@@ -71,7 +71,7 @@ fn bf16_operand(x: f32) -> u32 {
 
 /// How a format's rows get into a panel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub enum Source {
     F32,
     F16,
     Bf16,
@@ -80,7 +80,7 @@ enum Source {
 }
 
 impl Source {
-    fn of<S: Step>(w: &Matrix) -> Source {
+    pub fn of<S: Step>(w: &Matrix) -> Source {
         let name = w.dtype().name();
         if name == BF16.name() {
             Source::Bf16
@@ -289,7 +289,7 @@ unsafe fn decode_rows<S: Step>(
 
 /// Continues the sums of `rows` rows, at most ROWS, in micro-kernels of a power of two of them.
 #[inline(always)]
-unsafe fn multiply_rows<S: Step>(rows: usize, operands: Operands, part: Part) {
+pub unsafe fn multiply_rows<S: Step>(rows: usize, operands: Operands, part: Part) {
     let mut done = 0;
     while done < rows {
         // SAFETY: the caller's.

@@ -1,0 +1,168 @@
+//! The loops around the micro-kernels where the sum runs over the rows of w: `y[m][k] = sum over n of x[m][n] * w[n][k]`.
+//!
+//! A row of w is a row of a panel as it lies, so f32 weights are copied and pairs of bf16 rows put together; formats of
+//! blocks are decoded some rows at a time, over all columns of the tile.
+
+use std::ops::Range;
+
+use super::lanes::{BLOCK, Lanes};
+use super::micro::{Operands, Part};
+use super::step::{Step, V};
+use super::tile::{Source, bf16_operand, multiply_rows, w_group, x_row_bytes};
+use crate::kernel::Isa;
+use crate::kernel::product::matrix::Stored;
+use crate::kernel::product::transposed::{Operand, Tile};
+
+/// Rows of w in a panel.
+const DEPTH: usize = 256;
+/// The most columns of a tile.
+pub const MAX_COLS: usize = 768;
+
+/// Bytes that [`run`] works in: a panel, and rows decoded for it.
+pub const fn scratch_bytes<S: Step>() -> usize {
+    4 * DEPTH * (w_group::<S>() + MAX_COLS)
+}
+
+/// Some rows of w from the tile's first column on.
+struct Block {
+    rows: [*const u8; DEPTH],
+    len: usize,
+    source: Source,
+}
+
+/// Continues (or begins) the sums of the tile by all rows of w.
+///
+/// # Safety
+/// As [`Lanes`]; `buffer` has [`scratch_bytes`], the tile at most [`MAX_COLS`] columns that begin and end with whole blocks.
+#[inline(always)]
+pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
+    let (panel, decoded) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let panel = panel.as_mut_ptr().cast::<u32>();
+    let width = tile.cols.len();
+    for start in (0..tile.w.rows()).step_by(DEPTH) {
+        let rows = start..tile.w.rows().min(start + DEPTH);
+        // SAFETY: the caller's; the panel has room for DEPTH * w_group lanes, x and y have the group's rows.
+        unsafe {
+            let block = block::<S>(isa, tile, rows, decoded);
+            for first in (0..width).step_by(w_group::<S>()) {
+                let cols = w_group::<S>().min(width - first);
+                for v in (0..cols).step_by(S::L::LANES) {
+                    pack::<S>(&block, first + v, width - first - v, panel.add(v));
+                }
+                for (row, rows, x) in tile.x_groups() {
+                    let (y, stride) = tile.y_address(row);
+                    let operands = Operands {
+                        lanes: block.len.div_ceil(S::DEPTH),
+                        x: x.as_ptr().cast::<u32>().add(start / S::DEPTH),
+                        x_stride: x_row_bytes::<S>(tile.w.rows()) / 4,
+                        panel,
+                        first: tile.begins && start == 0,
+                    };
+                    multiply_rows::<S>(rows, operands, Part { y: y.add(first), stride, cols });
+                }
+            }
+        }
+    }
+}
+
+/// Returns where `rows` of w lie, decoded if need be.
+#[inline(always)]
+unsafe fn block<S: Step>(isa: Isa, tile: &Tile<'_>, rows: Range<usize>, decoded: &mut [u8]) -> Block {
+    let source = match tile.w {
+        Operand::Values { .. } if S::DEPTH == 1 => Source::F32,
+        Operand::Values { .. } => Source::Decoded,
+        Operand::Matrix(w) if matches!(w.stored(), Stored::Panels(_)) => Source::Decoded,
+        Operand::Matrix(w) => Source::of::<S>(w),
+    };
+    let mut block = Block { rows: [std::ptr::null(); DEPTH], len: rows.len(), source };
+    let cols = tile.cols.clone();
+    for (i, row) in rows.enumerate() {
+        block.rows[i] = match (tile.w, source) {
+            (Operand::Matrix(w), Source::Decoded) => {
+                let dtype = w.dtype();
+                let at = |col: usize| col / dtype.block_len() * dtype.block_bytes();
+                let bytes = &w.row(row)[at(cols.start)..at(cols.end)];
+                let out = &mut decoded[4 * MAX_COLS * i..][..4 * cols.len()];
+                // SAFETY: the caller's.
+                unsafe { decode::<S>(|values| dtype.decode(isa, bytes, values), out) }
+            }
+            (Operand::Values { values, cols: k }, Source::Decoded) => {
+                let row = &values[row * k..][cols.clone()];
+                let out = &mut decoded[4 * MAX_COLS * i..][..4 * cols.len()];
+                // SAFETY: the caller's.
+                unsafe { decode::<S>(|values| values.copy_from_slice(row), out) }
+            }
+            (Operand::Matrix(w), _) => w.mapped_row(row)[cols.start * w.dtype().block_bytes()..].as_ptr(),
+            (Operand::Values { values, cols: k }, _) => values[row * k + cols.start..].as_ptr().cast(),
+        };
+    }
+    block
+}
+
+/// Writes a row as operands of the step (f32; bf16 in half the room) and returns where they begin.
+#[inline(always)]
+unsafe fn decode<S: Step>(write: impl FnOnce(&mut [f32]), out: &mut [u8]) -> *const u8 {
+    // SAFETY: rows of the 64-aligned buffer begin at multiples of 64, and any bits are an f32.
+    let values = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<f32>(), out.len() / 4) };
+    write(values);
+    if S::DEPTH == 2 {
+        for t in 0..values.len() {
+            let operand = bf16_operand(values[t]) as u16;
+            // SAFETY: 2 t + 2 <= 4 t + 4, so no value is overwritten before it is read.
+            unsafe { values.as_mut_ptr().cast::<u16>().add(t).write(operand) };
+        }
+    }
+    out.as_ptr()
+}
+
+/// Writes the columns from `col` on, LANES or the `left` that there are, of the block's rows to `panel`.
+#[inline(always)]
+unsafe fn pack<S: Step>(block: &Block, col: usize, left: usize, panel: *mut u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match (block.source, S::DEPTH) {
+            (Source::F16, _) => {
+                pack_rows::<S, 2>(block, col, left, panel, |from| S::L::load_f16(from.cast()));
+            }
+            (Source::Bf16, 1) => pack_rows::<S, 2>(block, col, left, panel, |from| {
+                S::L::low_bf16(S::L::load_halves(from.cast()))
+            }),
+            (_, 1) => pack_rows::<S, 4>(block, col, left, panel, |from| S::L::load(from.cast())),
+            _ => pack_rows::<S, 2>(block, col, left, panel, |from| S::L::load_halves(from.cast())),
+        }
+    }
+}
+
+/// Packs rows of elements of `SIZE` bytes that `load` makes lanes of.
+#[inline(always)]
+unsafe fn pack_rows<S: Step, const SIZE: usize>(
+    block: &Block,
+    col: usize,
+    left: usize,
+    panel: *mut u32,
+    load: impl Fn(*const u8) -> V<S>,
+) {
+    let mut rest = [0u8; BLOCK];
+    // SAFETY: the caller's; a row that ends within the vector is copied.
+    unsafe {
+        let mut row = |i: usize| {
+            if i >= block.len {
+                return S::L::zero(); // the last row has no other to pair with
+            }
+            let from = block.rows[i].add(SIZE * col);
+            if left >= S::L::LANES {
+                return load(from);
+            }
+            std::ptr::copy_nonoverlapping(from, rest.as_mut_ptr(), SIZE * left);
+            load(rest.as_ptr())
+        };
+        for t in 0..block.len.div_ceil(S::DEPTH) {
+            let lanes = match (S::DEPTH, block.source) {
+                (1, _) => row(t),
+                (_, Source::Bf16) => S::L::flush_bf16(S::L::pairs(row(2 * t), row(2 * t + 1))),
+                _ => S::L::pairs(row(2 * t), row(2 * t + 1)),
+            };
+            S::L::store(lanes, panel.add(t * w_group::<S>()));
+        }
+    }
+}
