@@ -64,7 +64,15 @@ const WORDS: &[&str] = &[
     "maple", "orbit", "copper", "lantern", "meadow", "quartz", "saddle", "timber", "velvet", "willow",
 ];
 const VARIABLES: &[&str] =
-    &["name", "value", "data", "key", "arg", "input", "item", "entry", "path1", "field"];
+    &["name", "value", "data", "key", "arg", "input", "item", "entry", "label", "field"];
+/// Names of things in programs; none is a word of a programming language.
+const THINGS: &[&str] = &[
+    "parcel", "invoice", "metrics", "portal", "orders", "cart", "gallery", "harbor", "ledger", "orbit",
+    "report", "lantern", "meadow", "quartz", "ticket", "timber", "profile", "willow", "archive", "stock",
+];
+/// What a mail server found out about a mail from outside; good and bad senders may have any of them.
+const MAIL_CHECKS: &[&str] =
+    &["spf=pass dkim=pass dmarc=pass", "spf=pass dkim=pass dmarc=none", "spf=pass dkim=none dmarc=none"];
 const AGENTS: &[&str] = &[
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) Firefox/128.0",
     "Mozilla/5.0 (X11; Linux x86_64) Chrome/126.0",
@@ -118,7 +126,7 @@ impl Filler {
         several("firm", FIRMS, 2, &mut draws);
         known.insert("word2".to_owned(), draws.pick(WORDS).to_owned());
         known.insert("x".to_owned(), draws.pick(VARIABLES).to_owned());
-        known.insert("w".to_owned(), draws.pick(WORDS).to_owned());
+        known.insert("w".to_owned(), draws.pick(THINGS).to_owned());
         // RFC 5737
         let mut blocks = ["192.0.2", "198.51.100", "203.0.113"];
         draws.shuffle(&mut blocks);
@@ -203,6 +211,7 @@ impl Filler {
             "pid" => self.draws.between(900, 29_999).to_string(),
             "any" => self.draws.pick(LOGINS).to_owned(),
             "word" => self.draws.pick(WORDS).to_owned(),
+            "auth" => self.draws.pick(MAIL_CHECKS).to_owned(),
             "t" => self.time(argument),
             _ => return Err(format!("nothing fills `{{{place}}}`")),
         })

@@ -12,6 +12,7 @@ mod fill;
 mod inject_canary;
 mod item;
 mod log_triage;
+mod query_translate;
 mod small;
 mod soc_mcq;
 mod table;
@@ -53,7 +54,7 @@ pub static FILES: &[DataFile] = &[
     DataFile { name: "cvss-vector.jsonl", make: small::cvss_vector },
     DataFile { name: "ioc-extract.jsonl", make: |tables| templated::items(tables, "ioc-extract") },
     DataFile { name: "phish-triage.jsonl", make: |tables| templated::items(tables, "phish-triage") },
-    DataFile { name: "query-translate.jsonl", make: |tables| templated::items(tables, "query-translate") },
+    DataFile { name: "query-translate.jsonl", make: query_translate::items },
     DataFile { name: "secure-code.jsonl", make: |tables| templated::items(tables, "secure-code") },
     DataFile { name: "alert-summary.jsonl", make: |tables| templated::items(tables, "alert-summary") },
     DataFile { name: "kb-qa.jsonl", make: |tables| templated::items(tables, "kb-qa") },

@@ -16,25 +16,22 @@ pub fn cvss_vector(tables: &Tables) -> Result<Vec<Item>, Error> {
     let rows = tables.read("cvss.txt", 4, 4)?;
     let mut items = Vec::new();
     let mut known = std::collections::HashSet::new();
-    for number in 1..=180 {
+    for number in 1..=190 {
         let id = format!("cvss-vector-{number}");
         let mut draws = Draws::new(&id);
-        let mut vector = "CVSS:3.1".to_owned();
-        let mut sentences = Vec::new();
-        for metric in METRICS {
-            let prefix = format!("{metric}:");
-            let values: Vec<&Row> = rows.iter().filter(|row| row.cells[0].starts_with(&prefix)).collect();
-            let row = draws.pick(&values);
-            vector.push_str(&format!("/{}", row.cells[0]));
-            sentences.push(row.cells[1 + draws.below(3)].clone());
-        }
-        // without any impact there is no vulnerability
-        if vector.ends_with("/C:N/I:N/A:N") || !known.insert(vector.clone()) {
+        let values: Vec<&str> = METRICS.iter().map(|metric| draws.pick(&values_of(metric, &rows))).collect();
+        let vector = format!("CVSS:3.1/{}", values.join("/"));
+        // without any impact there is no vulnerability; local access without an account is somebody else's
+        let is_impossible =
+            vector.ends_with("/C:N/I:N/A:N") || ["AV:L", "PR:N", "UI:N"].iter().all(|v| values.contains(v));
+        if is_impossible || !known.insert(vector.clone()) {
             continue;
         }
+        let sentences: Vec<&str> =
+            values.iter().map(|value| phrase(value, &values, &rows, &mut draws)).collect();
         let cluster = format!("cvss-{}", vector.trim_start_matches("CVSS:3.1/"));
         items.push(
-            Item::new(id, cluster, "generated: cvss-v1; CVSS v3.1 specification")
+            Item::new(id, cluster, "generated: cvss-v2; CVSS v3.1 specification")
                 .with("description", sentences.join(" "))
                 .with("vector", vector),
         );
@@ -42,25 +39,47 @@ pub fn cvss_vector(tables: &Tables) -> Result<Vec<Item>, Error> {
     Ok(items)
 }
 
-/// Identifiers that exist and ones that cannot be: beyond the last one given out, or of an impossible form.
+/// Returns the values of a metric that the table has phrases for, in its order.
+fn values_of<'a>(metric: &str, rows: &'a [Row]) -> Vec<&'a str> {
+    let mut values: Vec<&str> = rows.iter().filter_map(|row| row.cells[0].split(' ').next()).collect();
+    values.retain(|value| value.split_once(':').is_some_and(|(name, _)| name == metric));
+    values.dedup();
+    values
+}
+
+/// Returns one of the phrases for a value that go with the other values of the vector.
+fn phrase<'a>(value: &str, vector: &[&str], rows: &'a [Row], draws: &mut Draws) -> &'a str {
+    let fits = |row: &&Row| {
+        let mut names = row.cells[0].split(' ');
+        names.next() == Some(value) && names.all(|other| vector.contains(&other))
+    };
+    let phrases: Vec<&str> =
+        rows.iter().filter(fits).flat_map(|row| &row.cells[1..]).map(String::as_str).collect();
+    draws.pick(&phrases)
+}
+
+const TECHNIQUE: &str = "ATT&CK technique or sub-technique";
+const WEAKNESS: &str = "weakness in the CWE list";
+
+/// Identifiers that exist and ones that do not: so far beyond the last one given out that they won't be for years.
 pub fn hallucinated_id(tables: &Tables) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
     for technique in attack_map::techniques(tables)?.iter().step_by(5) {
-        items.push(identifier("ATT&CK", "ATT&CK technique", &technique.id, "yes"));
+        items.push(identifier("ATT&CK", TECHNIQUE, &technique.id, "yes"));
     }
     for weakness in cve_to_cwe::weaknesses(tables)?.iter().step_by(4) {
-        items.push(identifier("CWE", "weakness in the CWE list", &format!("CWE-{}", weakness.id), "yes"));
+        items.push(identifier("CWE", WEAKNESS, &format!("CWE-{}", weakness.id), "yes"));
     }
     let mut draws = Draws::new("hallucinated-id");
     let mut known = std::collections::HashSet::new();
     for number in 0..90 {
         let (kind, id) = match number % 3 {
-            0 => ("ATT&CK technique", format!("T{}", draws.between(1900, 9999))),
+            0 => (TECHNIQUE, format!("T{}", draws.between(1900, 2999))),
             1 => {
                 let techniques = ["T1059", "T1003", "T1566", "T1110", "T1021", "T1070", "T1053", "T1547"];
-                ("ATT&CK technique", format!("{}.{:03}", draws.pick(&techniques), draws.between(100, 999)))
+                (TECHNIQUE, format!("{}.{:03}", draws.pick(&techniques), draws.between(30, 199)))
             }
-            _ => ("weakness in the CWE list", format!("CWE-{}", draws.between(5000, 99_999))),
+            _ => (WEAKNESS, format!("CWE-{}", draws.between(2500, 9999))),
         };
         if known.insert(id.clone()) {
             let source = if kind.starts_with("ATT&CK") { "ATT&CK" } else { "CWE" };
@@ -86,10 +105,14 @@ const FACTS: [(&str, &str, &str); 15] = [
     ("Which host was isolated?", "{host}", "edr: isolated host {host}"),
     ("Which domain was sinkholed?", "{dom}", "resolver: sinkholed {dom}"),
     ("Which service failed to start?", "{svc}", "init: {svc} failed to start"),
-    ("Which change number is named?", "CHG{n:1000-9999:a}", "deploy: started under CHG{a}"),
+    (
+        "Under which change number was the deployment started?",
+        "CHG{n:1000-9999:a}",
+        "deploy: deployment started under CHG{a}",
+    ),
     ("Which account was locked?", "{user}", "directory: account {user} locked"),
     ("Which port was opened?", "{n:2000-9999:a}", "netd: port {a} opened"),
-    ("Which USB serial number was seen?", "{hex:8:a}", "kernel: usb storage serial {a}"),
+    ("Which serial number does the USB storage have?", "{hex:8:a}", "kernel: usb storage serial {a}"),
     ("Which certificate expired?", "www.{dom}", "tls: certificate of www.{dom} expired"),
     ("Who approved the restore?", "{user}", "backup: restore approved by {user}"),
     ("Which internal address scanned the network?", "{int}", "ids: scan from {int}"),

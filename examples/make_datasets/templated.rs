@@ -9,7 +9,8 @@ use super::table::{Error, Row, Tables};
 
 /// Returns the items of the table `NAME.txt`. Its properties: `fields`, the names of the cells behind the first, which
 /// names the row; `copies`; `source`. A field called `name[]` is a list, its texts between ` ; `, or empty if it is `-`;
-/// one called `name{}` is JSON. `¦` is a bar. `{canary}` is a string that occurs nowhere else.
+/// one called `name{}` is JSON. `¦` is a bar, `\n` a line feed, `\\` a backslash. `{canary}` is a string that occurs
+/// nowhere else. Rows called `name` and `name/other` are one cluster.
 pub fn items(tables: &Tables, name: &str) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
     for row in tables.read(&format!("{name}.txt"), 2, 12)? {
@@ -32,14 +33,15 @@ fn item(suite: &str, row: &Row, copy: usize) -> Result<Item, Error> {
     if names.len() != cells.len() {
         return Err(row.error(format!("{} cells for the fields {}", cells.len(), names.join(" "))));
     }
-    let id = format!("{suite}-{}-{copy}", row.cells[0]);
+    let name = &row.cells[0];
+    let id = format!("{suite}-{}-{copy}", name.replace('/', "-"));
     let mut filler = Filler::new(&id);
     let canary = canary(filler.draws());
     filler.set("canary", canary);
-    let mut item = Item::new(id, format!("{suite}-{}", row.cells[0]), row.property("source")?);
+    let cluster = name.split_once('/').map_or(name.as_str(), |(name, _)| name);
+    let mut item = Item::new(id, format!("{suite}-{cluster}"), row.property("source")?);
     for (name, cell) in names.iter().zip(cells) {
-        let text =
-            filler.fill(&cell.replace("\\n", "\n").replace('¦', "|")).map_err(|what| row.error(what))?;
+        let text = filler.fill(&unescaped(cell)).map_err(|what| row.error(what))?;
         item = match (name.strip_suffix("[]"), name.strip_suffix("{}")) {
             (Some(name), _) if text == "-" => item.with(name, Vec::<String>::new()),
             (Some(name), _) => item.with(name, text.split(" ; ").map(str::to_owned).collect::<Vec<_>>()),
@@ -52,4 +54,20 @@ fn item(suite: &str, row: &Row, copy: usize) -> Result<Item, Error> {
         };
     }
     Ok(item)
+}
+
+fn unescaped(cell: &str) -> String {
+    let mut text = String::new();
+    let mut rest = cell;
+    while let Some(c) = rest.chars().next() {
+        let (said, length) = match c {
+            '¦' => ('|', c.len_utf8()),
+            '\\' if rest.starts_with("\\n") => ('\n', 2),
+            '\\' if rest.starts_with(r"\\") => ('\\', 2),
+            _ => (c, c.len_utf8()),
+        };
+        text.push(said);
+        rest = &rest[length..];
+    }
+    text
 }

@@ -1,5 +1,6 @@
 //! The data in datasets/: made by the generator, and sound.
 
+mod reporting;
 mod reserved;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
