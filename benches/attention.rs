@@ -1,11 +1,14 @@
 //! Attention speed: useful floating-point operations per second (4 per visible pair of positions and head dimension),
 //! the best of several passes.
 //!
-//! usage: cargo bench --bench attention -- [--isa NAME] [--threads N]
+//! usage: cargo bench --bench attention -- [--isa NAME] [--threads N] [--only cache|documents]
 
 use std::time::Instant;
 
-use lctl::kernel::attention::{AttentionShape, Span, attention};
+use lctl::kernel::attention::{
+    AttentionShape, DocumentGradients, DocumentRows, Saved, Span, attention, document_attention,
+    document_attention_backward,
+};
 use lctl::kernel::{Compute, Isa, KvCache, KvShape, Team};
 
 /// Passes are repeated for at least this long, and the fastest counts: the machine may be shared.
@@ -65,14 +68,66 @@ fn measure(compute: &Compute, heads: (usize, usize), head_dim: usize, context: u
     );
 }
 
+/// Measures attention within documents of these lengths, forward and backward; useful operations are 4 and 10 per
+/// visible pair of positions and head dimension.
+fn measure_documents(compute: &Compute, heads: (usize, usize), head_dim: usize, lens: &[usize]) {
+    let (n_heads, n_kv_heads) = heads;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let shape = AttentionShape { n_heads, n_kv_heads, head_dim, scale, softcap: None, window: None };
+    let cu: Vec<usize> = (0..=lens.len()).map(|i| lens[..i].iter().sum()).collect();
+    let n = cu[lens.len()];
+    let (q, dout) = (noise(n * n_heads * head_dim), noise(n * n_heads * head_dim));
+    let kv = noise(n * n_kv_heads * head_dim);
+    let rows = DocumentRows { q: &q, k: &kv, v: &kv, cu: &cu };
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; n * n_heads]);
+    let forward = best_seconds(|| document_attention(compute, &shape, &rows, &mut out, &mut lse));
+    let (mut dq, mut dk, mut dv) = (q.clone(), kv.clone(), kv.clone());
+    let saved = Saved { out: &out, lse: &lse, dout: &dout };
+    let backward = best_seconds(|| {
+        let gradients = DocumentGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        document_attention_backward(compute, &shape, &rows, &saved, gradients);
+    });
+    let pairs: usize = lens.iter().map(|len| len * (len + 1) / 2).sum();
+    let products = (2 * pairs * n_heads * head_dim) as f64;
+    println!(
+        "{:>9} {n_heads:>3}/{n_kv_heads:<2} heads of {head_dim:>3}, {:>2} documents of {:>4}: forward {:>8.1} us {:>6.1} GFLOP/s, backward {:>8.1} us {:>6.1} GFLOP/s",
+        compute.isa.name(),
+        lens.len(),
+        n / lens.len(),
+        forward * 1e6,
+        2.0 * products / forward / 1e9,
+        backward * 1e6,
+        5.0 * products / backward / 1e9,
+    );
+}
+
+/// Attention over a cache.
+fn measure_cached(compute: &Compute) {
+    for (heads, head_dim, context, n_rows) in [
+        ((32, 4), 64, 512, 512),
+        ((9, 3), 64, 512, 512),
+        ((32, 32), 64, 512, 512),
+        ((32, 8), 128, 512, 512),
+        ((8, 4), 256, 512, 512),
+        ((32, 4), 64, 2048, 512),
+        ((32, 4), 64, 2048, 1),
+        ((32, 32), 64, 2048, 1),
+        ((32, 8), 128, 2048, 1),
+        ((9, 3), 64, 512, 5),
+    ] {
+        measure(compute, heads, head_dim, context, n_rows);
+    }
+}
+
 fn main() {
     let mut isas: Vec<Isa> = Isa::available().collect();
-    let mut threads = 1;
+    let (mut threads, mut only) = (1, String::new());
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_default();
         match arg.as_str() {
             "--isa" => isas.retain(|isa| isa.name() == value),
+            "--only" => only = value,
             "--threads" => threads = value.parse().expect("--threads N"),
             _ => panic!("unknown argument {arg:?}"),
         }
@@ -80,19 +135,18 @@ fn main() {
     assert!(!isas.is_empty(), "this machine has no ISA of that name");
     for isa in isas {
         let compute = Compute { isa, team: Team::new(threads).expect("threads") };
-        for (heads, head_dim, context, n_rows) in [
-            ((32, 4), 64, 512, 512),
-            ((9, 3), 64, 512, 512),
-            ((32, 32), 64, 512, 512),
-            ((32, 8), 128, 512, 512),
-            ((8, 4), 256, 512, 512),
-            ((32, 4), 64, 2048, 512),
-            ((32, 4), 64, 2048, 1),
-            ((32, 32), 64, 2048, 1),
-            ((32, 8), 128, 2048, 1),
-            ((9, 3), 64, 512, 5),
-        ] {
-            measure(&compute, heads, head_dim, context, n_rows);
+        if only != "documents" {
+            measure_cached(&compute);
+        }
+        if only != "cache" {
+            for (heads, head_dim) in
+                [((32, 4), 64), ((32, 32), 64), ((9, 3), 64), ((32, 8), 128), ((8, 4), 256)]
+            {
+                for lens in [&[512][..], &[128; 4]] {
+                    measure_documents(&compute, heads, head_dim, lens);
+                }
+            }
+            measure_documents(&compute, (32, 4), 64, &[2048]);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Elementwise steps between the products.
 
 use super::Compute;
-use super::disjoint::for_row_blocks;
+use super::disjoint::{for_row_block_pairs, for_row_blocks};
 use super::math::{GeluTanh, MapInPlace, Silu, Unary, lanes};
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
 
@@ -16,6 +16,17 @@ pub fn swiglu(compute: &Compute, gate: &mut [f32], up: &[f32]) {
 /// Replaces gate by `gelu(gate) * up`, gelu in its tanh form (GeGLU, arXiv:2002.05202); see [`lanes::gelu_tanh`].
 pub fn geglu_tanh(compute: &Compute, gate: &mut [f32], up: &[f32]) {
     zip(compute, gate, up, Gated(GeluTanh));
+}
+
+/// Replaces gate and up by their gradients under [`swiglu`]: up by `dy * silu(gate)`, gate by
+/// `dy * up * silu'(gate)`; see [`lanes::silu_and_slope`].
+pub fn swiglu_backward(compute: &Compute, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    gated_backward(compute, gate, up, dy, Silu);
+}
+
+/// Replaces gate and up by their gradients under [`geglu_tanh`]; see [`lanes::gelu_tanh_and_slope`].
+pub fn geglu_tanh_backward(compute: &Compute, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    gated_backward(compute, gate, up, dy, GeluTanh);
 }
 
 /// Replaces x by `x + y`.
@@ -36,6 +47,11 @@ pub fn scale(compute: &Compute, x: &mut [f32], factor: f32) {
 /// Replaces x by `cap * tanh(x / cap)` (Gemma 2, arXiv:2408.00118).
 pub fn soft_cap(compute: &Compute, x: &mut [f32], cap: f32) {
     map(compute, x, SoftCap(cap));
+}
+
+/// Replaces x by its gradient under [`soft_cap`], `dy * (1 - tanh(x / cap)^2)`.
+pub fn soft_cap_backward(compute: &Compute, x: &mut [f32], cap: f32, dy: &[f32]) {
+    zip(compute, x, dy, SoftCapSlope(cap));
 }
 
 /// Adds the same bias to every row of x, `[T, bias.len()]`.
@@ -62,6 +78,14 @@ fn zip(compute: &Compute, x: &mut [f32], y: &[f32], function: impl Binary) {
 
 fn map(compute: &Compute, x: &mut [f32], function: impl Unary) {
     for_row_blocks(&compute.team, x, 1, |_, x| dispatch_fma(compute.isa, MapInPlace(function, x)));
+}
+
+fn gated_backward(compute: &Compute, gate: &mut [f32], up: &mut [f32], dy: &[f32], function: impl Sloped) {
+    assert_eq!(gate.len(), dy.len());
+    for_row_block_pairs(&compute.team, gate, up, 1, |first, gate, up| {
+        let dy = &dy[first..][..gate.len()];
+        dispatch_fma(compute.isa, GatedBackward { gate, up, dy, function });
+    });
 }
 
 struct Zip<'a, F> {
@@ -100,6 +124,62 @@ impl<F: Unary> Binary for Gated<F> {
     #[inline(always)]
     fn apply<S: SimdFma>(self, s: S, x: S::F32, y: S::F32) -> S::F32 {
         self.0.apply(s, x) * y
+    }
+}
+
+/// A function that comes with its derivative.
+trait Sloped: Copy + Send + Sync {
+    fn value_and_slope<S: SimdFma>(self, s: S, x: S::F32) -> (S::F32, S::F32);
+}
+
+impl Sloped for Silu {
+    #[inline(always)]
+    fn value_and_slope<S: SimdFma>(self, s: S, x: S::F32) -> (S::F32, S::F32) {
+        lanes::silu_and_slope(s, x)
+    }
+}
+
+impl Sloped for GeluTanh {
+    #[inline(always)]
+    fn value_and_slope<S: SimdFma>(self, s: S, x: S::F32) -> (S::F32, S::F32) {
+        lanes::gelu_tanh_and_slope(s, x)
+    }
+}
+
+struct GatedBackward<'a, F> {
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+    dy: &'a [f32],
+    function: F,
+}
+
+impl<F: Sloped> FmaKernel for GatedBackward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) {
+        let Self { gate, up, dy, function } = self;
+        let body = gate.len() / S::LANES * S::LANES;
+        let vectors = gate.chunks_exact_mut(S::LANES).zip(up.chunks_exact_mut(S::LANES));
+        for ((gate, up), dy) in vectors.zip(dy.chunks_exact(S::LANES)) {
+            let (value, slope) = function.value_and_slope(s, s.load(gate));
+            let dy = s.load(dy);
+            s.store(dy * s.load(up) * slope, gate);
+            s.store(dy * value, up);
+        }
+        let (gate, up, dy) = (&mut gate[body..], &mut up[body..], &dy[body..]);
+        if !dy.is_empty() {
+            let mut padded = [[0.0; 16]; 3];
+            padded[0][..dy.len()].copy_from_slice(gate);
+            padded[1][..dy.len()].copy_from_slice(up);
+            padded[2][..dy.len()].copy_from_slice(dy);
+            let (value, slope) = function.value_and_slope(s, s.load(&padded[0]));
+            let (up_vector, dy_vector) = (s.load(&padded[1]), s.load(&padded[2]));
+            s.store(dy_vector * up_vector * slope, &mut padded[0]);
+            s.store(dy_vector * value, &mut padded[1]);
+            gate.copy_from_slice(&padded[0][..dy.len()]);
+            up.copy_from_slice(&padded[1][..dy.len()]);
+        }
     }
 }
 
@@ -142,6 +222,17 @@ impl Unary for SoftCap {
     fn apply<S: SimdFma>(self, s: S, x: S::F32) -> S::F32 {
         let cap = s.splat(self.0);
         cap * lanes::tanh(s, x / cap)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SoftCapSlope(f32);
+
+impl Binary for SoftCapSlope {
+    #[inline(always)]
+    fn apply<S: SimdFma>(self, s: S, x: S::F32, dy: S::F32) -> S::F32 {
+        let t = lanes::tanh(s, x / s.splat(self.0));
+        dy * s.mul_add(-t, t, s.splat(1.0))
     }
 }
 

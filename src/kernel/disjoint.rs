@@ -60,3 +60,21 @@ pub(crate) fn for_row_blocks<T: Send>(
         work(rows.start, part);
     });
 }
+
+/// [`for_row_blocks`] over two slices of one length: `work(first_row, part of a, part of b)`.
+pub(crate) fn for_row_block_pairs<T: Send>(
+    team: &super::Team,
+    a: &mut [T],
+    b: &mut [T],
+    row_len: usize,
+    work: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
+    assert_eq!(a.len(), b.len());
+    let b = DisjointMut::new(b);
+    for_row_blocks(team, a, row_len, |first_row, a| {
+        let start = first_row * row_len;
+        // SAFETY: the parts of b lie as those of a, which are disjoint.
+        let part = unsafe { b.part(start..start + a.len()) };
+        work(first_row, a, part);
+    });
+}

@@ -24,6 +24,8 @@ pub enum Purpose {
     Bootstrap = 4,
     /// Drawing signs of differences.
     SignFlip = 5,
+    /// Which activations are dropped.
+    Dropout = 6,
 }
 
 impl Philox {
@@ -35,6 +37,23 @@ impl Philox {
     /// Returns 128 random bits: the block of counter (step, low index, high index, purpose).
     pub fn block(&self, step: u32, index: u64) -> [u32; 4] {
         philox4x32_10([step, index as u32, (index >> 32) as u32, self.purpose], self.key)
+    }
+
+    /// Returns a stream of the same purpose whose key is half a block of this one.
+    pub fn stream(&self, step: u32, index: u64) -> Philox {
+        let [low, high, ..] = self.block(step, index);
+        Philox { key: [low, high], purpose: self.purpose }
+    }
+
+    /// Returns [`Philox::block`] of the indexes `first .. first + 16`: word w of block l is `[w][l]`.
+    #[inline(always)]
+    pub(super) fn blocks(&self, step: u32, first: u64) -> [[u32; 16]; 4] {
+        let (mut low, mut high) = ([0; 16], [0; 16]);
+        for l in 0..16 {
+            let index = first + l as u64;
+            (low[l], high[l]) = (index as u32, (index >> 32) as u32);
+        }
+        rounds([[step; 16], low, high, [self.purpose; 16]], self.key)
     }
 
     /// Returns a number in [0, 1): a multiple of 2^-24, so exact in f32.
@@ -63,18 +82,24 @@ impl Philox {
 }
 
 /// Returns the block of a counter under a key, after ten rounds.
-pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [a, b, c, d] = rounds(counter.map(|word| [word]), key);
+    [a[0], b[0], c[0], d[0]]
+}
+
+/// Ten rounds over the counters of N blocks, word by word, so that a compiler makes vectors of them.
+#[inline(always)]
+fn rounds<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
     const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
     const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
     for _ in 0..10 {
-        let first = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
-        let second = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
-        counter = [
-            (second >> 32) as u32 ^ counter[1] ^ key[0],
-            second as u32,
-            (first >> 32) as u32 ^ counter[3] ^ key[1],
-            first as u32,
-        ];
+        for l in 0..N {
+            let first = u64::from(MULTIPLIERS[0]) * u64::from(counter[0][l]);
+            let second = u64::from(MULTIPLIERS[1]) * u64::from(counter[2][l]);
+            counter[0][l] = (second >> 32) as u32 ^ counter[1][l] ^ key[0];
+            counter[2][l] = (first >> 32) as u32 ^ counter[3][l] ^ key[1];
+            (counter[1][l], counter[3][l]) = (second as u32, first as u32);
+        }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counter

@@ -67,6 +67,30 @@ impl RopeTable {
 /// # Panics
 /// If x is no whole rows, or the table rotates more than `head_dim` values.
 pub fn rope(compute: &Compute, x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable) {
+    turn::<false>(compute, x, head_dim, positions, table);
+}
+
+/// Replaces the gradient of [`rope`]'s result by that of its x: `(a, b)` becomes `(a cos + b sin, b cos - a sin)`.
+///
+/// # Panics
+/// As [`rope`].
+pub fn rope_backward(
+    compute: &Compute,
+    dy: &mut [f32],
+    head_dim: usize,
+    positions: &[u32],
+    table: &RopeTable,
+) {
+    turn::<true>(compute, dy, head_dim, positions, table);
+}
+
+fn turn<const BACK: bool>(
+    compute: &Compute,
+    x: &mut [f32],
+    head_dim: usize,
+    positions: &[u32],
+    table: &RopeTable,
+) {
     let Some(last) = positions.iter().max() else {
         return assert!(x.is_empty());
     };
@@ -81,18 +105,19 @@ pub fn rope(compute: &Compute, x: &mut [f32], head_dim: usize, positions: &[u32]
     for_row_blocks(&compute.team, x, row_len, |first_row, x| {
         for (x, position) in x.chunks_exact_mut(row_len).zip(&positions[first_row..]) {
             let angles = &rows[*position as usize * table.dim()..][..table.dim()];
-            dispatch(compute.isa, Rotate { heads: x, head_dim, angles });
+            dispatch(compute.isa, Rotate::<BACK> { heads: x, head_dim, angles });
         }
     });
 }
 
-struct Rotate<'a> {
+/// Rotation by the angles, or back.
+struct Rotate<'a, const BACK: bool> {
     heads: &'a mut [f32],
     head_dim: usize,
     angles: &'a [f32],
 }
 
-impl Kernel for Rotate<'_> {
+impl<const BACK: bool> Kernel for Rotate<'_, BACK> {
     type Output = ();
 
     #[inline(always)]
@@ -105,13 +130,15 @@ impl Kernel for Rotate<'_> {
             for at in (0..body).step_by(S::LANES) {
                 let (a, b) = (s.load(&low[at..]), s.load(&high[at..]));
                 let (cos, sin) = (s.load(&cosines[at..]), s.load(&sines[at..]));
+                let sin = if BACK { -sin } else { sin };
                 s.store(a * cos - b * sin, &mut low[at..]);
                 s.store(b * cos + a * sin, &mut high[at..]);
             }
             for i in body..half {
                 let (a, b) = (low[i], high[i]);
-                low[i] = a * cosines[i] - b * sines[i];
-                high[i] = b * cosines[i] + a * sines[i];
+                let (cos, sin) = (cosines[i], if BACK { -sines[i] } else { sines[i] });
+                low[i] = a * cos - b * sin;
+                high[i] = b * cos + a * sin;
             }
         }
     }

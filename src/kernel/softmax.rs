@@ -3,7 +3,7 @@
 use super::Compute;
 use super::Isa;
 use super::disjoint::for_row_blocks;
-use super::lane_sum::{self, LaneSum};
+use super::lane_sum::{self, Dot, LaneSum};
 use super::math::lanes;
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
 
@@ -107,21 +107,53 @@ impl crate::kernel::math::Unary for Probability {
     }
 }
 
+/// Replaces the gradient of a softmax `y`, `[R, row_len]`, by that of its x: `y * (dy - sum of dy * y)`, the sum of
+/// fused products in the order of `lane_sum`.
+///
+/// # Panics
+/// If the lengths differ or are not a multiple of `row_len`.
+pub fn softmax_rows_backward(compute: &Compute, y: &[f32], dy: &mut [f32], row_len: usize) {
+    assert!(y.len() == dy.len() && row_len > 0 && y.len().is_multiple_of(row_len));
+    for_row_blocks(&compute.team, dy, row_len, |first_row, dy| {
+        for (i, dy) in dy.chunks_exact_mut(row_len).enumerate() {
+            let y = &y[(first_row + i) * row_len..][..row_len];
+            dispatch_fma(compute.isa, SoftmaxBackward { y, dy });
+        }
+    });
+}
+
+struct SoftmaxBackward<'a> {
+    y: &'a [f32],
+    dy: &'a mut [f32],
+}
+
+impl FmaKernel for SoftmaxBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: SimdFma>(self, s: S) {
+        let dot = lane_sum::sum(s, [&*self.dy, self.y], &Dot);
+        for (dy, y) in self.dy.iter_mut().zip(self.y) {
+            *dy = y * (*dy - dot);
+        }
+    }
+}
+
 /// Adds e^(x - max).
 struct SumOfExp(f32);
 
-impl LaneSum for SumOfExp {
+impl LaneSum<1> for SumOfExp {
     #[inline(always)]
-    fn add<S: SimdFma>(&self, s: S, sum: S::F32, x: S::F32) -> S::F32 {
+    fn add<S: SimdFma>(&self, s: S, sum: S::F32, [x]: [S::F32; 1]) -> S::F32 {
         sum + lanes::exp_nonpositive(s, x - s.splat(self.0))
     }
 }
 
 struct Sum;
 
-impl LaneSum for Sum {
+impl LaneSum<1> for Sum {
     #[inline(always)]
-    fn add<S: SimdFma>(&self, _: S, sum: S::F32, x: S::F32) -> S::F32 {
+    fn add<S: SimdFma>(&self, _: S, sum: S::F32, [x]: [S::F32; 1]) -> S::F32 {
         sum + x
     }
 }
@@ -186,7 +218,7 @@ impl FmaKernel for Pieces<'_> {
     #[inline(always)]
     fn run<S: SimdFma>(self, s: S) -> LogSoftmax {
         let max = max(s, self.0);
-        let sum = lane_sum::sum(s, self.0, &SumOfExp(max));
+        let sum = lane_sum::sum(s, [self.0], &SumOfExp(max));
         let mut log_sum = [0.0; 16];
         s.store(lanes::log(s, s.splat(sum)), &mut log_sum);
         LogSoftmax { max, argmax: first_equal(s, self.0, max), log_sum: log_sum[0] }
@@ -202,7 +234,7 @@ impl FmaKernel for Softmax<'_> {
     fn run<S: SimdFma>(self, s: S) {
         let max = max(s, self.0);
         crate::kernel::math::MapInPlace(ExpBelow(max), &mut *self.0).run(s);
-        let sum = lane_sum::sum(s, self.0, &Sum);
+        let sum = lane_sum::sum(s, [self.0], &Sum);
         for x in self.0.iter_mut() {
             *x /= sum;
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::values;
+use super::{same_shape, tensor, values, with_values};
 use crate::kernel::Compute;
-use crate::kernel::activation::{geglu_tanh, swiglu};
+use crate::kernel::activation::{geglu_tanh, geglu_tanh_backward, swiglu, swiglu_backward};
 
 /// What the gate of a feed-forward goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,27 @@ pub enum Activation {
 /// Errors if the shapes differ.
 pub fn gated(compute: &Arc<Compute>, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.apply_op2_no_bwd(up, &Gated { compute: compute.clone(), activation })
+}
+
+/// Returns the gradients of `gate` and `up` of [`gated`], given that of its result.
+///
+/// Errors if the shapes differ.
+pub fn gated_backward(
+    compute: &Compute,
+    activation: Activation,
+    gate: &Tensor,
+    up: &Tensor,
+    dy: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    same_shape("a gate", gate, up)?;
+    same_shape("a gate's gradient", gate, dy)?;
+    let mut dgate = with_values(gate, <[f32]>::to_vec)?;
+    let mut dup = with_values(up, <[f32]>::to_vec)?;
+    with_values(dy, |dy| match activation {
+        Activation::Silu => swiglu_backward(compute, &mut dgate, &mut dup, dy),
+        Activation::GeluTanh => geglu_tanh_backward(compute, &mut dgate, &mut dup, dy),
+    })?;
+    Ok((tensor(dgate, gate)?, tensor(dup, up)?))
 }
 
 struct Gated {

@@ -1,4 +1,8 @@
-//! Operations of a decoder on candle tensors: each file has one op's forward, over the slices of [`crate::kernel`].
+//! Operations of a decoder on candle tensors: each file has one op, forward and backward, over the slices of
+//! [`crate::kernel`].
+//!
+//! There is no autograd: a backward takes what its forward took or gave, and the gradient of the result, and returns
+//! the gradients of the operands; those of parameters are added to slices, chains going on from what is there.
 //!
 //! Weights are mapped and candle's tensors own their memory, so weights live inside the ops, never in tensors. An
 //! op's result depends on its operands alone, to the bit (docs/architecture.md). Tensors are f32 and contiguous.
@@ -6,6 +10,7 @@
 mod activation;
 mod add;
 mod attention;
+mod dropout;
 mod embedding;
 mod linear;
 mod loss;
@@ -14,18 +19,20 @@ mod rope;
 mod rows;
 mod softmax;
 
-use candle_core::{CpuStorage, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Device, Layout, Result, Tensor};
 
-pub use activation::{Activation, gated};
+pub use crate::kernel::dropout::{MaskKey, RowPlace};
+pub use activation::{Activation, gated, gated_backward};
 pub use add::{add, add_scaled};
-pub use attention::{AttendingRows, attention};
-pub use embedding::embedding;
+pub use attention::{AttendingRows, attention, document_attention, document_attention_backward};
+pub use dropout::{dropout, dropout_backward};
+pub use embedding::{embedding, embedding_backward};
 pub use linear::{Product, bias_gradient, products, products_backward, weight_gradient};
 pub use loss::{CrossEntropy, Head, cross_entropy, log_probs, log_probs_backward};
-pub use norm::rms_norm;
-pub use rope::{Turns, rope};
-pub use rows::{gather, scatter_scaled};
-pub use softmax::{softcap, softmax};
+pub use norm::{rms_norm, rms_norm_backward};
+pub use rope::{Turns, rope, rope_backward};
+pub use rows::{expert_weights_backward, gather, gather_backward, scatter_scaled, scatter_scaled_backward};
+pub use softmax::{softcap, softcap_backward, softmax, softmax_backward};
 
 /// Returns the values of an operand.
 ///
@@ -47,6 +54,19 @@ pub fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result
         candle_core::Storage::Cpu(storage) => Ok(read(values(storage, layout)?)),
         _ => candle_core::bail!("the tensor is not on the CPU"),
     }
+}
+
+/// Returns a tensor of that shape.
+pub(crate) fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), &Device::Cpu)
+}
+
+/// Errors unless both have one shape.
+pub(crate) fn same_shape(what: &str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.shape() != b.shape() {
+        candle_core::bail!("{what} of shape {:?} for {:?}", b.shape(), a.shape());
+    }
+    Ok(())
 }
 
 /// Returns a tensor's rows and their length.

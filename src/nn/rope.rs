@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{rows_of, values};
+use super::{tensor, values, with_values};
 use crate::kernel::Compute;
-use crate::kernel::rope::{RopeTable, rope as kernel};
+use crate::kernel::rope::{RopeTable, rope as kernel, rope_backward as backward};
 
 /// Where rows stand in their sequences, and the frequencies they turn with.
 #[derive(Clone)]
@@ -24,6 +24,42 @@ pub fn rope(compute: &Arc<Compute>, x: &Tensor, head_dim: usize, turns: &Turns) 
     x.apply_op1_no_bwd(&Rope { compute: compute.clone(), head_dim, turns: turns.clone() })
 }
 
+/// Returns the gradient of `x` of [`rope`], given that of its result: every head turned back.
+///
+/// Errors if there are not as many positions as rows.
+pub fn rope_backward(compute: &Compute, dy: &Tensor, head_dim: usize, turns: &Turns) -> Result<Tensor> {
+    let mut dx = with_values(dy, <[f32]>::to_vec)?;
+    turns.for_each(dy.dims(), &mut dx, |dx, positions, table| {
+        backward(compute, dx, head_dim, positions, table);
+    })?;
+    tensor(dx, dy)
+}
+
+impl Turns {
+    /// Calls `turn` with the rows of each table, their positions and the table.
+    ///
+    /// Errors if there are not as many positions as rows.
+    fn for_each(
+        &self,
+        dims: &[usize],
+        values: &mut [f32],
+        turn: impl Fn(&mut [f32], &[u32], &RopeTable),
+    ) -> Result<()> {
+        let len = dims.last().copied().unwrap_or(1);
+        let n_rows: usize = dims.iter().rev().skip(1).product();
+        if n_rows != self.positions.len() {
+            candle_core::bail!("{} positions for a tensor of shape {dims:?}", self.positions.len());
+        }
+        let mut first = 0;
+        for (n, table) in &self.tables {
+            let rows = first..first + n;
+            turn(&mut values[rows.start * len..rows.end * len], &self.positions[rows], table);
+            first += n;
+        }
+        Ok(())
+    }
+}
+
 struct Rope {
     compute: Arc<Compute>,
     head_dim: usize,
@@ -37,18 +73,9 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut y = values(storage, layout)?.to_vec();
-        let (n_rows, len) = rows_of(layout);
-        let Turns { positions, tables } = &self.turns;
-        if n_rows != positions.len() {
-            candle_core::bail!("{} positions for a tensor of shape {:?}", positions.len(), layout.shape());
-        }
-        let mut first = 0;
-        for (n, table) in tables {
-            let rows = first..first + n;
-            let x = &mut y[rows.start * len..rows.end * len];
-            kernel(&self.compute, x, self.head_dim, &positions[rows], table);
-            first += n;
-        }
+        self.turns.for_each(layout.dims(), &mut y, |x, positions, table| {
+            kernel(&self.compute, x, self.head_dim, positions, table);
+        })?;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }

@@ -47,6 +47,8 @@ pub struct Block<'a> {
     pub scratch: &'a mut [f32],
     /// `[rows][head_dim]`
     pub out: &'a mut [f32],
+    /// Where every row's logarithm of the sum of exponentials goes, if it's wanted.
+    pub lse: Option<&'a mut [f32; MAX_ROWS]>,
 }
 
 impl Block<'_> {
@@ -104,7 +106,7 @@ impl<const R: usize> Ranges<R> {
 
 #[inline(always)]
 fn run<S: SimdFma, const R: usize>(s: S, block: Block) {
-    let Block { shape, rows, tiles, first_page, scratch, out } = block;
+    let Block { shape, rows, tiles, first_page, scratch, out, lse } = block;
     // side by side: rows of q a power of two apart would compete for the same cache sets
     let (packed, scores) = scratch.split_at_mut(MAX_ROWS * shape.head_dim);
     let scores = &mut scores[..tiles.len() * R * PAGE];
@@ -118,7 +120,10 @@ fn run<S: SimdFma, const R: usize>(s: S, block: Block) {
     score_tiles::<S, R>(s, q, tiles, shape, scores);
     let ranges = Ranges::<R>::new(rows);
     mask(s, &ranges, first_page * PAGE, scores);
-    let sums = softmax::<S, R>(s, scores);
+    let (max, sums) = softmax::<S, R>(s, scores);
+    if let Some(lse) = lse {
+        *lse = log_sum_exp(s, max, sums);
+    }
     let weights = Weights { ranges, sums, base: first_page * PAGE, p: scores, tiles };
     let mut column = 0;
     while column < shape.head_dim {
@@ -168,7 +173,7 @@ fn score_tiles<S: SimdFma, const R: usize>(
 
 /// Returns the dots of every query with V vectors of keys: each the lanes from its offset on of the rows of a tile.
 #[inline(always)]
-fn dots<S: SimdFma, const R: usize, const V: usize>(
+pub(super) fn dots<S: SimdFma, const R: usize, const V: usize>(
     s: S,
     mut q: [&[f32]; R],
     vectors: [(&[f32], usize); V],
@@ -234,9 +239,9 @@ fn mask<S: SimdFma, const R: usize>(s: S, ranges: &Ranges<R>, base: usize, score
     }
 }
 
-/// Replaces scores by `exp(s - max)` and returns every row's sum.
+/// Replaces scores by `exp(s - max)` and returns every row's maximum and sum.
 #[inline(always)]
-fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> [f32; R] {
+fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> ([f32; R], [f32; R]) {
     // a row has one vector of 16 lanes per tile, or two of 8
     let mut largest = [[s.splat(f32::NEG_INFINITY); 2]; R];
     for scores in scores.chunks_exact(R * PAGE) {
@@ -246,16 +251,16 @@ fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> [f32; R] {
             }
         }
     }
-    let mut max = [s.splat(0.0); R];
+    let mut max = [0.0; R];
     for r in 0..R {
-        max[r] = s.splat(largest_lane(s, &largest[r][..PAGE / S::LANES]));
+        max[r] = largest_lane(s, &largest[r][..PAGE / S::LANES]);
     }
     let mut lane_sums = [[s.splat(0.0); 2]; R];
     for scores in scores.chunks_exact_mut(R * PAGE) {
         for r in 0..R {
             for i in 0..PAGE / S::LANES {
                 let score = &mut scores[r * PAGE + i * S::LANES..];
-                let p = lanes::exp_nonpositive(s, s.load(score) - max[r]);
+                let p = lanes::exp_nonpositive(s, s.load(score) - s.splat(max[r]));
                 s.store(p, score);
                 lane_sums[r][i] = lane_sums[r][i] + p;
             }
@@ -269,7 +274,21 @@ fn softmax<S: SimdFma, const R: usize>(s: S, scores: &mut [f32]) -> [f32; R] {
         }
         sums[r] = tree(&mut lanes);
     }
-    sums
+    (max, sums)
+}
+
+/// Returns `max + ln(sum)` of every row.
+#[inline(always)]
+fn log_sum_exp<S: SimdFma, const R: usize>(s: S, max: [f32; R], sums: [f32; R]) -> [f32; MAX_ROWS] {
+    let mut lanes = [1.0; PAGE];
+    lanes[..R].copy_from_slice(&sums);
+    let logs = lanes::log(s, s.load(&lanes));
+    s.store(logs, &mut lanes);
+    let mut lse = [0.0; MAX_ROWS];
+    for r in 0..R {
+        lse[r] = max[r] + lanes[r];
+    }
+    lse
 }
 
 /// Returns the largest lane of a row's vectors; none is NaN.

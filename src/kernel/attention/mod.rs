@@ -15,12 +15,20 @@
 use super::Compute;
 use super::kv_cache::{KvCache, SequenceId};
 
+mod backward;
 mod block;
+mod documents;
 #[cfg(test)]
 mod oracle;
 mod split;
 #[cfg(test)]
 mod tests;
+
+use std::ops::Range;
+
+pub use backward::{DocumentGradients, Saved, document_attention_backward};
+pub use documents::{DocumentRows, document_attention};
+use split::{Results, Spans};
 
 /// The sizes and rules of one layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +42,13 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
     /// Query i sees key j iff 0 <= i - j < window (Mistral, arXiv:2310.06825); `None`: iff j <= i.
     pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Returns the first position that the query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// Rows of queries that follow one another in one sequence.
@@ -75,5 +90,9 @@ pub fn attention(
     for span in spans {
         assert!(span.start + span.n_rows <= cache.len(span.sequence), "a span leaves its sequence");
     }
-    split::attention(compute, shape, q, cache, layer, spans, out);
+    let tiles = |span: &Span, kv_head: usize, pages: Range<usize>| {
+        let sequence = cache.pages(span.sequence);
+        pages.map(|page| sequence.tile(layer, kv_head, page)).collect()
+    };
+    split::attention(compute, &Spans { shape, q, spans, tiles }, Results { out, lse: None });
 }

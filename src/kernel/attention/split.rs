@@ -1,12 +1,13 @@
 //! Attention as tasks: each a few rows of one span that read the same KV head.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::block::{Block, MAX_ROWS, Row, Tile, max_rows};
 use super::{AttentionShape, Span};
 use crate::kernel::aligned::AlignedF32;
 use crate::kernel::disjoint::DisjointMut;
-use crate::kernel::kv_cache::{KvCache, PAGE};
+use crate::kernel::kv_cache::PAGE;
 use crate::kernel::simd::dispatch_fma;
 use crate::kernel::{Compute, Isa};
 
@@ -29,26 +30,43 @@ const MIN_PARALLEL_WORK: usize = 1 << 18;
 /// Fused multiply-adds of a task's scores: tens of microseconds.
 const TASK_WORK: usize = 1 << 20;
 
-/// See [`super::attention`].
-pub fn attention(
-    compute: &Compute,
-    shape: &AttentionShape,
-    q: &[f32],
-    cache: &KvCache,
-    layer: usize,
-    spans: &[Span],
-    out: &mut [f32],
-) {
-    let block_rows = block_rows(compute, shape, spans);
-    let (tasks, work) = tasks(shape, spans, block_rows);
+/// Queries, and what they attend to.
+pub struct Spans<'a, F> {
+    pub shape: &'a AttentionShape,
+    pub q: &'a [f32],
+    pub spans: &'a [Span],
+    /// The tiles of a span's sequence: of a KV head, in a range of pages.
+    pub tiles: F,
+}
+
+/// Where results go.
+pub struct Results<'a> {
+    /// `[T, n_heads, head_dim]`
+    pub out: &'a mut [f32],
+    /// Logarithm of the sum of exponentials of every row's scores, `[T, n_heads]`.
+    pub lse: Option<&'a mut [f32]>,
+}
+
+/// See [`super::attention`]; no two spans share a row.
+pub fn attention<'a, F>(compute: &Compute, spans: &Spans<'_, F>, results: Results<'_>)
+where
+    F: Fn(&Span, usize, Range<usize>) -> Vec<Tile<'a>> + Sync,
+{
+    let shape = spans.shape;
+    let block_rows = block_rows(compute, shape, spans.spans);
+    let (tasks, work) = tasks(shape, spans.spans, block_rows);
     let head_dim = shape.head_dim;
-    let out = DisjointMut::new(out);
+    let wants_lse = results.lse.is_some();
+    let (out, lse) = (DisjointMut::new(results.out), DisjointMut::new(results.lse.unwrap_or_default()));
     let run_task = |task: &Task| {
-        attend(compute.isa, shape, q, cache, layer, task, block_rows, |row, head, values| {
-            let at = (row * shape.n_heads + head) * head_dim;
-            // SAFETY: a row's head belongs to one task (spans that share a row would be the caller's bug, and
-            // `super::attention` refuses them).
-            unsafe { out.part(at..at + head_dim) }.copy_from_slice(values);
+        attend(compute.isa, spans, task, (block_rows, wants_lse), |row, head, values, row_lse| {
+            let at = row * shape.n_heads + head;
+            // SAFETY: a row's head belongs to one task, as no two spans share a row.
+            unsafe { out.part(at * head_dim..(at + 1) * head_dim) }.copy_from_slice(values);
+            if let Some(value) = row_lse {
+                // SAFETY: as above.
+                unsafe { lse.part(at..at + 1) }.copy_from_slice(&[value]);
+            }
         });
     };
     if compute.team.threads() == 1 || tasks.len() == 1 || work < MIN_PARALLEL_WORK {
@@ -91,26 +109,23 @@ fn tasks(shape: &AttentionShape, spans: &[Span], block_rows: usize) -> (Vec<Task
     (tasks, work)
 }
 
-/// Calls `store(row, head, values)` with the attention of every row of a task.
-#[allow(clippy::too_many_arguments, reason = "what the tasks share, then the task")]
-fn attend(
+/// Calls `store(row, head, values, lse)` with the attention of every row of a task.
+fn attend<'a, F>(
     isa: Isa,
-    shape: &AttentionShape,
-    q: &[f32],
-    cache: &KvCache,
-    layer: usize,
+    spans: &Spans<'_, F>,
     task: &Task,
-    block_rows: usize,
-    store: impl Fn(usize, usize, &[f32]),
-) {
+    (block_rows, wants_lse): (usize, bool),
+    store: impl Fn(usize, usize, &[f32], Option<f32>),
+) where
+    F: Fn(&Span, usize, Range<usize>) -> Vec<Tile<'a>>,
+{
+    let Spans { shape, q, .. } = spans;
     let (span, head_dim) = (&task.span, shape.head_dim);
     let group = shape.n_heads / shape.n_kv_heads;
     let place = |row: usize| (row / group, task.kv_head * group + row % group);
-    let first_seen = |position: usize| shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
-    let first_page = first_seen(span.start + task.first / group) / PAGE;
+    let first_page = shape.first_seen(span.start + task.first / group) / PAGE;
     let end_page = (span.start + (task.end - 1) / group) / PAGE + 1;
-    let pages = cache.pages(span.sequence);
-    let tiles: Vec<Tile> = (first_page..end_page).map(|page| pages.tile(layer, task.kv_head, page)).collect();
+    let tiles = (spans.tiles)(span, task.kv_head, first_page..end_page);
     let mut out = [0.0; MAX_ROWS * 256];
     let mut long_out = Vec::new();
     let out = if head_dim <= 256 {
@@ -131,10 +146,12 @@ fn attend(
                 let (row, head) = place(first + i);
                 let at = ((span.first_row + row) * shape.n_heads + head) * head_dim;
                 let position = span.start + row;
-                *out_row = Row { q: &q[at..][..head_dim], first: first_seen(position), end: position + 1 };
+                *out_row =
+                    Row { q: &q[at..][..head_dim], first: shape.first_seen(position), end: position + 1 };
             }
             let rows = &rows[..n_rows];
             let (from, to) = (rows[0].first / PAGE, (rows[n_rows - 1].end - 1) / PAGE + 1);
+            let mut lse = [0.0; MAX_ROWS];
             dispatch_fma(
                 isa,
                 Block {
@@ -144,11 +161,13 @@ fn attend(
                     first_page: from,
                     scratch,
                     out: &mut out[..n_rows * head_dim],
+                    lse: wants_lse.then_some(&mut lse),
                 },
             );
             for i in 0..n_rows {
                 let (row, head) = place(first + i);
-                store(span.first_row + row, head, &out[i * head_dim..][..head_dim]);
+                let values = &out[i * head_dim..][..head_dim];
+                store(span.first_row + row, head, values, wants_lse.then_some(lse[i]));
             }
         }
     });
