@@ -2,12 +2,15 @@
 
 mod interrupt;
 mod kld;
+mod manifest;
 mod paths;
 mod perplexity;
 mod progress;
 mod suite;
 mod text;
 
+pub use interrupt::Interrupt;
+pub use manifest::{Places, args_of};
 pub use suite::data_files;
 
 use std::path::PathBuf;
@@ -35,7 +38,7 @@ Examples:
 const TEXT_MODES: [&str; 3] = ["perplexity", "kl_base", "base_logits"];
 
 /// Score a model: suites of tasks, perplexity of a text, or divergence from another model
-#[derive(Clone, clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base", "base_logits"]))]
 pub struct Args {
@@ -144,6 +147,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "baseline")]
     pub markdown: Option<PathBuf>,
 
+    /// Do not write report.json.manifest.json, which says what the report was made of (docs/provenance.md)
+    #[arg(long)]
+    pub no_manifest: bool,
+
     /// Replace results that exist
     #[arg(short, long)]
     pub force: bool,
@@ -168,23 +175,40 @@ pub struct Args {
     /// Print nothing but errors, and JSON if asked for
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Leave stdout to `lctl replay`
+    #[arg(skip)]
+    pub is_replay: bool,
 }
 
 /// Whether prompts go through the model's chat template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ChatTemplateUse {
+    #[default]
     Auto,
     On,
     Off,
 }
 
 /// [`ComputeMode`] as an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ComputeArg {
+    #[default]
     Auto,
     F32,
     Bf16,
     Int8,
+}
+
+impl ChatTemplateUse {
+    /// Returns the name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChatTemplateUse::Auto => "auto",
+            ChatTemplateUse::On => "on",
+            ChatTemplateUse::Off => "off",
+        }
+    }
 }
 
 impl ComputeArg {
@@ -211,13 +235,17 @@ impl From<ComputeArg> for ComputeMode {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let interrupt = interrupt::Interrupt::install();
+    measure(args, &Interrupt::install())
+}
+
+/// Measures what the arguments say.
+pub fn measure(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     match args {
         Args { perplexity: Some(text), .. } => perplexity::run(args, text)?,
         // clap asks for --text with --kl-base
         Args { kl_base: Some(base), text: Some(text), .. } => kld::run(args, base, text)?,
         Args { base_logits: Some(logits), .. } => kld::run_saved(args, logits)?,
-        _ => return suite::run(args, &interrupt),
+        _ => return suite::run(args, interrupt),
     }
     Ok(ExitCode::SUCCESS)
 }

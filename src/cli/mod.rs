@@ -9,6 +9,7 @@ mod model;
 mod progress;
 mod pull;
 mod quantize;
+mod replay;
 pub(crate) mod source;
 mod suite;
 pub(crate) mod term;
@@ -28,7 +29,7 @@ Exit status:
   0    success
   1    `inspect --diff`: the models differ; `suite overlap`: documents were found
   2    bad input or usage
-  3, 4, 5  `gate`, `eval --baseline`: a regression, undecided, not comparable
+  3, 4, 5  `gate`, `eval --baseline`: a regression, undecided, not comparable; 3 `replay`: the bits differ
   130  interrupted
 
 Environment:
@@ -51,11 +52,12 @@ enum Command {
     Gate(gate::Args),
     Generate(generate::Args),
     Pull(pull::Args),
+    Replay(replay::Args),
     Suite(suite::Args),
 }
 
 /// Parses the command line, runs the command, and returns the exit status:
-/// 0 success, 1 models that differ, 2 bad input or usage, 3 to 5 what a gate says, 130 interrupted.
+/// 0 success, 1 models that differ, 2 bad input or usage, 3 to 5 what a gate or a replay says, 130 interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
@@ -75,6 +77,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Gate(args) => return gate::run(&args),
         Command::Generate(args) => generate::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
+        Command::Replay(args) => return replay::run(&args),
         Command::Suite(args) => return suite::run(args),
     }
     Ok(ExitCode::SUCCESS)

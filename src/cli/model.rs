@@ -1,19 +1,20 @@
 //! Opens the model that a command runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::source::model_path;
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::ComputeMode;
 use crate::model::{Decoder, LoadOptions, Residence};
-use crate::provenance;
-use crate::tensor;
+use crate::provenance::{InputFiles, Role};
 use crate::text::Tokenizer;
 
 /// Where weights stay while a command runs.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub enum WeightsArg {
+    #[default]
     Auto,
     Packed,
     Mapped,
@@ -61,10 +62,13 @@ impl Diagnostic for WeightsAlone {
 
 /// A model and its tokenizer.
 pub struct LoadedModel {
+    /// As the user wrote it.
+    given: String,
     pub path: PathBuf,
     pub adapter: Option<PathBuf>,
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
+    inputs: OnceLock<Vec<InputFiles>>,
 }
 
 impl LoadedModel {
@@ -91,26 +95,33 @@ impl LoadedModel {
                 term::say(&format!("note: {}", term::printable(note)));
             }
         }
-        Ok(LoadedModel { path, adapter: options.adapter, decoder, tokenizer })
+        let (given, adapter, inputs) = (args.model.to_owned(), options.adapter, OnceLock::new());
+        Ok(LoadedModel { given, path, adapter, decoder, tokenizer, inputs })
+    }
+
+    /// Returns the files of model and adapter with their digests, which are computed once.
+    pub fn inputs(&self) -> Result<&[InputFiles], Failure> {
+        if let Some(inputs) = self.inputs.get() {
+            return Ok(inputs);
+        }
+        let mut inputs = InputFiles::of_model(&self.given, &self.path, [Role::Model, Role::ModelFiles])?;
+        inputs.extend(self.adapter.as_deref().map(InputFiles::of_adapter));
+        let inputs = inputs.into_iter().map(InputFiles::with_digests).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.inputs.get_or_init(|| inputs))
     }
 
     /// Returns the SHA-256 of the model's files: config.json (of a directory), then the weights.
     pub fn digest(&self) -> Result<String, Failure> {
-        digest_of(&self.path)
+        Ok(self.digest_of(Role::Model)?.unwrap_or_default())
     }
 
     /// Returns the SHA-256 of the adapter's files, if there is one.
     pub fn adapter_digest(&self) -> Result<Option<String>, Failure> {
-        self.adapter
-            .as_deref()
-            .map(|path| match path.is_dir() {
-                true => Ok(provenance::sha256_of_files(&[
-                    path.join("adapter_config.json"),
-                    path.join("adapter_model.safetensors"),
-                ])?),
-                false => Ok(provenance::sha256_of_file(path)?),
-            })
-            .transpose()
+        self.digest_of(Role::Adapter)
+    }
+
+    fn digest_of(&self, role: Role) -> Result<Option<String>, Failure> {
+        Ok(self.inputs()?.iter().find(|input| input.role == role).map(InputFiles::sha256))
     }
 }
 
@@ -119,11 +130,4 @@ fn stretched(context: Option<u32>, trained: usize) -> Option<String> {
     context.filter(|context| *context as usize > trained).map(|context| {
         format!("--context {context} is more than the {trained} tokens the model was made for: expect worse text beyond")
     })
-}
-
-fn digest_of(path: &Path) -> Result<String, Failure> {
-    let source = tensor::open(path)?.into_source();
-    let mut files = Vec::from_iter(path.is_dir().then(|| path.join("config.json")));
-    files.extend_from_slice(source.files());
-    Ok(provenance::sha256_of_files(&files)?)
 }

@@ -1,5 +1,6 @@
 //! `lctl quantize`: arguments -> request -> plan -> run -> summary.
 
+mod job;
 mod options;
 mod progress;
 mod report;
@@ -13,11 +14,13 @@ use super::machine;
 use super::source::model_path;
 use super::term;
 use crate::error::Failure;
-use crate::quantize::{Control, Importance, Output, Prepared, Request, Source};
+use crate::provenance::{self, Content, Draft, OutputRole, Started};
+use crate::quantize::{Control, Outcome, Output};
 use crate::tensor::cleanup_partial_files;
 
+pub use job::{ImportanceFile, QuantizeJob};
 use options::OptionError;
-use progress::Progress;
+pub use progress::Progress;
 use report::{Finished, Report};
 
 /// Turn a checkpoint into a quantized GGUF file
@@ -103,6 +106,10 @@ pub struct Args {
     #[arg(long)]
     no_stats: bool,
 
+    /// Do not write FILE.manifest.json, which says what the output was made of (docs/provenance.md)
+    #[arg(long)]
+    no_manifest: bool,
+
     /// Print the result as JSON (docs/quantize.md)
     #[arg(long)]
     json: bool,
@@ -113,15 +120,15 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let started = Instant::now();
-    let request = request_of(&args)?;
-    let split = args.split_max_size.as_deref().map(options::split_size).transpose()?;
+    let started = Started::now();
+    let clock = Instant::now();
+    let settings = options::settings(&args)?;
     let isa = machine::isa(args.isa.as_deref())?;
     let n_threads = machine::threads(args.threads);
-
+    let importance = args.imatrix.clone().map(|path| ImportanceFile { named: path.clone(), path });
     let model = model_path(&args.model, args.offline)?;
-    let source = Source::open(&model, request.options.recipe, args.pre.as_deref())?;
-    let prepared = Prepared::new(source, request, args.dry_run)?;
+    let job = QuantizeJob { settings, given: args.model.clone(), model, importance };
+    let prepared = job.prepare(args.dry_run)?;
     if !args.quiet {
         prepared.notices.iter().for_each(|notice| term::say(&format!("note: {}", term::printable(notice))));
     }
@@ -130,27 +137,52 @@ pub fn run(args: Args) -> Result<(), Failure> {
         return report::print(&report, None, args.json, args.quiet);
     }
     let path = args.output.as_deref().ok_or(OptionError::NoOutput)?;
-    let output = Output { path, force: args.force, split, isa, n_threads, with_stats: !args.no_stats };
+    let output = Output { force: args.force, with_stats: !args.no_stats, ..job.output(path, isa, n_threads) };
+    prepared.check(&output)?;
+    let draft = match args.no_manifest {
+        true => None,
+        false => {
+            let (job, inputs) = (job.record(&prepared), job.inputs()?);
+            Some(Draft::begin(path, args.force, job, inputs, started, n_threads)?)
+        }
+    };
     let interrupted = interrupt_flag();
     let progress = Progress::new(report.n_weights, args.quiet);
     let advance = |n_weights| progress.advance(n_weights);
     let outcome = prepared.execute(&output, &Control { interrupted: &interrupted, progress: &advance });
     progress.finish();
-    let finished = Finished { outcome: outcome?, elapsed: started.elapsed(), isa, n_threads };
+    let outcome = outcome?;
+    if let Some(draft) = draft {
+        let finished = provenance::Finished {
+            outputs: outputs(&outcome),
+            samples: None,
+            licences: job.licences(),
+            threads: n_threads,
+            isa: isa.name(),
+        };
+        for note in draft.finish(finished)?.iter().filter(|_| !args.quiet) {
+            term::say(&format!("note: {}", term::printable(note)));
+        }
+    }
+    let finished = Finished { outcome, elapsed: clock.elapsed(), isa, n_threads };
     report::print(&report, Some(&finished), args.json, args.quiet)
 }
 
-fn request_of(args: &Args) -> Result<Request, Failure> {
-    let options = options::plan_options(args)?;
-    let overrides = args.override_kv.iter().map(|text| crate::quantize::Override::parse(text));
-    let overrides = overrides.collect::<Result<Vec<_>, _>>()?;
-    let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
-    Ok(Request { options, allow_requantize: args.allow_requantize, overrides, importance })
+/// Returns what a manifest says of the files written.
+pub fn outputs(outcome: &Outcome) -> Vec<provenance::Output> {
+    let output = |file: &crate::tensor::WrittenFile| provenance::Output {
+        role: OutputRole::Model,
+        path: file.path.display().to_string(),
+        content: Content::File,
+        // the writer digests unless told not to, and nobody tells it
+        sha256: file.sha256_hex().unwrap_or_default(),
+    };
+    outcome.files.iter().map(output).collect()
 }
 
 /// Returns a flag that Ctrl-C (or SIGTERM, SIGHUP) sets; partial files are gone as soon as it is set.
 /// A second signal ends the process at once.
-fn interrupt_flag() -> Arc<AtomicBool> {
+pub fn interrupt_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let handler = {
         let flag = Arc::clone(&flag);

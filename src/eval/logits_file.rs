@@ -77,10 +77,12 @@ impl LogitsWriter {
         Ok(self.file.write_all(&self.bytes)?)
     }
 
-    /// Gives the file its name; returns its size in bytes.
-    pub fn finish(mut self) -> Result<u64, Error> {
-        self.file.write_all(&self.hasher.finalize())?;
-        Ok(self.file.commit()?.bytes)
+    /// Gives the file its name; returns its size in bytes, and the SHA-256 of all of them.
+    pub fn finish(mut self) -> Result<(u64, [u8; 32]), Error> {
+        let digest = self.hasher.clone().finalize();
+        self.hasher.update(digest);
+        self.file.write_all(&digest)?;
+        Ok((self.file.commit()?.bytes, self.hasher.finalize().into()))
     }
 }
 

@@ -17,6 +17,8 @@ use crate::tensor::{Dtype, TensorInfo, TensorSource};
 /// An importance matrix, read and checked.
 #[derive(Debug)]
 pub struct Importance {
+    file: PathBuf,
+    /// What messages and the output call it.
     path: PathBuf,
     entries: BTreeMap<String, Vec<f32>>,
     datasets: Vec<String>,
@@ -148,7 +150,13 @@ impl Importance {
             }
             entries.insert(entry, values);
         }
-        Ok(Importance { path: path.into(), entries, datasets: parsed.datasets, n_chunks: parsed.n_chunks })
+        Ok(Importance {
+            file: path.into(),
+            path: path.into(),
+            entries,
+            datasets: parsed.datasets,
+            n_chunks: parsed.n_chunks,
+        })
     }
 
     /// Returns the weights of a tensor, `[n_experts * row_len]`, or `None` if the file has none.
@@ -175,9 +183,19 @@ impl Importance {
         ImportanceError::Missing { path: self.path.clone(), tensor: tensor.to_owned(), dtype }
     }
 
-    /// Returns the file's path.
+    /// Returns it under another path: the one that messages and the output name.
+    pub fn named(self, path: &Path) -> Self {
+        Importance { path: path.into(), ..self }
+    }
+
+    /// Returns the path that messages and the output name.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the file's path.
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Returns the number of tensors that have weights.

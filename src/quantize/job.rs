@@ -112,9 +112,15 @@ impl Prepared {
         self.source.tensors.tensors().iter().map(|t| t.n_bytes).sum()
     }
 
+    /// Errors if the output is an input, or is there already and may not be replaced; shards are checked by
+    /// [`Prepared::execute`], which knows their number.
+    pub fn check(&self, output: &Output) -> Result<(), Error> {
+        self.check_output(output.path, output.force || output.split.is_some())
+    }
+
     /// Encodes and writes everything.
     pub fn execute(&self, output: &Output, control: &Control) -> Result<Outcome, Error> {
-        self.check_output(output.path, output.force || output.split.is_some())?;
+        self.check(output)?;
         let declarations: Vec<TensorDecl> = self
             .rows()
             .map(|row| TensorDecl { name: row.name.to_owned(), dtype: row.to, shape: row.shape.to_vec() })
@@ -138,7 +144,7 @@ impl Prepared {
 
     fn check_output(&self, output: &Path, may_replace: bool) -> Result<(), Error> {
         let weights = self.source.tensors.files().iter().map(PathBuf::as_path);
-        let mut inputs = weights.chain(self.importance.as_ref().map(Importance::path));
+        let mut inputs = weights.chain(self.importance.as_ref().map(Importance::file));
         if let Some(input) = inputs.find(|input| is_same_file(input, output)) {
             return Err(Error::OutputIsInput { output: output.to_owned(), input: input.to_owned() });
         }

@@ -6,7 +6,7 @@ mod errors;
 mod goldens;
 mod hostile;
 mod interrupt;
-mod model;
+pub mod model;
 mod options;
 mod reference;
 mod schemas;

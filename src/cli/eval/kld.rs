@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Args;
+use super::manifest::{self, MeasuredText};
 use super::progress::EvalProgress;
 use super::text::{self, TextFile};
 use crate::cli::model::LoadedModel;
@@ -10,6 +11,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::eval::kld::{BaseLogits, Distribution, Divergence, DivergenceSoFar, LiveBase, divergence};
 use crate::eval::perplexity::{ChunkDone, Estimate};
 use crate::eval::{Chunks, SavedLogits};
+use crate::provenance::{EvalMode, InputFiles, Role, Started};
 
 /// Two models that read a text differently.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,7 @@ impl Diagnostic for TokenizersDiffer {
 
 /// Compares with a model in memory.
 pub fn run(args: &Args, base: &str, path: &std::path::Path) -> Result<(), Failure> {
+    let started = Started::now();
     text::check_out(args)?;
     let file = TextFile::read(path)?;
     let model = text::open_model(args, &args.model)?;
@@ -41,18 +44,31 @@ pub fn run(args: &Args, base: &str, path: &std::path::Path) -> Result<(), Failur
     let mut live = LiveBase::new(&base.decoder, &chunks, &options)?;
     let found = compare(args, &model, &mut live, &chunks)?;
     let about = || Ok(json!({"base": text::model_json(args, &base)?, "text": file.json()}));
-    report(args, &model, about, &found)
+    let report = report(args, &model, about, &found)?;
+    let mut others = vec![file.input()];
+    if report.is_some() && !args.no_manifest {
+        others.extend(base.inputs()?.iter().cloned().filter_map(manifest::as_base));
+    }
+    let (mode, report) = (EvalMode::KlBase, report.as_ref());
+    let measured = MeasuredText { mode, model: &model, others, report, logits_sha256: None };
+    manifest::write_of_text(args, started, measured)
 }
 
 /// Compares with saved logits.
 pub fn run_saved(args: &Args, path: &std::path::Path) -> Result<(), Failure> {
+    let started = Started::now();
     text::check_out(args)?;
     let mut saved = SavedLogits::open(path)?;
     let chunks = saved.text().clone();
     let model = text::open_model(args, &args.model)?;
     let found = compare(args, &model, &mut saved, &chunks)?;
     let description = saved.description().clone();
-    report(args, &model, || Ok(json!({"base": description["model"], "text": description["text"]})), &found)
+    let about = || Ok(json!({"base": description["model"], "text": description["text"]}));
+    let report = report(args, &model, about, &found)?;
+    let others = vec![InputFiles::of_file(Role::BaseLogits, None, path)];
+    let (mode, report) = (EvalMode::BaseLogits, report.as_ref());
+    let measured = MeasuredText { mode, model: &model, others, report, logits_sha256: None };
+    manifest::write_of_text(args, started, measured)
 }
 
 /// The adapter is of the model under test.
@@ -93,7 +109,7 @@ fn report(
     model: &LoadedModel,
     about: impl FnOnce() -> Result<Value, Failure>,
     found: &Divergence,
-) -> Result<(), Failure> {
+) -> Result<Option<Value>, Failure> {
     let report = || {
         let mut report = json!({"model": text::model_json(args, model)?});
         let about = about()?;

@@ -5,13 +5,16 @@ use std::path::Path;
 use serde_json::json;
 
 use super::Args;
+use super::manifest::{self, MeasuredText};
 use super::progress::EvalProgress;
 use super::text::{self, TextFile};
 use crate::error::Failure;
 use crate::eval::LogitsWriter;
 use crate::eval::perplexity::{ChunkDone, Perplexity, perplexity};
+use crate::provenance::{EvalMode, Started};
 
 pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
+    let started = Started::now();
     text::check_out(args)?;
     let file = TextFile::read(path)?;
     let model = text::open_model(args, &args.model)?;
@@ -41,10 +44,18 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
             "text": file.json(),
             "perplexity": found,
             "running": running,
-            "saved_logits_bytes": saved,
+            "saved_logits_bytes": saved.map(|(bytes, _)| bytes),
         }))
     };
-    text::deliver(args, report, &table(&found))
+    let report = text::deliver(args, report, &table(&found))?;
+    let measured = MeasuredText {
+        mode: EvalMode::Perplexity,
+        model: &model,
+        others: vec![file.input()],
+        report: report.as_ref(),
+        logits_sha256: saved.map(|(_, sha256)| sha256),
+    };
+    manifest::write_of_text(args, started, measured)
 }
 
 fn table(found: &Perplexity) -> String {

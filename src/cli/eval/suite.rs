@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 use super::interrupt::Interrupt;
+use super::manifest::{self, Measured};
 use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
 use crate::cli::model::LoadedModel;
@@ -22,6 +23,7 @@ use crate::eval::report::{self, RunFacts, Settings};
 use crate::eval::run::{ModelSide, Plan, PlannedTask, RunOptions, TaskResult};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
+use crate::provenance::Started;
 
 use chat::Chat;
 use output::Outputs;
@@ -63,6 +65,7 @@ struct Times {
 }
 
 pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
+    let started = Started::now();
     let suites = args.suite.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
     let options = run_options(args)?;
     let gate = Gate::open(args)?;
@@ -116,19 +119,26 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     outputs.write(&report, &plan.tasks, &results)?;
     let verdict = gate.map(|gate| gate.compare(&report, &plan.tasks, &results)).transpose()?;
     if args.json {
-        let mut json = report;
+        let mut json = report.clone();
         if let (Some(verdict), Some(json)) = (&verdict, json.as_object_mut()) {
             json.insert("gate".into(), gate::json(verdict));
         }
         term::out_json(&json)?;
-    } else if !args.quiet {
+    } else if !args.quiet && !args.is_replay {
         term::out(&report::table(&plan.tasks, &results))?;
         output::say_summary(&results, &facts);
     }
-    match verdict {
-        Some(verdict) => output::show_verdict(args, &verdict),
-        None => Ok(ExitCode::SUCCESS),
+    let code = match &verdict {
+        Some(verdict) => output::show_verdict(args, verdict)?,
+        None => ExitCode::SUCCESS,
+    };
+    if let Some(path) = outputs.report().filter(|_| !args.no_manifest) {
+        let (date, verdict) = (date.to_string(), verdict.as_ref());
+        let (suites, plan, results, report) = (&suites, &plan, &results, &report);
+        let measured = Measured { suites, plan, results, report, date, verdict };
+        manifest::write_of_suites(args, started, &loaded, path, &measured)?;
     }
+    Ok(code)
 }
 
 /// The run that --baseline names and what is demanded; read before the model is.
@@ -243,11 +253,7 @@ fn settings(args: &Args, loaded: &LoadedModel) -> Settings {
         seed: args.seed,
         limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         few_shot: args.few_shot,
-        chat_template: match args.chat_template {
-            ChatTemplateUse::Auto => "auto",
-            ChatTemplateUse::On => "on",
-            ChatTemplateUse::Off => "off",
-        },
+        chat_template: args.chat_template.name(),
     }
 }
 

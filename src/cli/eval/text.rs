@@ -12,6 +12,7 @@ use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::{Chunks, EngineOptions, LanguageModel};
+use crate::provenance::{InputFiles, Role, manifest_path};
 use crate::tensor::AtomicFile;
 use crate::text::EncodeOptions;
 
@@ -88,6 +89,11 @@ impl TextFile {
         Ok(Chunks::new(tokens, chunk_len, bos, limit)?)
     }
 
+    /// Returns it as an input of a manifest.
+    pub fn input(&self) -> InputFiles {
+        InputFiles::of_file(Role::Text, None, &self.path).with_sha256(&self.sha256)
+    }
+
     pub fn json(&self) -> Value {
         json!({"name": name_of(&self.path), "sha256": self.sha256})
     }
@@ -136,12 +142,12 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Prints a report, as JSON or as `text`, and writes report.json into --out.
+/// Prints a report, as JSON or as `text`, and writes report.json into --out; returns it if it was made.
 pub fn deliver(
     args: &Args,
     report: impl FnOnce() -> Result<Value, Failure>,
     text: &str,
-) -> Result<(), Failure> {
+) -> Result<Option<Value>, Failure> {
     let report = if args.json || args.out.is_some() { Some(report()?) } else { None };
     if let (Some(dir), Some(report)) = (&args.out, &report) {
         let path = report_path(dir);
@@ -150,10 +156,12 @@ pub fn deliver(
         file.write_all(format!("{report:#}\n").as_bytes())?;
         file.commit()?;
     }
-    match report.filter(|_| args.json) {
-        Some(report) => term::out_json(&report),
-        None => term::out(text),
+    match report.as_ref().filter(|_| args.json) {
+        Some(report) => term::out_json(report)?,
+        None if args.is_replay => {}
+        None => term::out(text)?,
     }
+    Ok(report)
 }
 
 /// Makes the directory of --out. Errors if the report of an earlier run is in the way, or a file to write is one
@@ -166,9 +174,14 @@ pub fn check_out(args: &Args) -> Result<(), Failure> {
             return Err(TextError::ReportExists { path }.into());
         }
     }
+    let manifest = artefact(args).filter(|_| !args.no_manifest).map(|path| manifest_path(&path));
+    if let Some(path) = manifest.as_ref().filter(|path| path.exists() && !args.force) {
+        return Err(TextError::ReportExists { path: path.clone() }.into());
+    }
     let mut written: Vec<Named> = Vec::new();
     written.extend(args.save_logits.clone().map(|path| ("--save-logits", path)));
     written.extend(args.out.as_deref().map(|dir| ("--out", report_path(dir))));
+    written.extend(manifest.map(|path| ("the manifest", path)));
     let mut read: Vec<Named> = vec![("the model", PathBuf::from(&args.model))];
     read.extend(args.kl_base.as_ref().map(|path| ("--kl-base", PathBuf::from(path))));
     read.extend(args.adapter.clone().map(|path| ("--adapter", path)));
@@ -178,6 +191,11 @@ pub fn check_out(args: &Args) -> Result<(), Failure> {
     paths::check(&written, &read)
 }
 
-fn report_path(dir: &Path) -> PathBuf {
+/// Returns the file that a manifest lies beside: the report, or else the logits.
+pub fn artefact(args: &Args) -> Option<PathBuf> {
+    args.out.as_deref().map(report_path).or_else(|| args.save_logits.clone())
+}
+
+pub fn report_path(dir: &Path) -> PathBuf {
     dir.join("report.json")
 }

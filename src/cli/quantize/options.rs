@@ -1,10 +1,10 @@
 //! Options of `lctl quantize` that need more than clap: types, patterns, sizes, instruction sets.
 
 use crate::error::{Diagnostic, Failure, nearest};
+use crate::provenance::{QuantizeSettings, TensorType};
 use crate::quantize::plan::Options;
 use crate::quantize::recipe::RECIPES;
-use crate::quantize::{Error, Recipe};
-use crate::tensor::gguf::Split;
+use crate::quantize::{Error, Override, Recipe};
 use crate::tensor::{Dtype, format};
 
 /// What can be wrong with an option's text.
@@ -39,17 +39,37 @@ impl Diagnostic for OptionError {
     }
 }
 
-/// Returns what the plan needs to know.
-pub fn plan_options(args: &super::Args) -> Result<Options, Failure> {
-    let overrides = args.tensor_type.iter().map(|text| tensor_type(text)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Options {
-        recipe: Recipe::by_name(&args.recipe)?,
+/// Returns what the arguments say of the result, normalized: names as the registries spell them.
+pub fn settings(args: &super::Args) -> Result<QuantizeSettings, Failure> {
+    // what is wrong with them is said before a model is looked for
+    args.override_kv.iter().try_for_each(|text| Override::parse(text).map(drop))?;
+    let name = |given: &String| dtype(given).map(|dtype| dtype.name().to_owned());
+    let tensor_types = args.tensor_type.iter().map(|text| tensor_type(text));
+    Ok(QuantizeSettings {
+        r#type: Recipe::by_name(&args.recipe)?.name.to_owned(),
+        tensor_types: tensor_types.collect::<Result<Vec<_>, _>>()?,
+        output_tensor_type: args.output_tensor_type.as_ref().map(name).transpose()?,
+        token_embedding_type: args.token_embedding_type.as_ref().map(name).transpose()?,
         pure: args.pure,
-        leave_output: args.leave_output_tensor,
-        output_type: args.output_tensor_type.as_deref().map(dtype).transpose()?,
-        token_embedding_type: args.token_embedding_type.as_deref().map(dtype).transpose()?,
-        overrides,
-        guided: args.imatrix.is_some(),
+        leave_output_tensor: args.leave_output_tensor,
+        allow_requantize: args.allow_requantize,
+        override_kv: args.override_kv.clone(),
+        pre: args.pre.clone(),
+        split_max_bytes: args.split_max_size.as_deref().map(split_size).transpose()?,
+        directory: None,
+    })
+}
+
+/// Returns what the plan needs to know; `guided`: there is an importance matrix.
+pub fn plan_options(settings: &QuantizeSettings, guided: bool) -> Result<Options, Failure> {
+    Ok(Options {
+        recipe: Recipe::by_name(&settings.r#type)?,
+        pure: settings.pure,
+        leave_output: settings.leave_output_tensor,
+        output_type: settings.output_tensor_type.as_deref().map(dtype).transpose()?,
+        token_embedding_type: settings.token_embedding_type.as_deref().map(dtype).transpose()?,
+        overrides: settings.tensor_types.iter().map(compiled).collect::<Result<Vec<_>, _>>()?,
+        guided,
     })
 }
 
@@ -63,17 +83,25 @@ fn dtype(name: &str) -> Result<Dtype, Error> {
     })
 }
 
-fn tensor_type(text: &str) -> Result<(fancy_regex::Regex, Dtype), Failure> {
+fn tensor_type(text: &str) -> Result<TensorType, Failure> {
     let (pattern, format) =
         text.rsplit_once('=').ok_or_else(|| OptionError::NoFormat { given: text.to_owned() })?;
+    let tensor_type = TensorType { pattern: pattern.to_owned(), format: format.to_owned() };
+    let (_, dtype) = compiled(&tensor_type)?;
+    Ok(TensorType { format: dtype.name().to_owned(), ..tensor_type })
+}
+
+fn compiled(tensor_type: &TensorType) -> Result<(fancy_regex::Regex, Dtype), Failure> {
+    let TensorType { pattern, format } = tensor_type;
     // tensor names are lower case; the reference lowers the pattern, which would turn \S into \s
-    let compiled = fancy_regex::Regex::new(&format!("(?i){pattern}"))
-        .map_err(|source| OptionError::BadPattern { given: text.to_owned(), source: Box::new(source) })?;
+    let compiled = fancy_regex::Regex::new(&format!("(?i){pattern}")).map_err(|source| {
+        OptionError::BadPattern { given: format!("{pattern}={format}"), source: Box::new(source) }
+    })?;
     Ok((compiled, dtype(format)?))
 }
 
-/// Returns the split of a size such as `2G` (powers of 1000) or `2Gi` (powers of 1024).
-pub fn split_size(text: &str) -> Result<Split, OptionError> {
+/// Returns the bytes of a size such as `2G` (powers of 1000) or `2Gi` (powers of 1024).
+fn split_size(text: &str) -> Result<u64, OptionError> {
     let bad = || OptionError::BadSize { given: text.to_owned() };
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -85,7 +113,7 @@ pub fn split_size(text: &str) -> Result<Split, OptionError> {
     if !(1.0..1e18).contains(&bytes) {
         return Err(bad());
     }
-    Ok(Split::MaxBytes(bytes as u64))
+    Ok(bytes as u64)
 }
 
 /// Returns the types and examples at the end of `--help`.
@@ -121,7 +149,7 @@ mod tests {
             ("64KiB", 65536),
             ("1000", 1000),
         ] {
-            assert_eq!(split_size(text).unwrap(), Split::MaxBytes(bytes), "{text}");
+            assert_eq!(split_size(text).unwrap(), bytes, "{text}");
         }
         for text in ["", "G", "0", "-1G", "2X", "1.2.3G", "2Gii", "1e9G"] {
             assert!(split_size(text).is_err(), "{text}");
@@ -130,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_pattern_may_hold_an_equals_sign() {
-        let (pattern, dtype) = tensor_type(r"blk\.(?=0\.)=F16").unwrap();
+        let (pattern, dtype) = compiled(&tensor_type(r"blk\.(?=0\.)=f16").unwrap()).unwrap();
         assert_eq!(dtype.name(), "F16");
         assert!(pattern.is_match("blk.0.x").unwrap() && !pattern.is_match("blk.1.x").unwrap());
     }

@@ -71,7 +71,7 @@ fn plainly(model: &FakeModel, base: &FakeModel, text: &Chunks) -> Vec<Token> {
 fn save(path: &std::path::Path, model: &FakeModel, text: &Chunks, what: &serde_json::Value) -> u64 {
     let mut writer = LogitsWriter::create(path, true, text, VOCAB, what).unwrap();
     perplexity(model, &options(9, 6), text, Some(&mut writer), &mut |_| {}).unwrap();
-    writer.finish().unwrap()
+    writer.finish().unwrap().0
 }
 
 fn near(found: f64, expected: f64) {

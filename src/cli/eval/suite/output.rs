@@ -13,6 +13,7 @@ use crate::eval::gate::{Verdict, text};
 use crate::eval::report::{self, RunFacts};
 use crate::eval::run::{PlannedTask, TaskResult};
 use crate::eval::suite::Suite;
+use crate::provenance::manifest_path;
 use crate::tensor::AtomicFile;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +61,9 @@ impl Outputs {
             journal: args.journal.clone().or_else(|| in_dir("journal.jsonl")),
             force: args.force,
         };
-        let mut written = outputs.report.iter().chain(&outputs.samples).chain(&args.markdown);
+        let manifest = outputs.manifest(args);
+        let mut written =
+            outputs.report.iter().chain(&outputs.samples).chain(&args.markdown).chain(&manifest);
         if let Some(path) = written.find(|path| !args.force && path.exists()) {
             return Err(Error::Exists { path: path.clone() }.into());
         }
@@ -77,7 +80,17 @@ impl Outputs {
         }));
         written.extend(self.journal.clone().map(|path| (journal_option, path)));
         written.extend(args.markdown.clone().map(|path| ("--markdown", path)));
+        written.extend(self.manifest(args).map(|path| ("--out", path)));
         written
+    }
+
+    fn manifest(&self, args: &Args) -> Option<PathBuf> {
+        self.report.as_deref().filter(|_| !args.no_manifest).map(manifest_path)
+    }
+
+    /// Returns where the report goes.
+    pub fn report(&self) -> Option<&Path> {
+        self.report.as_deref()
     }
 
     /// Returns where responses are recorded.
@@ -127,7 +140,7 @@ pub fn name_of(path: &Path) -> String {
 
 /// Prints what a gate says, and returns its exit status.
 pub fn show_verdict(args: &Args, verdict: &Verdict) -> Result<ExitCode, Failure> {
-    if !args.json && !args.quiet {
+    if !args.json && !args.quiet && !args.is_replay {
         term::out("\n")?;
         term::out(&gate::printable_lines(&text(verdict)))?;
     }

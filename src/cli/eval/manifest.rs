@@ -1,0 +1,252 @@
+//! Manifests of evaluations: written beside a report, and read back into arguments.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::Value as Json;
+
+use super::{Args, ChatTemplateUse, ComputeArg, suite, text};
+use crate::cli::model::LoadedModel;
+use crate::cli::term;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::gate::{Verdict, markdown};
+use crate::eval::report;
+use crate::eval::run::{Plan, TaskResult};
+use crate::eval::suite::Suite;
+use crate::provenance::{
+    Content, DataLicence, Draft, EvalMode, EvalSettings, Finished, InputFiles, Job, Licences, Output,
+    OutputRole, Role, Samples, Started, hex, licence_beside, licence_of_model, merkle_root_of_lines,
+};
+
+/// A run over suites, measured.
+pub struct Measured<'a> {
+    pub suites: &'a [Suite],
+    pub plan: &'a Plan<'a>,
+    pub results: &'a [TaskResult],
+    pub report: &'a Json,
+    /// What chat templates saw.
+    pub date: String,
+    pub verdict: Option<&'a Verdict>,
+}
+
+/// A run over a text, measured.
+pub struct MeasuredText<'a> {
+    pub mode: EvalMode,
+    pub model: &'a LoadedModel,
+    /// What was read besides the model.
+    pub others: Vec<InputFiles>,
+    pub report: Option<&'a Json>,
+    pub logits_sha256: Option<[u8; 32]>,
+}
+
+/// Writes the manifest of a report over suites.
+pub fn write_of_suites(
+    args: &Args,
+    started: Started,
+    model: &LoadedModel,
+    report_path: &Path,
+    measured: &Measured,
+) -> Result<(), Failure> {
+    let data = data_inputs(args, measured)?;
+    let mut inputs = model.inputs()?.to_vec();
+    inputs.extend(measured.suites.iter().map(|suite| {
+        let input = InputFiles::of_file(Role::Suite, Some(suite.name.clone()), &suite.path);
+        input.with_sha256(&suite.sha256)
+    }));
+    let data_licences = data.iter().map(|input| DataLicence {
+        name: input.files[0].name.clone(),
+        licence: licence_beside(&input.files[0].path),
+    });
+    let licences = licences(model, data_licences.collect());
+    inputs.extend(data);
+    inputs.extend(args.baseline.as_deref().map(|path| InputFiles::of_run(Role::Baseline, path)));
+    inputs.extend(args.policy.as_deref().map(|path| InputFiles::of_file(Role::Policy, None, path)));
+
+    let samples = report::samples(&measured.plan.tasks, measured.results);
+    let (lines, merkle_root) = merkle_root_of_lines(&samples);
+    let samples_path = report_path.with_file_name("samples.jsonl");
+    let mut outputs = vec![
+        Output::of_report(report_path, measured.report),
+        Output::of_text(OutputRole::Samples, &samples_path, &samples),
+    ];
+    if let (Some(path), Some(verdict)) = (&args.markdown, measured.verdict) {
+        outputs.push(Output::of_text(OutputRole::Verdict, path, &markdown(verdict)));
+    }
+    let settings = EvalSettings { date: Some(measured.date.clone()), ..settings(args, EvalMode::Suite) };
+    let samples = Some(Samples { lines, merkle_root });
+    write(args, started, model, report_path, Parts { settings, inputs, outputs, samples, licences })
+}
+
+/// Writes the manifest of a report over a text, or of saved logits; none if neither was written.
+pub fn write_of_text(args: &Args, started: Started, measured: MeasuredText) -> Result<(), Failure> {
+    let Some(artefact) = text::artefact(args).filter(|_| !args.no_manifest) else { return Ok(()) };
+    let MeasuredText { mode, model, others, report, logits_sha256 } = measured;
+    let mut inputs = model.inputs()?.to_vec();
+    inputs.extend(others);
+    let mut outputs = Vec::new();
+    if let (Some(dir), Some(report)) = (&args.out, report) {
+        outputs.push(Output::of_report(&text::report_path(dir), report));
+    }
+    if let (Some(path), Some(sha256)) = (&args.save_logits, logits_sha256) {
+        let (path, sha256) = (path.display().to_string(), hex(&sha256));
+        outputs.push(Output { role: OutputRole::Logits, path, content: Content::File, sha256 });
+    }
+    let (settings, licences) = (settings(args, mode), licences(model, Vec::new()));
+    write(args, started, model, &artefact, Parts { settings, inputs, outputs, samples: None, licences })
+}
+
+/// What a manifest has to say.
+struct Parts {
+    settings: EvalSettings,
+    inputs: Vec<InputFiles>,
+    outputs: Vec<Output>,
+    samples: Option<Samples>,
+    licences: Licences,
+}
+
+fn write(
+    args: &Args,
+    started: Started,
+    model: &LoadedModel,
+    artefact: &Path,
+    parts: Parts,
+) -> Result<(), Failure> {
+    let Parts { settings, inputs, outputs, samples, licences } = parts;
+    let compute = model.decoder.compute();
+    let threads = compute.team.threads();
+    let draft = Draft::begin(artefact, args.force, Job::Eval(settings), inputs, started, threads)?;
+    let notes = draft.finish(Finished { outputs, samples, licences, threads, isa: compute.isa.name() })?;
+    for note in notes.iter().filter(|_| !args.quiet) {
+        term::say(&format!("note: {}", term::printable(note)));
+    }
+    Ok(())
+}
+
+/// Returns a model's input as one of the model compared with.
+pub fn as_base(input: InputFiles) -> Option<InputFiles> {
+    let role = match input.role {
+        Role::Model => Role::Base,
+        Role::ModelFiles => Role::BaseFiles,
+        _ => return None,
+    };
+    Some(InputFiles { role, ..input })
+}
+
+/// Returns the data files that the tasks used: those given by name, and those that the suites name.
+fn data_inputs(args: &Args, measured: &Measured) -> Result<Vec<InputFiles>, Failure> {
+    let tasks = &measured.plan.tasks;
+    let sets = || tasks.iter().flat_map(|task| [Some(&task.data), task.shots.as_ref().map(|(_, set)| set)]);
+    let used = |path: &Path| sets().flatten().find(|set| &*set.path == path);
+    let given = suite::data_files(&args.data)?;
+    let mut names: Vec<&String> = given.keys().collect();
+    names.sort();
+    let mut inputs: Vec<InputFiles> = names
+        .into_iter()
+        .map(|name| InputFiles::of_file(Role::Data, Some(name.clone()), &given[name]))
+        .collect();
+    for suite in measured.suites {
+        for (name, spec) in suite.data.iter().filter(|(name, _)| !given.contains_key(*name)) {
+            let Some(path) = spec.file(suite.directory()) else { continue };
+            if let Some(set) = used(&path) {
+                let name = format!("{}/{name}", suite.name);
+                let input = InputFiles::of_file(Role::SuiteData, Some(name), &path);
+                // with parts it is of all files
+                inputs.push(if spec.format.parts.is_empty() {
+                    input.with_sha256(&set.sha256)
+                } else {
+                    input
+                });
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+fn licences(model: &LoadedModel, data: Vec<DataLicence>) -> Licences {
+    Licences {
+        base: licence_of_model(&model.path),
+        adapter: model.adapter.as_deref().map(licence_of_model),
+        data,
+    }
+}
+
+fn settings(args: &Args, mode: EvalMode) -> EvalSettings {
+    EvalSettings {
+        mode,
+        compute: args.compute.name().to_owned(),
+        context: args.context,
+        seed: args.seed,
+        limit: args.limit,
+        few_shot: args.few_shot,
+        chat_template: args.chat_template.name().to_owned(),
+        date: None,
+    }
+}
+
+/// A setting of a manifest that this program does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("the manifest's `{key}` is `{found}`")]
+pub struct UnknownSetting {
+    key: &'static str,
+    found: String,
+}
+
+impl Diagnostic for UnknownSetting {
+    fn hint(&self) -> Option<String> {
+        Some("was the manifest edited, or written by another version of lctl?".into())
+    }
+}
+
+/// Where the inputs of a run are now.
+pub struct Places {
+    pub model: String,
+    pub adapter: Option<PathBuf>,
+    pub suites: Vec<PathBuf>,
+    /// `NAME=FILE`
+    pub data: Vec<String>,
+    pub text: Option<PathBuf>,
+    pub base: Option<String>,
+    pub base_logits: Option<PathBuf>,
+    pub baseline: Option<PathBuf>,
+    pub policy: Option<PathBuf>,
+}
+
+/// Returns the arguments that a manifest's settings stand for; nothing is written but what the caller adds.
+///
+/// Errors if a setting has a value that no argument has.
+pub fn args_of(settings: &EvalSettings, places: Places) -> Result<Args, UnknownSetting> {
+    let unknown = |key, found: &str| UnknownSetting { key, found: found.to_owned() };
+    let compute = ComputeArg::from_str(&settings.compute, false);
+    let chat_template = ChatTemplateUse::from_str(&settings.chat_template, false);
+    let context = settings.context.filter(|context| *context < 2);
+    if let Some(context) = context {
+        return Err(unknown("context", &context.to_string()));
+    }
+    if settings.limit == Some(0) {
+        return Err(unknown("limit", "0"));
+    }
+    let is = |mode| settings.mode == mode;
+    Ok(Args {
+        model: places.model,
+        suite: places.suites,
+        data: places.data,
+        perplexity: places.text.clone().filter(|_| is(EvalMode::Perplexity)),
+        text: places.text.filter(|_| is(EvalMode::KlBase)),
+        kl_base: places.base,
+        base_logits: places.base_logits,
+        adapter: places.adapter,
+        baseline: places.baseline,
+        policy: places.policy,
+        compute: compute.map_err(|_| unknown("compute", &settings.compute))?,
+        chat_template: chat_template.map_err(|_| unknown("chat_template", &settings.chat_template))?,
+        context: settings.context,
+        seed: settings.seed,
+        limit: settings.limit,
+        few_shot: settings.few_shot,
+        date: settings.date.clone(),
+        offline: true,
+        no_manifest: true,
+        is_replay: true,
+        ..Args::default()
+    })
+}

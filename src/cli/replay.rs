@@ -1,0 +1,208 @@
+//! `lctl replay`: manifest -> inputs checked -> the command again -> do the bits agree?
+
+mod compare;
+mod inputs;
+mod rerun;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{machine, term};
+use crate::error::{Diagnostic, Failure};
+use crate::kernel::Isa;
+use crate::provenance::{Job, Manifest, Program};
+
+use compare::Comparison;
+use inputs::Places;
+
+const AFTER_HELP: &str = "\
+Relative paths of a manifest are looked up from the current directory. Nothing is downloaded, and nothing is written
+but into a temporary directory, which goes at the end.
+
+Exit status:
+  0  the bits agree
+  2  error: no manifest, or an input is not what it was
+  3  the bits differ
+
+Examples:
+  lctl replay model-q4.gguf.manifest.json
+  lctl replay model-q4.gguf.manifest.json --model /models/Qwen3-8B
+  lctl replay results/report.json.manifest.json --input rows.jsonl=/data/rows.jsonl
+  lctl replay results/report.json.manifest.json --check";
+
+/// Make an artefact again from its manifest, and say whether the bits agree
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// A FILE.manifest.json that lctl wrote beside FILE
+    #[arg(value_name = "MANIFEST")]
+    manifest: PathBuf,
+
+    /// Where the model is now
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+
+    /// Where another input is now: what the manifest calls OLD is read from NEW; repeatable
+    #[arg(long, value_name = "OLD=NEW")]
+    input: Vec<String>,
+
+    /// Check inputs and outputs against their digests, and run nothing
+    #[arg(long)]
+    check: bool,
+
+    /// Directory to work in; it must have room for the artefact [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Threads; the result does not depend on it [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Instruction set: portable, avx2, avx512; the result does not depend on it [default: LCTL_ISA, or the best
+    /// there is]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Print the result as JSON (docs/provenance.md)
+    #[arg(long)]
+    json: bool,
+
+    /// Print nothing but errors, and JSON if asked for
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Why a manifest cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("--input {given}: not OLD=NEW")]
+    NotAPair { given: String },
+
+    #[error("--input {old}: the manifest has no input of that path")]
+    NoSuchInput { old: String, known: Vec<String> },
+
+    #[error("{} of the manifest's inputs is not what it was:{}", .0.len(), lines(.0))]
+    Changed(Vec<inputs::Change>),
+
+    #[error("{path}: the input `{role}` is not there")]
+    Missing { path: PathBuf, role: &'static str },
+
+    #[error("{path}: no suite of the manifest is called `{suite}`, or it names no data set `{set}`")]
+    NoSuchData { path: String, suite: String, set: String },
+
+    #[error("the manifest's `directory` is `{name}`, which is no directory's name")]
+    BadDirectory { name: String },
+
+    #[error("{dir}: cannot make a temporary directory")]
+    Work {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}: cannot read what the replay wrote")]
+    Unread {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn lines(changes: &[inputs::Change]) -> String {
+    changes.iter().map(|change| format!("\n  {change}")).collect()
+}
+
+impl Diagnostic for ReplayError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            ReplayError::NotAPair { .. } => {
+                "write the manifest's path and the new one: `--input a.jsonl=/data/a.jsonl`".into()
+            }
+            ReplayError::NoSuchInput { known, .. } => format!("its inputs are: {}", known.join(", ")),
+            ReplayError::Changed(_) => {
+                "bring back the bytes that the manifest speaks of, or make the artefact anew".into()
+            }
+            ReplayError::Missing { role: "model", .. } => {
+                "say where it is now: --model PATH; or run lctl in the directory of the first run".into()
+            }
+            ReplayError::Missing { path, .. } => {
+                format!(
+                    "say where it is now: --input {}=PATH; or run lctl in the directory of the first run",
+                    path.display()
+                )
+            }
+            ReplayError::NoSuchData { .. } | ReplayError::BadDirectory { .. } => {
+                "was the manifest edited?".into()
+            }
+            ReplayError::Work { .. } => "name a directory that can be written with --work DIR".into(),
+            ReplayError::Unread { .. } => return None,
+        })
+    }
+}
+
+/// How a replay runs; the result does not depend on it.
+pub struct How<'a> {
+    work: Option<&'a Path>,
+    isa: Isa,
+    n_threads: usize,
+    isa_given: Option<&'a str>,
+    threads_given: Option<u16>,
+    quiet: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let manifest = Manifest::open(&args.manifest)?;
+    let places = Places::find(&manifest, args.model.as_deref(), &args.input)?;
+    let how = How {
+        work: args.work.as_deref(),
+        isa: machine::isa(args.isa.as_deref())?,
+        n_threads: machine::threads(args.threads),
+        isa_given: args.isa.as_deref(),
+        threads_given: args.threads,
+        quiet: args.quiet,
+    };
+    say(args, &format!("{} inputs to check", manifest.inputs.len()));
+    places.check(&manifest)?;
+    note_program(args, &manifest);
+    let comparison = match args.check {
+        true => compare::on_disk(&manifest, &args.manifest)?,
+        false => {
+            say(args, &format!("inputs are what they were; {} again", manifest.job.command()));
+            match &manifest.job {
+                Job::Quantize(settings) => rerun::quantize(&manifest, settings, &places, &how)?,
+                Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
+                Job::Gate(_) => rerun::gate(&manifest, &places)?,
+            }
+        }
+    };
+    report(args, &manifest, &comparison)?;
+    Ok(ExitCode::from(if comparison.agrees() { 0 } else { 3 }))
+}
+
+fn say(args: &Args, text: &str) {
+    if !args.quiet {
+        term::say(text);
+    }
+}
+
+/// Other programs may well give the same bits; if they do not, this is the first thing to know.
+fn note_program(args: &Args, manifest: &Manifest) {
+    let (then, now) = (&manifest.lctl, Program::current());
+    let shown = |program: &Program| {
+        let commit = program.commit.as_deref().map_or(String::new(), |commit| format!(" ({commit})"));
+        format!("{}{commit}", program.version)
+    };
+    if then.version != now.version || then.commit != now.commit {
+        say(args, &format!("note: made by lctl {}, this is {}", term::printable(&shown(then)), shown(&now)));
+    }
+}
+
+fn report(args: &Args, manifest: &Manifest, comparison: &Comparison) -> Result<(), Failure> {
+    if args.json {
+        return term::out_json(&comparison.json(manifest, args.check));
+    }
+    match args.quiet {
+        true => Ok(()),
+        false => term::out(&comparison.text()),
+    }
+}

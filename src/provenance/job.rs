@@ -1,0 +1,88 @@
+//! What decides a result besides the bytes of its inputs: the settings of a command, normalized.
+//!
+//! A command line becomes one of these before it becomes work, and `lctl replay` begins with the one it reads.
+
+use serde::{Deserialize, Serialize};
+
+/// A command and its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", content = "settings", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Job {
+    Quantize(QuantizeSettings),
+    Eval(EvalSettings),
+    Gate(GateSettings),
+}
+
+impl Job {
+    /// Returns the command's name.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Job::Quantize(_) => "quantize",
+            Job::Eval(_) => "eval",
+            Job::Gate(_) => "gate",
+        }
+    }
+}
+
+/// Settings of `lctl quantize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizeSettings {
+    /// The recipe's own name, whatever alias was given.
+    pub r#type: String,
+    /// In the order given: the first match counts.
+    pub tensor_types: Vec<TensorType>,
+    pub output_tensor_type: Option<String>,
+    pub token_embedding_type: Option<String>,
+    pub pure: bool,
+    pub leave_output_tensor: bool,
+    pub allow_requantize: bool,
+    /// `KEY=TYPE:VALUE`, in the order given.
+    pub override_kv: Vec<String>,
+    pub pre: Option<String>,
+    /// Most bytes of tensor data per shard.
+    pub split_max_bytes: Option<u64>,
+    /// Name of a checkpoint's directory, from which `general.name` may come.
+    pub directory: Option<String>,
+}
+
+/// A `--tensor-type`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorType {
+    pub pattern: String,
+    pub format: String,
+}
+
+/// Settings of `lctl eval`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSettings {
+    pub mode: EvalMode,
+    /// `auto`, `f32`, `bf16` or `int8`.
+    pub compute: String,
+    /// `--context`, if it was given.
+    pub context: Option<u32>,
+    pub seed: u64,
+    pub limit: Option<u64>,
+    pub few_shot: Option<usize>,
+    /// `auto`, `on` or `off`.
+    pub chat_template: String,
+    /// The day that chat templates see, YYYY-MM-DD; of suites alone.
+    pub date: Option<String>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalMode {
+    Suite,
+    Perplexity,
+    KlBase,
+    BaseLogits,
+}
+
+/// Settings of `lctl gate`: everything stands in its policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateSettings {}
