@@ -2,6 +2,7 @@
 
 use super::draw::Draws;
 use super::item::{Item, Positions};
+use super::likeness::put_like_first;
 use super::table::{Error, Row, Tables};
 
 /// A technique and behaviours that are it.
@@ -76,7 +77,7 @@ fn items_of(
     for (_, technique) in techniques.iter().enumerate().filter(|(number, _)| wanted(*number)) {
         for (number, behaviour) in technique.behaviours.iter().enumerate().take(most) {
             let id = format!("{suite}-{}-{}", technique.id, number + 1);
-            let wrong = distractors(&techniques, technique, &id);
+            let wrong = distractors(&techniques, technique, behaviour, &id);
             let labels = wrong.map(Technique::label);
             let (choices, answer) =
                 positions.place(&technique.label(), labels.each_ref().map(String::as_str));
@@ -92,14 +93,18 @@ fn items_of(
     Ok(items)
 }
 
-/// Returns three techniques that are certainly wrong; two of the same tactic where there are any.
-fn distractors<'a>(all: &'a [Technique], right: &Technique, id: &str) -> [&'a Technique; 3] {
+/// Returns three techniques that are certainly wrong: one whose name shares words with the behaviour as the right one's
+/// does, one of the same tactic and one of another where there are any.
+fn distractors<'a>(all: &'a [Technique], right: &Technique, behaviour: &str, id: &str) -> [&'a Technique; 3] {
     let mut clear: Vec<&Technique> =
         all.iter().filter(|other| other.id != right.id && right.is_clear_of(other)).collect();
-    Draws::new(id).shuffle(&mut clear);
+    let mut draws = Draws::new(id);
+    draws.shuffle(&mut clear);
+    put_like_first(&mut clear, behaviour, &right.name, |other| other.name.clone(), &mut draws);
+    let like = clear.remove(0);
     let is_near = |other: &&&Technique| other.tactics.iter().any(|tactic| right.tactics.contains(tactic));
-    let near = clear.iter().filter(is_near).take(2);
+    let near = clear.iter().filter(is_near);
     let far = clear.iter().filter(|other| !is_near(other));
-    let chosen: Vec<&Technique> = near.chain(far).copied().take(3).collect();
-    [chosen[0], chosen[1], chosen[2]]
+    let others: Vec<&Technique> = near.take(1).chain(far).copied().take(2).collect();
+    [like, others[0], others[1]]
 }

@@ -2,6 +2,7 @@
 
 use super::draw::Draws;
 use super::item::{Item, Positions};
+use super::likeness::put_like_first;
 use super::table::{Error, Row, Tables};
 
 /// Descriptions made of each mechanics.
@@ -76,7 +77,7 @@ impl Fillers {
         mechanics
             .replace("{P}", &product)
             .replace("{F}", &one_of(&self.files, draws))
-            .replace("{Q}", &one_of(&self.parameters, draws))
+            .replace("{Q}", &format!("\"{}\"", one_of(&self.parameters, draws)))
             .replace("{U}", &one_of(&self.paths, draws))
     }
 }
@@ -113,7 +114,7 @@ fn items_of(
                 let id = format!("{suite}-{}-{}-{copy}", weakness.id, number + 1);
                 let mut draws = Draws::new(&id);
                 let description = fillers.fill(weakness, mechanics, &mut draws);
-                let wrong = distractors(&weaknesses, weakness, &mut draws).map(Weakness::label);
+                let wrong = distractors(&weaknesses, weakness, &description, &mut draws).map(Weakness::label);
                 let (choices, answer) =
                     positions.place(&weakness.label(), wrong.each_ref().map(String::as_str));
                 items.push(
@@ -129,13 +130,21 @@ fn items_of(
     Ok(items)
 }
 
-/// Returns three weaknesses that are certainly wrong; two of them of the same kind of product.
-fn distractors<'a>(all: &'a [Weakness], right: &Weakness, draws: &mut Draws) -> [&'a Weakness; 3] {
+/// Returns three weaknesses that are certainly wrong: one whose name shares words with the description as the right one's
+/// does, one of the same kind of product and one of another.
+fn distractors<'a>(
+    all: &'a [Weakness],
+    right: &Weakness,
+    description: &str,
+    draws: &mut Draws,
+) -> [&'a Weakness; 3] {
     let mut clear: Vec<&Weakness> =
         all.iter().filter(|other| other.id != right.id && right.is_clear_of(other)).collect();
     draws.shuffle(&mut clear);
-    let near = clear.iter().filter(|other| other.kind == right.kind).take(2);
+    put_like_first(&mut clear, description, &right.name, |other| other.name.clone(), draws);
+    let like = clear.remove(0);
+    let near = clear.iter().filter(|other| other.kind == right.kind).take(1);
     let far = clear.iter().filter(|other| other.kind != right.kind);
-    let chosen: Vec<&Weakness> = near.chain(far).copied().take(3).collect();
-    [chosen[0], chosen[1], chosen[2]]
+    let others: Vec<&Weakness> = near.chain(far).copied().take(2).collect();
+    [like, others[0], others[1]]
 }

@@ -47,6 +47,15 @@ impl Draws {
 
     /// Returns lower-case hexadecimal digits.
     pub fn hex(&mut self, n: usize) -> String {
-        (0..n).map(|_| char::from(b"0123456789abcdef"[self.below(16)])).collect()
+        self.digits(b"0123456789abcdef", n)
+    }
+
+    /// Returns digits of Base64.
+    pub fn base64(&mut self, n: usize) -> String {
+        self.digits(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", n)
+    }
+
+    fn digits(&mut self, of: &[u8], n: usize) -> String {
+        (0..n).map(|_| char::from(of[self.below(of.len())])).collect()
     }
 }

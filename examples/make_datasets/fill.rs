@@ -1,7 +1,7 @@
 //! Filling the places of templates with invented people, hosts, addresses and numbers.
 //!
 //! `{name}` is a place; `{{` and `}}` are braces. `{n:3-9}` is a number from 3 to 9, `{hex:8}` eight hexadecimal
-//! digits, `{t:iso}` or `{t:syslog}` the time, which goes on with every line. `{n:3-9:a}` is a number that `{a}` repeats.
+//! digits, `{b64:8}` eight of Base64, `{t:iso}` or `{t:syslog}` the time, which goes on with every line. `{n:3-9:a}` is a number that `{a}` repeats.
 
 use std::collections::HashMap;
 
@@ -38,6 +38,11 @@ const HOSTS: &[&str] = &[
     "web01", "web02", "db01", "app03", "files02", "jump01", "build04", "ws-0117", "ws-0342", "lt-2208",
     "srv-hr1", "srv-fin2", "gw-east", "mail01", "ns02", "kiosk7",
 ];
+const WORKSTATIONS: &[&str] =
+    &["ws-0117", "ws-0342", "ws-0561", "ws-0908", "lt-2208", "lt-2310", "lt-3145", "kiosk7"];
+const WINDOWS_SERVERS: &[&str] = &["files02", "srv-hr1", "srv-fin2", "srv-app4", "rds01", "srv-sql3"];
+const LINUX_SERVERS: &[&str] =
+    &["web01", "web02", "db01", "app03", "jump01", "build04", "gw-east", "mail01", "ns02"];
 const SERVICES: &[&str] =
     &["svc-backup", "svc-deploy", "svc-scan", "svc-report", "svc-sync", "ci-runner", "svc-inventory"];
 const LOGINS: &[&str] = &[
@@ -94,6 +99,9 @@ const FIRMS: &[&str] = &[
 ];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+/// Of 2026.
+const MONTH_DAYS: [usize; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+const DAY_SECONDS: usize = 86_400;
 
 /// Fills templates; what is drawn once (people, hosts, addresses) stays the same for all of them.
 pub struct Filler {
@@ -104,6 +112,8 @@ pub struct Filler {
     /// Of the day.
     second: usize,
     gap: (usize, usize),
+    /// Of the last process.
+    pid: Option<usize>,
 }
 
 impl Filler {
@@ -140,8 +150,13 @@ impl Filler {
             let (first, second) = (draws.pick(WORDS), draws.pick(WORDS));
             known.insert(name.to_owned(), format!("{first}-{second}{}.{end}", draws.between(10, 99)));
         }
+        // drawn apart: what the other places hold does not depend on how many kinds of host there are
+        let mut hosts = Draws::new(&format!("{purpose} hosts"));
+        for (name, pool) in [("ws", WORKSTATIONS), ("srv", WINDOWS_SERVERS), ("lx", LINUX_SERVERS)] {
+            known.insert(name.to_owned(), hosts.pick(pool).to_owned());
+        }
         let (month, day, second) = (draws.below(12), draws.between(1, 28), draws.below(80_000));
-        Filler { draws, known, month, day, second, gap: (1, 9) }
+        Filler { draws, known, month, day, second, gap: (1, 9), pid: None }
     }
 
     /// Sets by how many seconds the time goes on, e.g. `1-9`.
@@ -152,6 +167,19 @@ impl Filler {
 
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.known.insert(name.to_owned(), value.into());
+    }
+
+    /// Returns the last process number, if there was one.
+    pub fn pid(&self) -> Option<usize> {
+        self.pid
+    }
+
+    /// Returns a template with its places filled, of which `{pid}` is the given number.
+    pub fn fill_of_process(&mut self, template: &str, pid: Option<usize>) -> Result<String, String> {
+        self.known.extend(pid.map(|pid| ("pid".to_owned(), pid.to_string())));
+        let text = self.fill(template);
+        self.known.remove("pid");
+        text
     }
 
     pub fn draws(&mut self) -> &mut Draws {
@@ -208,7 +236,11 @@ impl Filler {
                 self.draws.hex(n)
             }
             "port" => self.draws.between(32_768, 60_999).to_string(),
-            "pid" => self.draws.between(900, 29_999).to_string(),
+            "b64" => {
+                let n = argument.parse().map_err(|_| format!("`{place}` has no number of digits"))?;
+                self.draws.base64(n)
+            }
+            "pid" => self.next_pid().to_string(),
             "any" => self.draws.pick(LOGINS).to_owned(),
             "word" => self.draws.pick(WORDS).to_owned(),
             "auth" => self.draws.pick(MAIL_CHECKS).to_owned(),
@@ -217,8 +249,25 @@ impl Filler {
         })
     }
 
+    /// Process numbers go up in steps, as other processes start in between.
+    fn next_pid(&mut self) -> usize {
+        let pid = match self.pid {
+            Some(last) => last + self.draws.between(1, 60),
+            None => self.draws.between(900, 29_999),
+        };
+        self.pid = Some(pid);
+        pid
+    }
+
     fn time(&mut self, form: &str) -> String {
-        self.second = (self.second + self.draws.between(self.gap.0, self.gap.1)).min(86_399);
+        self.second += self.draws.between(self.gap.0, self.gap.1);
+        if self.second >= DAY_SECONDS {
+            self.second -= DAY_SECONDS;
+            self.day += 1;
+            if self.day > MONTH_DAYS[self.month] {
+                (self.month, self.day) = ((self.month + 1) % 12, 1);
+            }
+        }
         let (hour, minute, second) = (self.second / 3600, self.second / 60 % 60, self.second % 60);
         match form {
             "syslog" => {

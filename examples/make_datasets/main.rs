@@ -11,6 +11,7 @@ mod draw;
 mod fill;
 mod inject_canary;
 mod item;
+mod likeness;
 mod log_triage;
 mod query_translate;
 mod small;

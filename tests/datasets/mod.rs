@@ -2,6 +2,7 @@
 
 mod reporting;
 mod reserved;
+mod shortcuts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -133,6 +134,10 @@ fn gating_suites_are_large_enough() {
         let n = documents(&format!("{name}.jsonl")).len();
         assert!(n >= least, "{name}: {n}");
     }
+    // the power of a gate comes from clusters, not from copies of one scenario
+    let scenarios: HashSet<String> =
+        documents("log-triage.jsonl").iter().map(|row| row.fields["cluster"].to_string()).collect();
+    assert!(scenarios.len() >= 160, "{}", scenarios.len());
 }
 
 #[test]
