@@ -97,50 +97,33 @@ fn identifier(source: &str, kind: &str, id: &str, answer: &str) -> Item {
         .with("answer", answer)
 }
 
-/// What the lines of a long log say, and the one line that matters: question, answer, line.
-const FACTS: [(&str, &str, &str); 15] = [
-    ("Which user changed the firewall policy?", "{user}", "firewall: policy replaced by {user}"),
-    ("Which address was blocked for brute force?", "{src}", "sshguard: blocked {src} for brute force"),
-    ("Which file was quarantined?", "report{n:100-999:a}.zip", "antivirus: quarantined report{a}.zip"),
-    ("Which host was isolated?", "{host}", "edr: isolated host {host}"),
-    ("Which domain was sinkholed?", "{dom}", "resolver: sinkholed {dom}"),
-    ("Which service failed to start?", "{svc}", "init: {svc} failed to start"),
-    (
-        "Under which change number was the deployment started?",
-        "CHG{n:1000-9999:a}",
-        "deploy: deployment started under CHG{a}",
-    ),
-    ("Which account was locked?", "{user}", "directory: account {user} locked"),
-    ("Which port was opened?", "{n:2000-9999:a}", "netd: port {a} opened"),
-    ("Which serial number does the USB storage have?", "{hex:8:a}", "kernel: usb storage serial {a}"),
-    ("Which certificate expired?", "www.{dom}", "tls: certificate of www.{dom} expired"),
-    ("Who approved the restore?", "{user}", "backup: restore approved by {user}"),
-    ("Which internal address scanned the network?", "{int}", "ids: scan from {int}"),
-    ("Which process was killed?", "worker{n:100-999:a}", "oom: killed worker{a}"),
-    ("To which address was mail forwarded?", "box@{dom}", "mail: forwarding to box@{dom} enabled"),
-];
-
 /// Logs of about 4,000 and 8,000 tokens, which the suite's template writes from a few numbers, with one line that answers
-/// a question.
-pub fn long_context(_: &Tables) -> Result<Vec<Item>, Error> {
+/// a question and, half the log away, one that seems to.
+pub fn long_context(tables: &Tables) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
-    for (number, (question, answer, line)) in FACTS.iter().enumerate() {
+    for (number, row) in tables.read("long-context.txt", 5, 5)?.iter().enumerate() {
         for (size, lines) in [("4k", 105), ("8k", 210)] {
             for depth in [5, 25, 50, 75, 95] {
                 let id = format!("long-context-{}-{size}-{depth}", number + 1);
                 let mut filler = Filler::new(&id);
-                // the table is this file: its places are known to be filled
-                let answer = filler.fill(answer).unwrap_or_default();
-                let line = filler.fill(line).unwrap_or_default();
+                let filled: Result<Vec<String>, String> =
+                    row.cells.iter().map(|cell| filler.fill(cell)).collect();
+                // `read` checked that there are five
+                let [question, answer, line, wrong, decoy]: [String; 5] =
+                    filled.map_err(|what| row.error(what))?.try_into().unwrap_or_default();
                 let seed = filler.draws().between(1, 9999);
+                let position = lines * depth / 100;
                 items.push(
-                    Item::new(id, format!("long-context-{}", number + 1), "generated: long-context-v1")
+                    Item::new(id, format!("long-context-{}", number + 1), "generated: long-context-v2")
                         .with("lines", lines)
-                        .with("position", lines * depth / 100)
+                        .with("position", position)
                         .with("seed", seed)
                         .with("line", line)
-                        .with("question", *question)
-                        .with("answer", answer),
+                        .with("decoy_position", (position + lines / 2) % lines)
+                        .with("decoy", decoy)
+                        .with("question", question)
+                        .with("answer", answer.clone())
+                        .with("names", vec![answer, wrong]),
                 );
             }
         }

@@ -1,5 +1,6 @@
 //! The data in datasets/: made by the generator, and sound.
 
+mod answers;
 mod reporting;
 mod reserved;
 mod shortcuts;

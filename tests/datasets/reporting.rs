@@ -100,6 +100,18 @@ fn headers_of_mails_from_outside_do_not_tell_their_label() {
     assert!(labels.values().all(|labels| labels.len() == 2), "{labels:?}");
 }
 
+#[test]
+fn the_decoy_of_a_long_log_stands_elsewhere_and_says_something_else() {
+    for document in documents("long-context.jsonl") {
+        let (line, decoy) = (text(&document, "line"), text(&document, "decoy"));
+        let names = texts(&document, "names");
+        assert_eq!(names[0], text(&document, "answer"), "{}", document.place);
+        assert!(line.contains(names[0]) && !line.contains(names[1]), "{}: {line}", document.place);
+        assert!(decoy.contains(names[1]) && !decoy.contains(names[0]), "{}: {decoy}", document.place);
+        assert_ne!(document.fields["position"], document.fields["decoy_position"], "{}", document.place);
+    }
+}
+
 /// A request to refuse stands beside a benign one, a repaired program beside the weak one.
 #[test]
 fn every_cluster_has_both_sides() {
