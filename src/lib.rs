@@ -1,9 +1,10 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize, eval, inspect, hub -> model, text -> nn, kernel, tensor -> error` (docs/architecture.md).
+//! `cli -> quantize, finetune, eval, inspect, hub -> data, model, text -> nn, kernel, tensor -> error` (docs/architecture.md).
 
 pub mod cli;
+pub mod data;
 pub mod error;
 pub mod eval;
 pub mod finetune;

@@ -5,6 +5,7 @@
 //! be used before [`Document::check`] has said that nothing was noted.
 
 mod locate;
+mod set;
 
 use std::cell::{Cell, RefCell};
 use std::io::Read;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde_yaml::{Mapping, Value};
 
 use crate::error::{Diagnostic, nearest};
+
+use set::Override;
 
 pub use locate::locate;
 
@@ -44,6 +47,9 @@ pub enum Error {
 
     #[error("{}", listed(.problems))]
     Invalid { problems: Vec<Problem> },
+
+    #[error("--set {given}: {what}")]
+    Set { given: String, what: String },
 }
 
 impl Diagnostic for Error {
@@ -54,6 +60,7 @@ impl Diagnostic for Error {
                 // one line's hint would read as if it were about all of them
                 _ => None,
             },
+            Error::Set { .. } => Some("as in --set train.lr=1e-4 or --set data.train.0.path=rows.jsonl".into()),
             Error::TooLarge { .. } => {
                 Some("is it a data file? a suite names its data, it does not hold it".into())
             }
@@ -65,12 +72,27 @@ impl Diagnostic for Error {
 /// One thing wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    pub path: PathBuf,
-    /// Both from 1.
-    pub line: usize,
-    pub column: usize,
+    pub place: Place,
     pub message: String,
     pub hint: Option<String>,
+}
+
+/// Where in a file, or in what was set from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Line and column from 1.
+    File { path: PathBuf, line: usize, column: usize },
+    /// As it was given: `--set train.lr=1e-4`.
+    Override(String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Place::Override(given) => f.write_str(given),
+        }
+    }
 }
 
 fn place(path: &Path, error: &serde_yaml::Error) -> String {
@@ -81,9 +103,7 @@ fn place(path: &Path, error: &serde_yaml::Error) -> String {
 }
 
 fn listed(problems: &[Problem]) -> String {
-    let lines = problems.iter().map(|problem| {
-        format!("{}:{}:{}: {}", problem.path.display(), problem.line, problem.column, problem.message)
-    });
+    let lines = problems.iter().map(|problem| format!("{}: {}", problem.place, problem.message));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -101,6 +121,7 @@ pub struct Document {
     path: PathBuf,
     text: String,
     root: Value,
+    overrides: Vec<Override>,
     problems: RefCell<Vec<Noted>>,
 }
 
@@ -131,7 +152,7 @@ impl Document {
     pub fn parse(path: &Path, text: String) -> Result<Document, Error> {
         let root =
             serde_yaml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
-        Ok(Document { path: path.to_owned(), text, root, problems: RefCell::default() })
+        Ok(Document { path: path.to_owned(), text, root, overrides: Vec::new(), problems: RefCell::default() })
     }
 
     pub fn path(&self) -> &Path {
@@ -155,20 +176,20 @@ impl Document {
             return Ok(());
         }
         let mut problems: Vec<Problem> = noted.iter().map(|noted| self.problem(noted)).collect();
-        problems.sort_by_key(|problem| (problem.line, problem.column));
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
         problems.dedup();
         Err(Error::Invalid { problems })
     }
 
     fn problem(&self, noted: &Noted) -> Problem {
-        let (line, column) = locate::locate(&self.text, &noted.at);
-        Problem {
-            path: self.path.clone(),
-            line,
-            column,
-            message: noted.message.clone(),
-            hint: noted.hint.clone(),
-        }
+        let place = match self.overrides.iter().rev().find(|set| set.made(&noted.at)) {
+            Some(set) => Place::Override(set.given.clone()),
+            None => {
+                let (line, column) = locate::locate(&self.text, &noted.at);
+                Place::File { path: self.path.clone(), line, column }
+            }
+        };
+        Problem { place, message: noted.message.clone(), hint: noted.hint.clone() }
     }
 }
 
@@ -191,6 +212,17 @@ impl<'a> Node<'a> {
         self.document.problems.borrow_mut().push(noted);
     }
 
+    /// Returns the place of a key, whether anything stands there or not: for what is wrong with several keys at once.
+    pub fn part(&self, key: &str) -> Node<'a> {
+        let value = match self.value {
+            Some(Value::Mapping(mapping)) => mapping.get(key),
+            _ => None,
+        };
+        let mut at = self.at.clone();
+        at.push(Step::Key(key.to_owned()));
+        Node { document: self.document, at, value }
+    }
+
     /// Returns true if something stands here.
     pub fn is_present(&self) -> bool {
         self.value.is_some_and(|value| !value.is_null())
@@ -204,6 +236,11 @@ impl<'a> Node<'a> {
     /// Returns true if a whole number, 0 or more, stands here.
     pub fn is_count(&self) -> bool {
         self.value.is_some_and(Value::is_u64)
+    }
+
+    /// Returns true if true or false stands here.
+    pub fn is_flag(&self) -> bool {
+        self.value.is_some_and(Value::is_bool)
     }
 
     /// Returns true if a mapping stands here.
@@ -233,7 +270,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns how the place is called in messages.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self.at.last() {
             None => "the file".to_owned(),
             Some(Step::Key(key) | Step::Name(key)) => format!("`{key}`"),
@@ -380,7 +417,10 @@ impl<'a> Fields<'a> {
     }
 
     fn child(&self, key: &'static str) -> Node<'a> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         let value = self.mapping.and_then(|mapping| mapping.get(key));
         let mut at = self.node.at.clone();
         at.push(Step::Key(key.to_owned()));

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::data::{DataSet, Document, Place};
 use super::run::{DataSets, Error, RunOptions};
-use super::shingles::{Alike, alike, texts_of, words};
 use super::stats::power::Assumptions;
 use super::suite::{Suite, TaskSpec};
 use super::task::Ask;
+use crate::data::shingles::{Alike, alike, texts_of, words};
 
 /// Words of the runs that near-duplicates are told by.
 pub const RUN: usize = 5;

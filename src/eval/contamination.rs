@@ -1,19 +1,14 @@
-//! What a suite's documents have in common with a training set: runs of 13 words (Brown et al., arXiv:2005.14165,
-//! appendix C), in texts that are shorter the whole text.
+//! What a suite's documents have in common with training files.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::data::{DataSet, Row};
-use super::shingles::{shingles, texts_of, words};
+use super::data::DataSet;
+use crate::data::scan::SharedRuns;
+use crate::data::shingles::texts_of;
 use crate::error::Diagnostic;
-
-/// Words of a run that is looked for.
-pub const RUN: usize = 13;
-/// Texts of fewer words say nothing: they occur by chance.
-pub const LEAST: usize = 8;
 
 /// Why a training file cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -58,43 +53,20 @@ pub struct Overlap {
 
 /// Runs of words of a data set's documents.
 pub struct Runs {
-    /// Documents that have a run, by the run's hash and its number of words.
-    holders: HashMap<(usize, u64), Vec<usize>>,
-    lengths: BTreeSet<usize>,
+    runs: SharedRuns,
     /// Documents with no text long enough to tell.
     pub untold: Vec<usize>,
 }
 
 impl Runs {
     pub fn new(data: &DataSet) -> Runs {
-        let mut runs = Runs { holders: HashMap::new(), lengths: BTreeSet::new(), untold: Vec::new() };
+        let mut runs = Runs { runs: SharedRuns::default(), untold: Vec::new() };
         for document in &data.documents {
-            if !runs.add(document.index, &document.fields) {
+            if !runs.runs.add(document.index, texts_of(&document.fields)) {
                 runs.untold.push(document.index);
             }
         }
         runs
-    }
-
-    /// Returns whether the document has a run.
-    fn add(&mut self, index: usize, row: &Row) -> bool {
-        let mut is_told = false;
-        for text in texts_of(row) {
-            let words = words(text);
-            let n = words.len().min(RUN);
-            if n < LEAST {
-                continue;
-            }
-            is_told = true;
-            self.lengths.insert(n);
-            for run in shingles(&words, n) {
-                let holders = self.holders.entry((n, run)).or_default();
-                if holders.last() != Some(&index) {
-                    holders.push(index);
-                }
-            }
-        }
-        is_told
     }
 
     /// Returns the documents that share a run with a training file, each once. A .jsonl file is read by line, a .json
@@ -104,13 +76,8 @@ impl Runs {
         let text = String::from_utf8(bytes).map_err(|_| Error::NotUtf8 { path: path.to_owned() })?;
         let mut found: HashMap<usize, usize> = HashMap::new();
         for (line, text) in texts_in(path, &text)? {
-            let words = words(&text);
-            for n in &self.lengths {
-                for run in shingles(&words, *n) {
-                    for document in self.holders.get(&(*n, run)).into_iter().flatten() {
-                        found.entry(*document).or_insert(line);
-                    }
-                }
+            for document in self.runs.holders_of(&text) {
+                found.entry(document).or_insert(line);
             }
         }
         let mut overlaps: Vec<Overlap> =

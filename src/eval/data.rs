@@ -10,15 +10,14 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
+use crate::data::line_at;
 use crate::error::Diagnostic;
 
-pub use json::kind_of;
-
-/// Fields of a document.
-pub type Row = Map<String, Json>;
+pub use crate::data::json::kind_of;
+pub use crate::data::{Place, Row, hex};
 
 /// One row of a data set.
 #[derive(Clone, Debug)]
@@ -27,20 +26,6 @@ pub struct Document {
     pub index: usize,
     pub place: Place,
     pub fields: Row,
-}
-
-/// Where a document is from, as messages name it: `test.csv:12`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub path: Arc<Path>,
-    /// From 1.
-    pub line: usize,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.line)
-    }
 }
 
 /// A way to read a file.
@@ -215,16 +200,6 @@ fn read_text(path: &Path) -> Result<(String, String), Error> {
     })?;
     // a byte order mark is no part of the first row
     Ok((text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(), sha256))
-}
-
-/// Returns lower-case hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Returns the line, from 1, of a byte.
-fn line_at(bytes: &[u8], offset: usize) -> usize {
-    1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count()
 }
 
 fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {

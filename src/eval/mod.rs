@@ -28,7 +28,6 @@ mod run_tree;
 pub mod sampling;
 mod schedule;
 pub mod score;
-pub mod shingles;
 pub mod stats;
 mod stop;
 pub mod suite;

@@ -1,8 +1,9 @@
-//! Fine-tuning: what stands between gradients and the next parameters.
+//! Fine-tuning: what a run is to do ([`recipe`]), and what stands between gradients and the next parameters.
 
 mod clip;
 mod dpo;
 mod optimizer;
+pub mod recipe;
 mod schedule;
 
 pub use clip::{clip_factor, global_norm};

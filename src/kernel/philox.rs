@@ -26,6 +26,10 @@ pub enum Purpose {
     SignFlip = 5,
     /// Which activations are dropped.
     Dropout = 6,
+    /// Choosing training rows to validate on.
+    HeldOut = 16,
+    /// Choosing an epoch's part of a file.
+    Mixture = 17,
 }
 
 impl Philox {

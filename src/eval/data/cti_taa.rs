@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value as Json;
 
-use super::{Error, Format, Input, Options, Part, Row, Rows, json, separated};
+use super::{Error, Format, Input, Options, Part, Row, Rows, separated};
 
 pub const FORMAT: Format = Format {
     name: "cti-taa",
@@ -78,7 +78,7 @@ impl Graph {
             bad(
                 part,
                 1,
-                format!("the file holds {}, not an object of names and names", json::kind_of(&value)),
+                format!("the file holds {}, not an object of names and names", super::kind_of(&value)),
             )
         })?;
         for (name, others) in groups {

@@ -1,10 +1,9 @@
 //! JSON: one object per line, or an array of objects.
 
-mod repeated;
-
 use serde_json::Value as Json;
 
 use super::{Error, Format, Input, Row, Rows};
+use crate::data::json::{item_lines, kind_of, repeated_key, without_place};
 
 pub const LINES: Format = Format {
     name: "jsonl",
@@ -75,7 +74,7 @@ pub fn records(input: &Input, key: Option<&str>) -> Result<Vec<(usize, Json)>, E
 
 /// Errors if an object of the text, which begins after `lines_before` lines, has a key twice.
 fn check_keys(input: &Input, text: &str, lines_before: usize) -> Result<(), Error> {
-    match repeated::repeated_key(text) {
+    match repeated_key(text) {
         Some((line, key)) => {
             Err(Error::row(input, lines_before + line, format!("the key `{key}` comes twice in one object")))
         }
@@ -87,101 +86,5 @@ fn object(input: &Input, line: usize, value: Json) -> Result<Row, Error> {
     match value {
         Json::Object(fields) => Ok(fields),
         other => Err(Error::row(input, line, format!("the row is {}, not an object", kind_of(&other)))),
-    }
-}
-
-/// Returns how messages call a value.
-pub fn kind_of(value: &Json) -> &'static str {
-    match value {
-        Json::Null => "null",
-        Json::Bool(_) => "true or false",
-        Json::Number(_) => "a number",
-        Json::String(_) => "text",
-        Json::Array(_) => "an array",
-        Json::Object(_) => "an object",
-    }
-}
-
-/// serde_json ends its messages with a line and column of its own, relative to the row.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(end) => format!("{} (column {})", &text[..end], error.column()),
-        None => text,
-    }
-}
-
-/// Returns the line on which each item of the array begins; the text is valid JSON.
-fn item_lines(text: &str, key: Option<&str>) -> Vec<usize> {
-    let mut scan =
-        Scan { line: 1, depth: 0, wanted_depth: 1 + usize::from(key.is_some()), ..Scan::default() };
-    scan.is_inside = key.is_none();
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        at = match bytes[at] {
-            b'"' => scan.string(bytes, at, key),
-            byte => {
-                scan.byte(byte);
-                at + 1
-            }
-        };
-    }
-    scan.lines
-}
-
-/// State of the walk over a JSON text.
-#[derive(Default)]
-struct Scan {
-    line: usize,
-    depth: usize,
-    /// Brackets open around an item.
-    wanted_depth: usize,
-    /// The last key at depth 1 is the wanted one.
-    is_inside: bool,
-    /// An item may begin: behind `[` or `,`.
-    is_due: bool,
-    lines: Vec<usize>,
-}
-
-impl Scan {
-    fn begin(&mut self) {
-        if self.is_due && self.is_inside && self.depth == self.wanted_depth {
-            self.lines.push(self.line);
-        }
-        self.is_due = false;
-    }
-
-    fn byte(&mut self, byte: u8) {
-        match byte {
-            b'\n' => self.line += 1,
-            b' ' | b'\t' | b'\r' | b':' => {}
-            b'[' | b'{' => {
-                self.begin();
-                self.depth += 1;
-                self.is_due = true;
-            }
-            b']' | b'}' => {
-                self.depth -= 1;
-                self.is_due = false;
-            }
-            b',' => self.is_due = true,
-            _ => self.begin(),
-        }
-    }
-
-    /// Walks over the string that begins at `start`; returns where it ends.
-    fn string(&mut self, bytes: &[u8], start: usize, key: Option<&str>) -> usize {
-        let is_key = self.depth == 1 && self.is_due && key.is_some();
-        self.begin();
-        let mut at = start + 1;
-        while bytes[at] != b'"' {
-            at += 1 + usize::from(bytes[at] == b'\\');
-        }
-        if let (true, Some(key)) = (is_key, key) {
-            self.is_inside =
-                serde_json::from_slice::<String>(&bytes[start..=at]).is_ok_and(|text| text == key);
-        }
-        at + 1
     }
 }

@@ -7,15 +7,13 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::OptionError;
+use crate::data::encode::DATE;
 use crate::eval::data::hex;
 use crate::eval::prompt::{Message, Role};
 use crate::eval::report;
 use crate::eval::run::ChatFailure;
 use crate::text::Tokenizer;
 use crate::text::chat::{ChatRequest, ChatTemplate, Error};
-
-/// The day that templates see, unless the user names one: the same prompts on every day.
-const DATE: NaiveDate = NaiveDate::from_ymd_opt(2026, 1, 1).expect("a day of the calendar");
 
 /// Returns the day that templates see.
 pub fn date(given: Option<&str>) -> Result<NaiveDate, OptionError> {

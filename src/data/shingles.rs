@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value as Json;
 
-use super::data::Row;
+use super::Row;
 
 /// Fields that say where a row is from, not what it asks.
 const ABOUT: [&str; 3] = ["id", "cluster", "source"];
