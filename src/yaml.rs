@@ -60,7 +60,9 @@ impl Diagnostic for Error {
                 // one line's hint would read as if it were about all of them
                 _ => None,
             },
-            Error::Set { .. } => Some("as in --set train.lr=1e-4 or --set data.train.0.path=rows.jsonl".into()),
+            Error::Set { .. } => {
+                Some("as in --set train.lr=1e-4 or --set data.train.0.path=rows.jsonl".into())
+            }
             Error::TooLarge { .. } => {
                 Some("is it a data file? a suite names its data, it does not hold it".into())
             }
@@ -152,7 +154,13 @@ impl Document {
     pub fn parse(path: &Path, text: String) -> Result<Document, Error> {
         let root =
             serde_yaml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
-        Ok(Document { path: path.to_owned(), text, root, overrides: Vec::new(), problems: RefCell::default() })
+        Ok(Document {
+            path: path.to_owned(),
+            text,
+            root,
+            overrides: Vec::new(),
+            problems: RefCell::default(),
+        })
     }
 
     pub fn path(&self) -> &Path {

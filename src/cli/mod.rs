@@ -9,6 +9,7 @@ mod model;
 mod progress;
 mod pull;
 mod quantize;
+mod recipe;
 mod replay;
 pub(crate) mod source;
 mod suite;
@@ -47,6 +48,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Quantize(quantize::Args),
+    Recipe(recipe::Args),
     Inspect(inspect::Args),
     Eval(eval::Args),
     Gate(gate::Args),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Quantize(args) => quantize::run(args)?,
+        Command::Recipe(args) => recipe::run(&args)?,
         Command::Inspect(args) => return inspect::run(args),
         Command::Eval(args) => return eval::run(&args),
         Command::Gate(args) => return gate::run(&args),

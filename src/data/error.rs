@@ -69,7 +69,8 @@ impl Diagnostic for Error {
                 first.filter(|_| is_shared)
             }
             Error::Scan { .. } => Some(
-                "remove what was found, or set the scan to `warn` or `off` in the recipe's `data.scan`".into(),
+                "remove what was found, or set the scan to `warn` or `off` in the recipe's `data.scan`"
+                    .into(),
             ),
             Error::Nothing { .. } => Some("a larger `max_seq_len` keeps more rows".into()),
             Error::NothingButValidation { .. } => Some("make `val_fraction` smaller".into()),
@@ -88,11 +89,8 @@ pub struct Problem {
 }
 
 fn listed(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems
-        .iter()
-        .take(LISTED)
-        .map(|problem| format!("{}: {}", problem.place, problem.error))
-        .collect();
+    let mut lines: Vec<String> =
+        problems.iter().take(LISTED).map(|problem| format!("{}: {}", problem.place, problem.error)).collect();
     if problems.len() > LISTED {
         lines.push(format!("and {} more", problems.len() - LISTED));
     }

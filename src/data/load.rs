@@ -165,75 +165,75 @@ struct Reader<'r, 'a, T> {
 }
 
 impl<T: Unit> Reader<'_, '_, T> {
-fn read(
-    &self,
-    source: &Source,
-    is_validation: bool,
-    problems: &mut Vec<Problem>,
-) -> Result<Read<T>, Error> {
-    let file = container::read(&source.path, source.container)?;
-    let path: Arc<Path> = source.path.as_path().into();
-    let format = match source.format {
-        Some(format) => Some(format),
-        None => detected(&source.path, &file.rows)?,
-    };
-    let results: Vec<(Place, Result<Item<T>, RowError>)> = file
-        .rows
-        .into_par_iter()
-        .map(|(line, row)| {
-            let place = Place { path: path.clone(), line };
-            let item = row.and_then(|row| self.item(&row, format, &place));
-            (place, item)
-        })
-        .collect();
-    let counts = FileCounts {
-        path: source.path.clone(),
-        sha256: file.sha256,
-        container: file.container.name,
-        // without a row that reads there is no format, and there are problems
-        format: format.map_or("", |format| format.name),
-        weight: source.weight,
-        is_validation,
-        rows: results.len(),
-        ..FileCounts::default()
-    };
-    let mut read = Read { counts, records: Vec::new(), keys: Vec::new(), units: Vec::new() };
-    for (place, result) in results {
-        match result {
-            Ok(item) => {
-                read.counts.dropped += usize::from(item.units.is_empty());
-                read.counts.cut += usize::from(item.is_cut && !item.units.is_empty());
-                read.records.push((place, item.record));
-                read.keys.push(item.key);
-                read.units.push(item.units);
+    fn read(
+        &self,
+        source: &Source,
+        is_validation: bool,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Read<T>, Error> {
+        let file = container::read(&source.path, source.container)?;
+        let path: Arc<Path> = source.path.as_path().into();
+        let format = match source.format {
+            Some(format) => Some(format),
+            None => detected(&source.path, &file.rows)?,
+        };
+        let results: Vec<(Place, Result<Item<T>, RowError>)> = file
+            .rows
+            .into_par_iter()
+            .map(|(line, row)| {
+                let place = Place { path: path.clone(), line };
+                let item = row.and_then(|row| self.item(&row, format, &place));
+                (place, item)
+            })
+            .collect();
+        let counts = FileCounts {
+            path: source.path.clone(),
+            sha256: file.sha256,
+            container: file.container.name,
+            // without a row that reads there is no format, and there are problems
+            format: format.map_or("", |format| format.name),
+            weight: source.weight,
+            is_validation,
+            rows: results.len(),
+            ..FileCounts::default()
+        };
+        let mut read = Read { counts, records: Vec::new(), keys: Vec::new(), units: Vec::new() };
+        for (place, result) in results {
+            match result {
+                Ok(item) => {
+                    read.counts.dropped += usize::from(item.units.is_empty());
+                    read.counts.cut += usize::from(item.is_cut && !item.units.is_empty());
+                    read.records.push((place, item.record));
+                    read.keys.push(item.key);
+                    read.units.push(item.units);
+                }
+                Err(error) => problems.push(Problem { place, error }),
             }
-            Err(error) => problems.push(Problem { place, error }),
         }
+        Ok(read)
     }
-    Ok(read)
-}
 
-fn item(&self, row: &Row, format: Option<&Format>, place: &Place) -> Result<Item<T>, RowError> {
-    let format = format.ok_or_else(|| RowError::Shape("its format is not known".into()))?;
-    let record = format.read(row)?;
-    let key = match &self.spec.held {
-        Held::Share { group: Some(field), .. } => group_of(row, field)?,
-        // what stands between texts is in none of them
-        _ => hex(&Sha256::digest(record.texts().join("\u{0}"))),
-    };
-    let unit = (self.make)(self.encoder, &record, place)?;
-    let tokens = unit.longest();
-    let (units, is_cut) = match self.spec.truncation {
-        _ if tokens <= self.spec.max_seq_len => (vec![unit], false),
-        Truncation::Error => return Err(RowError::TooLong { tokens, max: self.spec.max_seq_len }),
-        Truncation::Drop => (Vec::new(), false),
-        Truncation::Split => match unit.cut(self.spec.max_seq_len) {
-            Some(pieces) => (pieces, true),
-            None => return Err(RowError::TooLong { tokens, max: self.spec.max_seq_len }),
-        },
-    };
-    Ok(Item { record, key, units, is_cut })
-}
+    fn item(&self, row: &Row, format: Option<&Format>, place: &Place) -> Result<Item<T>, RowError> {
+        let format = format.ok_or_else(|| RowError::Shape("its format is not known".into()))?;
+        let record = format.read(row)?;
+        let key = match &self.spec.held {
+            Held::Share { group: Some(field), .. } => group_of(row, field)?,
+            // what stands between texts is in none of them
+            _ => hex(&Sha256::digest(record.texts().join("\u{0}"))),
+        };
+        let unit = (self.make)(self.encoder, &record, place)?;
+        let tokens = unit.longest();
+        let (units, is_cut) = match self.spec.truncation {
+            _ if tokens <= self.spec.max_seq_len => (vec![unit], false),
+            Truncation::Error => return Err(RowError::TooLong { tokens, max: self.spec.max_seq_len }),
+            Truncation::Drop => (Vec::new(), false),
+            Truncation::Split => match unit.cut(self.spec.max_seq_len) {
+                Some(pieces) => (pieces, true),
+                None => return Err(RowError::TooLong { tokens, max: self.spec.max_seq_len }),
+            },
+        };
+        Ok(Item { record, key, units, is_cut })
+    }
 }
 
 fn group_of(row: &Row, field: &str) -> Result<String, RowError> {
@@ -241,7 +241,9 @@ fn group_of(row: &Row, field: &str) -> Result<String, RowError> {
     match row.get(field) {
         Some(Json::String(text)) => Ok(text.clone()),
         Some(value @ (Json::Number(_) | Json::Bool(_))) => Ok(value.to_string()),
-        Some(other) => Err(RowError::Shape(format!("`{field}`, by which rows stay together, is {}", kind_of(other)))),
+        Some(other) => {
+            Err(RowError::Shape(format!("`{field}`, by which rows stay together, is {}", kind_of(other))))
+        }
         None => Err(RowError::Shape(format!("there is no `{field}`, by which rows stay together"))),
     }
 }
@@ -266,7 +268,11 @@ fn detected(path: &Path, rows: &Rows) -> Result<Option<&'static Format>, Error> 
 }
 
 /// Returns what scans of all rows found that warns. Errors with what is to fail.
-fn scanned<T>(read: &[Read<T>], policy: &scan::Policy, suites: Option<&Suites>) -> Result<Vec<Findings>, Error> {
+fn scanned<T>(
+    read: &[Read<T>],
+    policy: &scan::Policy,
+    suites: Option<&Suites>,
+) -> Result<Vec<Findings>, Error> {
     let rows: Vec<&(Place, Record)> = read.iter().flat_map(|read| &read.records).collect();
     let (fail, warn): (Vec<Findings>, Vec<Findings>) =
         scan::scan(&rows, policy, suites).into_iter().partition(|findings| findings.level == Level::Fail);

@@ -78,7 +78,9 @@ mod tests {
 
     fn mixture() -> Mixture {
         let part = |range, weight| Part { range, weight };
-        Mixture { parts: vec![part(0..100, 1.0), part(100..110, 2.5), part(110..150, 0.25), part(150..150, 3.0)] }
+        Mixture {
+            parts: vec![part(0..100, 1.0), part(100..110, 2.5), part(110..150, 0.25), part(150..150, 3.0)],
+        }
     }
 
     #[test]

@@ -15,12 +15,8 @@ pub const LINES: Container = Container {
     read: lines,
 };
 
-pub const ARRAY: Container = Container {
-    name: "json",
-    about: "an array of JSON objects",
-    extensions: &["json"],
-    read: array,
-};
+pub const ARRAY: Container =
+    Container { name: "json", about: "an array of JSON objects", extensions: &["json"], read: array };
 
 fn lines(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
     let lines = utf8(path, bytes)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -68,8 +68,7 @@ fn detect(path: &Path, bytes: &[u8]) -> Option<&'static Container> {
         (Some(b'['), "json" | "jsonl" | "ndjson" | "") => "json",
         (Some(b'{'), "json" | "jsonl" | "ndjson" | "") => "jsonl",
         _ => {
-            let by_ending =
-                |container: &&Container| container.extensions.contains(&extension.as_str());
+            let by_ending = |container: &&Container| container.extensions.contains(&extension.as_str());
             return CONTAINERS.iter().find(by_ending);
         }
     };

@@ -31,7 +31,10 @@ fn the_kind_is_told_by_content_then_by_name() {
     let table = b"\xef\xbb\xbfa,b\n1,\"x\ny\"\n2,z\n";
     let rows = vec![good(2, json!({"a": "1", "b": "x\ny"})), good(4, json!({"a": "2", "b": "z"}))];
     assert_eq!(rows_of("x.csv", table).unwrap(), ("csv", rows));
-    assert_eq!(rows_of("x.tsv", b"a\tb\n1\t2\n").unwrap(), ("tsv", vec![good(2, json!({"a": "1", "b": "2"}))]));
+    assert_eq!(
+        rows_of("x.tsv", b"a\tb\n1\t2\n").unwrap(),
+        ("tsv", vec![good(2, json!({"a": "1", "b": "2"}))])
+    );
     // a text may begin with any character
     assert_eq!(rows_of("x.txt", b"[a] {b}").unwrap(), ("txt", vec![good(1, json!({"text": "[a] {b}"}))]));
     assert!(matches!(rows_of("x.bin", b"abc"), Err(Error::UnknownContainer { .. })));

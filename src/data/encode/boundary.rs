@@ -26,7 +26,8 @@ impl Encoder<'_> {
             return Ok(shared);
         }
         let whole = self.tokens_within(&ids[shared..], left);
-        let covered: usize = ids[shared..shared + whole].iter().map(|id| self.tokenizer.piece(*id).len()).sum();
+        let covered: usize =
+            ids[shared..shared + whole].iter().map(|id| self.tokenizer.piece(*id).len()).sum();
         Ok((shared + whole + usize::from(covered < left)).min(ids.len()))
     }
 

@@ -282,7 +282,9 @@ impl<'a> Encoder<'a> {
                 return left_out(format!("`tool_calls` of message {}", index + 1));
             }
             if !["system", "user", "assistant"].contains(&role)
-                && is_unchanged(changed(&|fields| drop(fields.insert("content".into(), "other words".into()))))
+                && is_unchanged(changed(&|fields| {
+                    drop(fields.insert("content".into(), "other words".into()))
+                }))
             {
                 return left_out(format!("message {}, whose role is `{role}`", index + 1));
             }

@@ -37,7 +37,9 @@ impl Encoder<'_> {
     /// Returns the range between the text up to where message `message` begins and the text behind it.
     fn difference(&self, chat: &Chat, whole: &Rendered, message: usize) -> Result<(usize, usize), RowError> {
         if message == 0 {
-            return Err(RowError::Shape("message 1 is the assistant's: there is nothing that it answers".into()));
+            return Err(RowError::Shape(
+                "message 1 is the assistant's: there is nothing that it answers".into(),
+            ));
         }
         let changed = || RowError::NotPrefixPreserving { message: message + 1 };
         let prompt = self.render(chat, message, true)?.text;
@@ -63,7 +65,8 @@ fn wanted(chat: &Chat, train_on: TrainOn) -> Result<Vec<usize>, RowError> {
         TrainOn::LastAssistant => drop(answers.drain(..answers.len().saturating_sub(1))),
         TrainOn::Completion if chat.prompt == 0 => {
             return Err(RowError::Shape(
-                "`train_on: completion`, but a conversation has none: take `assistant` or `last_assistant`".into(),
+                "`train_on: completion`, but a conversation has none: take `assistant` or `last_assistant`"
+                    .into(),
             ));
         }
         TrainOn::Assistant | TrainOn::Completion | TrainOn::All => {}

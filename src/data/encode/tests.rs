@@ -55,7 +55,8 @@ fn conversation() -> Json {
 fn assistants_messages_are_trained_with_the_end_of_turn_by_tags_and_by_difference() {
     for template in [CHATML, TAGGED] {
         let marked = |train_on| marked(Some(template), train_on, conversation()).unwrap();
-        let head = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nthe<|im_end|>\n<|im_start|>assistant\n";
+        let head =
+            "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nthe<|im_end|>\n<|im_start|>assistant\n";
         let middle = "\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(
             marked(TrainOn::Assistant),
@@ -101,7 +102,9 @@ fn there_is_one_beginning_of_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let row = json!({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]});
     let with = format!("{{{{ bos_token }}}}{CHATML}");
-    for (template, adds_bos, n) in [(CHATML, false, 0), (CHATML, true, 1), (&with, false, 1), (&with, true, 1)] {
+    for (template, adds_bos, n) in
+        [(CHATML, false, 0), (CHATML, true, 1), (&with, false, 1), (&with, true, 1)]
+    {
         let tokenizer = tokenizer(dir.path(), Some(template), adds_bos);
         let encoder = Encoder::new(&tokenizer, &Settings::default()).unwrap();
         let example = encoder.example(&record(row.clone()), &place()).unwrap();
@@ -112,9 +115,8 @@ fn there_is_one_beginning_of_sequence() {
 
 #[test]
 fn completions_and_texts_end_once() {
-    let completion = |train_on| {
-        marked(None, train_on, json!({"prompt": "Q: ", "completion": "yes"})).unwrap()
-    };
+    let completion =
+        |train_on| marked(None, train_on, json!({"prompt": "Q: ", "completion": "yes"})).unwrap();
     // `: y` is one token: it begins in the prompt
     assert_eq!(completion(TrainOn::Assistant), "Q[: yes</s>]");
     assert_eq!(completion(TrainOn::All), "Q[: yes</s>]");
@@ -152,13 +154,19 @@ fn weights_and_prompts_keep_messages_out() {
         let mut row = conversation();
         row["messages"][2]["weight"] = 0.into();
         let marked_row = marked(Some(template), TrainOn::Assistant, row.clone()).unwrap();
-        assert!(marked_row.contains("he<|im_end|>\n") && marked_row.ends_with("[end<|im_end|>]\n"), "{marked_row}");
+        assert!(
+            marked_row.contains("he<|im_end|>\n") && marked_row.ends_with("[end<|im_end|>]\n"),
+            "{marked_row}"
+        );
         row["messages"][4]["weight"] = 0.into();
         assert!(matches!(marked(Some(template), TrainOn::Assistant, row), Err(RowError::NoTarget)));
         let messages = conversation()["messages"].as_array().unwrap().clone();
         let row = json!({"prompt": messages[..4], "completion": messages[4..]});
         let marked_row = marked(Some(template), TrainOn::Completion, row).unwrap();
-        assert!(marked_row.contains("he<|im_end|>\n") && marked_row.ends_with("[end<|im_end|>]\n"), "{marked_row}");
+        assert!(
+            marked_row.contains("he<|im_end|>\n") && marked_row.ends_with("[end<|im_end|>]\n"),
+            "{marked_row}"
+        );
     }
 }
 
@@ -179,7 +187,9 @@ fn tools_reach_the_template_or_are_refused() {
                     <|im_start|>assistant\n[a<|im_end|>]\n";
     assert_eq!(marked_row, expected);
     let lax = CHATML.replace("m['content']", "(m['content'] or '')");
-    let error = |template: &str, row: &Json| marked(Some(template), TrainOn::Assistant, row.clone()).unwrap_err().to_string();
+    let error = |template: &str, row: &Json| {
+        marked(Some(template), TrainOn::Assistant, row.clone()).unwrap_err().to_string()
+    };
     assert_eq!(error(&lax, &row), "the chat template leaves out `tools`");
     let mut bare = row.clone();
     bare.as_object_mut().unwrap().remove("tools");
@@ -206,8 +216,12 @@ fn a_pair_is_trained_on_its_answers() {
         assert_eq!(shown(&tokenizer, &pair.chosen), format!("{prompt}[yes<|im_end|>]\n"));
         assert_eq!(shown(&tokenizer, &pair.rejected), format!("{prompt}[no<|im_end|>]\n"));
     }
-    let pair = encoder.pair(&record(json!({"prompt": "Q", "chosen": "a", "rejected": "b"})), &place()).unwrap();
-    assert_eq!((shown(&tokenizer, &pair.chosen), shown(&tokenizer, &pair.rejected)), ("Q[a</s>]".into(), "Q[b</s>]".into()));
+    let pair =
+        encoder.pair(&record(json!({"prompt": "Q", "chosen": "a", "rejected": "b"})), &place()).unwrap();
+    assert_eq!(
+        (shown(&tokenizer, &pair.chosen), shown(&tokenizer, &pair.rejected)),
+        ("Q[a</s>]".into(), "Q[b</s>]".into())
+    );
     let text = record(json!({"text": "a"}));
     assert!(encoder.pair(&text, &place()).is_err());
 }

@@ -32,8 +32,13 @@ pub struct Chat {
 impl Chat {
     /// Returns a conversation of these messages. Errors if one has not the shape of a message.
     pub fn new(messages: Vec<Json>) -> Result<Chat, RowError> {
-        let mut chat =
-            Chat { messages: Vec::new(), tools: None, variables: Map::new(), prompt: 0, untrained: Vec::new() };
+        let mut chat = Chat {
+            messages: Vec::new(),
+            tools: None,
+            variables: Map::new(),
+            prompt: 0,
+            untrained: Vec::new(),
+        };
         for (index, value) in messages.into_iter().enumerate() {
             let is_trained = chat.push(value).map_err(|error| match error {
                 RowError::Shape(what) => RowError::Shape(format!("message {}: {what}", index + 1)),

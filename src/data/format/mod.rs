@@ -74,7 +74,10 @@ impl Record {
             Record::Preference { chosen, rejected } => [chosen.texts(), rejected.texts()].concat(),
             Record::Chat(chat) => {
                 let mut texts = Vec::new();
-                chat.messages.iter().chain(chat.tools.iter().flatten()).for_each(|value| collect(value, &mut texts));
+                chat.messages
+                    .iter()
+                    .chain(chat.tools.iter().flatten())
+                    .for_each(|value| collect(value, &mut texts));
                 texts
             }
         }

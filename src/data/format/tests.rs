@@ -55,7 +55,8 @@ fn conversations_of_every_format_are_messages() {
         messages(json!({"instruction": "u", "input": "i", "output": "a", "history": [["v", "w"]]})),
         said(&[("user", "v"), ("assistant", "w"), ("user", "u\n\ni"), ("assistant", "a")])
     );
-    let Record::Chat(chat) = read(&json!({"prompt": "p", "completion": [{"role": "assistant", "content": "c"}]})).unwrap()
+    let Record::Chat(chat) =
+        read(&json!({"prompt": "p", "completion": [{"role": "assistant", "content": "c"}]})).unwrap()
     else {
         panic!()
     };
@@ -73,14 +74,28 @@ fn what_is_wrong_with_a_row_says_where() {
         (message(json!({"content": "a"})), "message 2: there is no `role`"),
         (message(json!({"role": "assistant"})), "message 2: there is no `content`"),
         (message(json!({"role": "assistant", "content": 3})), "message 2: `content` is a number, not text"),
-        (message(json!({"role": "user", "content": "a", "weight": 0})), "message 2: `weight` 0 of a message that the assistant did not write"),
-        (message(json!({"role": "assistant", "content": "a", "weight": 0.5})), "message 2: `weight` is 0.5, neither 0 nor 1"),
-        (message(json!({"role": "assistant", "content": "", "tool_calls": [{}]})), "message 2: a call in `tool_calls` has no `function`"),
         (
-            message(json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]})),
+            message(json!({"role": "user", "content": "a", "weight": 0})),
+            "message 2: `weight` 0 of a message that the assistant did not write",
+        ),
+        (
+            message(json!({"role": "assistant", "content": "a", "weight": 0.5})),
+            "message 2: `weight` is 0.5, neither 0 nor 1",
+        ),
+        (
+            message(json!({"role": "assistant", "content": "", "tool_calls": [{}]})),
+            "message 2: a call in `tool_calls` has no `function`",
+        ),
+        (
+            message(
+                json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
+            ),
             "message 2: the `arguments` of a call are no JSON object",
         ),
-        (message(json!({"role": "user", "content": [{"type": "text"}]})), "message 2: a part of its content has no `text`"),
+        (
+            message(json!({"role": "user", "content": [{"type": "text"}]})),
+            "message 2: a part of its content has no `text`",
+        ),
         (
             message(json!({"role": "user", "content": [{"type": "image_url"}]})),
             "`content` is not supported in training data: a part of it is not text",
@@ -93,13 +108,22 @@ fn what_is_wrong_with_a_row_says_where() {
             json!({"messages": [{"role": "user", "content": "a"}], "functions": [{}]}),
             "`functions` is not supported in training data: the API replaced it by `tools`",
         ),
-        (json!({"text": "a", "tools": [{}]}), "`tools` is not supported in training data: only rows of format chat have tools, none has images"),
+        (
+            json!({"text": "a", "tools": [{}]}),
+            "`tools` is not supported in training data: only rows of format chat have tools, none has images",
+        ),
         (json!({"text": " \n"}), "`text` is empty"),
         (json!({"prompt": "p", "completion": ""}), "`completion` is empty"),
         (json!({"prompt": 3, "completion": "c"}), "`prompt` is a number, not text"),
         (json!({"instruction": "i", "output": ""}), "`output` is empty"),
-        (json!({"instruction": "i", "output": "o", "history": [["a"]]}), "`history` is no list of pairs of texts"),
-        (json!({"conversations": [{"from": "humam", "value": "x"}]}), "turn 1: `from` is `humam`, which is no role; did you mean `human`?"),
+        (
+            json!({"instruction": "i", "output": "o", "history": [["a"]]}),
+            "`history` is no list of pairs of texts",
+        ),
+        (
+            json!({"conversations": [{"from": "humam", "value": "x"}]}),
+            "turn 1: `from` is `humam`, which is no role; did you mean `human`?",
+        ),
         (json!({"conversations": [{"from": "human"}]}), "turn 1: there is no `value`"),
         (json!({"prompt": "p", "chosen": "a", "rejected": "a"}), "chosen and rejected are the same"),
         (json!({"chosen": "a", "rejected": "b"}), "there is no `prompt`"),
@@ -119,7 +143,8 @@ fn what_is_wrong_with_a_row_says_where() {
 #[test]
 fn an_empty_list_of_tools_is_none() {
     assert!(read(&json!({"text": "a", "tools": []})).is_ok());
-    let row = json!({"messages": [{"role": "user", "content": "a", "name": null}], "tools": [], "functions": null});
+    let row =
+        json!({"messages": [{"role": "user", "content": "a", "name": null}], "tools": [], "functions": null});
     let Record::Chat(chat) = read(&row).unwrap() else { panic!() };
     assert_eq!((chat.tools, &chat.messages[0]), (None, &json!({"role": "user", "content": "a"})));
 }

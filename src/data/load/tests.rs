@@ -56,7 +56,10 @@ fn files_are_counted_and_mixed() {
     let files = Files::new(&[
         ("a.jsonl", &texts(4)),
         ("b.csv", "prompt,completion\nask,tell\n"),
-        ("c.json", r#"[{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}]"#),
+        (
+            "c.json",
+            r#"[{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}]"#,
+        ),
     ]);
     let mut spec = files.spec(&["a.jsonl", "b.csv", "c.json"]);
     spec.train[0].weight = 0.5;
@@ -71,7 +74,10 @@ fn files_are_counted_and_mixed() {
     assert_eq!(counts(0), ("jsonl", "text", 4, 4, 24, 20));
     assert_eq!(counts(1), ("csv", "completion", 1, 1, 8, 5));
     assert_eq!((counts(2).0, counts(2).1, counts(2).5), ("json", "chat", 2));
-    assert_eq!(loaded.train[5].source.to_string(), format!("{}:1", files.dir.path().join("c.json").display()));
+    assert_eq!(
+        loaded.train[5].source.to_string(),
+        format!("{}:1", files.dir.path().join("c.json").display())
+    );
     assert_eq!(loaded.files[0].sha256.len(), 64);
 }
 
@@ -86,7 +92,10 @@ fn every_bad_row_of_every_file_is_told_at_once() {
     let said = files.said(&error);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 21);
-    assert_eq!((lines[0], lines[19]), ("a.jsonl:3: `text` is a number, not text", "a.jsonl:22: `text` is a number, not text"));
+    assert_eq!(
+        (lines[0], lines[19]),
+        ("a.jsonl:3: `text` is a number, not text", "a.jsonl:22: `text` is a number, not text")
+    );
     assert_eq!((lines[20], error.exit_code()), ("and 6 more", 2));
 }
 
@@ -95,7 +104,10 @@ fn rows_without_a_trained_token_are_errors_with_a_hint() {
     let row = |role| format!("{{\"messages\": [{{\"role\": \"{role}\", \"content\": \"x\"}}]}}\n");
     let files = Files::new(&[("a.jsonl", &(row("user") + &row("user")))]);
     let Err(error) = files.load(&files.spec(&["a.jsonl"])) else { panic!() };
-    assert_eq!(files.said(&error), "a.jsonl:1: no token of it is trained\na.jsonl:2: no token of it is trained");
+    assert_eq!(
+        files.said(&error),
+        "a.jsonl:1: no token of it is trained\na.jsonl:2: no token of it is trained"
+    );
     assert!(error.hint().unwrap().contains("train_on"));
 }
 
@@ -152,7 +164,8 @@ fn what_is_held_out_does_not_depend_on_the_order_of_rows_and_groups_stay_togethe
 
 #[test]
 fn scans_fail_or_warn() {
-    let files = Files::new(&[("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"a\"}\n{\"text\": \"me@mail.org\"}\n")]);
+    let files =
+        Files::new(&[("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \"a\"}\n{\"text\": \"me@mail.org\"}\n")]);
     let mut spec = files.spec(&["a.jsonl"]);
     spec.scan = scan::Policy { duplicates: Level::Warn, personal: Level::Fail, ..scan::Policy::default() };
     let Err(error) = files.load(&spec) else { panic!() };
@@ -162,15 +175,22 @@ fn scans_fail_or_warn() {
     );
     spec.scan.personal = Level::Off;
     let loaded = files.load(&spec).unwrap();
-    assert_eq!((loaded.findings.len(), loaded.findings[0].summary()), (1, "duplicates: found in 1 row".into()));
+    assert_eq!(
+        (loaded.findings.len(), loaded.findings[0].summary()),
+        (1, "duplicates: found in 1 row".into())
+    );
 }
 
 #[test]
 fn formats_that_cannot_be_told_are_errors_that_list_them() {
-    let files = Files::new(&[("a.jsonl", "{\"question\": 1}"), ("b.jsonl", "{\"text\": \"a\", \"messages\": []}")]);
+    let files =
+        Files::new(&[("a.jsonl", "{\"question\": 1}"), ("b.jsonl", "{\"text\": \"a\", \"messages\": []}")]);
     let error = |name: &str| files.load(&files.spec(&[name])).err().unwrap();
     let unknown = error("a.jsonl");
-    assert_eq!(files.said(&unknown), "a.jsonl:1: cannot tell the format of its rows; their fields are: question");
+    assert_eq!(
+        files.said(&unknown),
+        "a.jsonl:1: cannot tell the format of its rows; their fields are: question"
+    );
     assert!(unknown.hint().unwrap().contains("sharegpt"));
     assert_eq!(files.said(&error("b.jsonl")), "b.jsonl:1: its rows fit several formats: chat, text");
     let mut spec = files.spec(&["b.jsonl"]);

@@ -22,7 +22,9 @@ pub fn exact(rows: &[&(Place, Record)]) -> Vec<Finding> {
     let mut found = Vec::new();
     for (place, record) in rows {
         match known.get(&record.texts()) {
-            Some(first) => found.push(Finding { place: place.clone(), what: format!("says what {first} says") }),
+            Some(first) => {
+                found.push(Finding { place: place.clone(), what: format!("says what {first} says") })
+            }
             None => drop(known.insert(record.texts(), place)),
         }
     }

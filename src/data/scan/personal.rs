@@ -22,8 +22,16 @@ const RULES: &[Rule] = &[
     },
     Rule { what: "a telephone number", pattern: r"\+[1-9][\d ()./-]{6,22}\d\b", is_real: is_telephone },
     Rule { what: "a card number", pattern: r"\b[2-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{3,4}\b", is_real: is_card },
-    Rule { what: "an IBAN", pattern: r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b", is_real: is_iban },
-    Rule { what: "a US social security number", pattern: r"\b\d{3}-\d{2}-\d{4}\b", is_real: is_social_security },
+    Rule {
+        what: "an IBAN",
+        pattern: r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
+        is_real: is_iban,
+    },
+    Rule {
+        what: "a US social security number",
+        pattern: r"\b\d{3}-\d{2}-\d{4}\b",
+        is_real: is_social_security,
+    },
 ];
 
 /// Returns what each piece of personal data in a text is, its first characters alone shown.
@@ -35,7 +43,9 @@ pub fn find(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (rule, pattern) in RULES.iter().zip(EACH.iter()) {
         let matches = pattern.find_iter(text).map(|found| found.as_str());
-        found.extend(matches.filter(|text| (rule.is_real)(text)).map(|text| format!("{} {}", rule.what, masked(text))));
+        found.extend(
+            matches.filter(|text| (rule.is_real)(text)).map(|text| format!("{} {}", rule.what, masked(text))),
+        );
     }
     found
 }

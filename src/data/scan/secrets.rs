@@ -16,7 +16,11 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
-    rule("a private key", r"(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----\s+[A-Za-z0-9+/=:\s-]{40})", 0.0),
+    rule(
+        "a private key",
+        r"(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----\s+[A-Za-z0-9+/=:\s-]{40})",
+        0.0,
+    ),
     rule("an AWS access key id", r"\b((?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16})\b", 3.0),
     rule(
         "an AWS secret access key",
@@ -27,7 +31,11 @@ const RULES: &[Rule] = &[
     rule("a GitLab token", r"\b(gl(?:pat|dt|rt|ptt|soat)-[A-Za-z0-9_-]{20,})\b", 3.0),
     rule("a Slack token", r"\b(xox[abeoprs]-[A-Za-z0-9-]{20,})\b", 3.0),
     rule("a Slack webhook", r"(https://hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{40,})", 3.0),
-    rule("a Discord webhook", r"(https://discord(?:app)?\.com/api/webhooks/\d{17,20}/[A-Za-z0-9_-]{60,})", 3.0),
+    rule(
+        "a Discord webhook",
+        r"(https://discord(?:app)?\.com/api/webhooks/\d{17,20}/[A-Za-z0-9_-]{60,})",
+        3.0,
+    ),
     rule("a Google API key", r"\b(AIza[A-Za-z0-9_-]{35})(?:[^A-Za-z0-9_-]|$)", 3.0),
     rule("a Stripe key", r"\b((?:sk|rk)_(?:live|test)_[A-Za-z0-9]{24,})\b", 3.0),
     rule("an OpenAI key", r"\b(sk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*T3BlbkFJ[A-Za-z0-9_-]{20,})", 3.0),
@@ -39,7 +47,11 @@ const RULES: &[Rule] = &[
     rule("a Telegram bot token", r"\b(\d{8,10}:AA[A-Za-z0-9_-]{33})(?:[^A-Za-z0-9_-]|$)", 3.0),
     rule("an Azure storage key", r"(?i)AccountKey=([A-Za-z0-9+/]{86}==)", 4.0),
     rule("a JSON web token", r"\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,})", 3.0),
-    rule("a password in an address", r#"\b[a-z][a-z0-9+.-]{2,15}://[^\s/:@"'<>]{1,64}:([^\s/:@"'<>{}$]{6,64})@"#, 2.5),
+    rule(
+        "a password in an address",
+        r#"\b[a-z][a-z0-9+.-]{2,15}://[^\s/:@"'<>]{1,64}:([^\s/:@"'<>{}$]{6,64})@"#,
+        2.5,
+    ),
     rule(
         "a password or key in an assignment",
         r#"(?i)\b(?:password|passwd|secret|token|api_?key|access_?key|client_?secret)["']?\s*[:=]\s*["']([A-Za-z0-9+/_=.!@#$%^&*-]{16,128})["']"#,

@@ -54,7 +54,10 @@ fn what_only_looks_like_a_secret_is_left_alone() {
         "commit 3f786850e387550fdab836ed7e6dc881de23001b, sk-learn, hf_transfer",
         "Failed password for root from 203.0.113.9 port 40022 ssh2",
     ];
-    assert_eq!(lines(&texts, Policy { secrets: Level::Warn, ..Policy::default() }, None), Vec::<String>::new());
+    assert_eq!(
+        lines(&texts, Policy { secrets: Level::Warn, ..Policy::default() }, None),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -68,7 +71,8 @@ fn personal_data_is_told_by_form_and_check_digits() {
     ];
     let policy = Policy { personal: Level::Warn, ..Policy::default() };
     let found = lines(&texts, policy, None);
-    let expected = ["a mail address", "a telephone number", "a card number", "an IBAN", "a US social security number"];
+    let expected =
+        ["a mail address", "a telephone number", "a card number", "an IBAN", "a US social security number"];
     assert_eq!(found.len(), expected.len(), "{found:?}");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!(found.starts_with(&format!("t.jsonl:{}: {expected} `", index + 1)), "{found}");

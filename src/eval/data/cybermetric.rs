@@ -19,7 +19,9 @@ fn read(input: &Input) -> Result<Rows, Error> {
 fn row(input: &Input, line: usize, value: &Json) -> Result<Row, Error> {
     let text = |key: &str| match value.get(key) {
         Some(Json::String(text)) => Ok(text.as_str()),
-        Some(other) => Err(Error::row(input, line, format!("`{key}` is {}, not text", super::kind_of(other)))),
+        Some(other) => {
+            Err(Error::row(input, line, format!("`{key}` is {}, not text", super::kind_of(other))))
+        }
         None => Err(Error::row(input, line, format!("the question has no `{key}`"))),
     };
     let (question, solution) = (text("question")?, text("solution")?);

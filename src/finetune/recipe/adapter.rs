@@ -83,7 +83,8 @@ pub fn read(node: &Node) -> Adapter {
         return Adapter { kind, low_rank: Some(low_rank(&fields)) };
     }
     // the keys of an adapter are known, but mean nothing here
-    for key in ["r", "alpha", "dropout", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"] {
+    for key in ["r", "alpha", "dropout", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"]
+    {
         if let Some(node) = fields.optional(key) {
             node.note(format!("`{key}` means nothing with `type: none`, which trains every weight"));
         }

@@ -173,7 +173,10 @@ pub fn read(node: &Node, kind: Kind) -> Data {
                 file => Template::File(file.into()),
             }
         }),
-        template_variables: fields.optional("template_variables").map(|node| variables(&node)).unwrap_or_default(),
+        template_variables: fields
+            .optional("template_variables")
+            .map(|node| variables(&node))
+            .unwrap_or_default(),
         date: fields.optional("date").map_or(DATE, |node| date(&node)),
         scan: scan(&fields),
     }
@@ -203,7 +206,9 @@ fn file(node: &Node, kind: Kind, is_training: bool) -> DataFile {
         format
     });
     let weight = match is_training {
-        true => number_or(&fields, "weight", "above 0, at most 1000", |found| found > 0.0 && found <= 1000.0, 1.0),
+        true => {
+            number_or(&fields, "weight", "above 0, at most 1000", |found| found > 0.0 && found <= 1000.0, 1.0)
+        }
         false => 1.0,
     };
     DataFile {

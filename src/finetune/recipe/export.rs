@@ -92,13 +92,18 @@ fn read_one(node: &Node, quantizations: &[&str]) -> Option<Export> {
 
 /// Notes forms that cannot hold the adapter.
 fn check(node: &Node, export: &Export, adapter: &Adapter) {
-    let saves_modules = adapter.low_rank.as_ref().is_some_and(|low_rank| !low_rank.modules_to_save.is_empty());
+    let saves_modules =
+        adapter.low_rank.as_ref().is_some_and(|low_rank| !low_rank.modules_to_save.is_empty());
     match (export, adapter.kind) {
         (Export::Peft | Export::GgufLora, AdapterKind::None) => {
-            node.note("there is no adapter to export with `type: none`; take merged-safetensors or merged-gguf");
+            node.note(
+                "there is no adapter to export with `type: none`; take merged-safetensors or merged-gguf",
+            );
         }
         (Export::GgufLora, AdapterKind::Dora) => {
-            node.note("a GGUF adapter cannot hold the magnitudes of `type: dora`; take peft or a merged form");
+            node.note(
+                "a GGUF adapter cannot hold the magnitudes of `type: dora`; take peft or a merged form",
+            );
         }
         (Export::GgufLora, _) if saves_modules => {
             node.note("a GGUF adapter cannot hold `modules_to_save`; take peft or a merged form");
@@ -111,8 +116,7 @@ pub fn read_log(node: Option<Node>) -> Vec<Log> {
     let Some(node) = node else { return vec![Log::Jsonl, Log::Csv] };
     let mut logs = Vec::new();
     for item in node.items() {
-        let log =
-            item.one_of(&[("jsonl", Log::Jsonl), ("csv", Log::Csv), ("tensorboard", Log::Tensorboard)]);
+        let log = item.one_of(&[("jsonl", Log::Jsonl), ("csv", Log::Csv), ("tensorboard", Log::Tensorboard)]);
         if logs.contains(&log) && item.is_text() {
             item.note("comes twice");
         }

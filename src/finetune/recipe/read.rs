@@ -59,7 +59,12 @@ pub fn number_or(
 }
 
 /// Reads one of several names, or takes the default.
-pub fn one_of_or<T: Copy + Default>(fields: &Fields, key: &'static str, names: &[(&str, T)], default: T) -> T {
+pub fn one_of_or<T: Copy + Default>(
+    fields: &Fields,
+    key: &'static str,
+    names: &[(&str, T)],
+    default: T,
+) -> T {
     fields.optional(key).map_or(default, |node| node.one_of(names))
 }
 

@@ -28,7 +28,8 @@ fn model(at: &At, recipe: &Recipe) {
     }
     if recipe.model.init == Init::Random {
         if !trains_all {
-            at("model", "init").note("an adapter of random weights learns nothing: take `adapter: {type: none}`");
+            at("model", "init")
+                .note("an adapter of random weights learns nothing: take `adapter: {type: none}`");
         }
         if recipe.eval.forgetting.is_some() {
             at("eval", "forgetting").note("random weights know nothing that could be forgotten");

@@ -95,28 +95,85 @@ r.yaml:9:30: unknown `merged-gguf` `q4_k_n`; did you mean `Q4_K_M`?";
 #[test]
 fn sections_that_contradict_each_other_are_errors_at_the_key_that_says_so() {
     for (sets, expected) in [
-        (vec!["adapter={type: none}", "model.quantization=nf4"], "--set model.quantization=nf4: quantized weights cannot be trained (`adapter.type: none`)"),
-        (vec!["model.init=random"], "--set model.init=random: an adapter of random weights learns nothing: take `adapter: {type: none}`"),
-        (vec!["adapter={type: none, r: 4}"], "--set adapter={type: none, r: 4}: `r` means nothing with `type: none`, which trains every weight"),
-        (vec!["adapter={type: none}", "export=[gguf-lora]"], "--set export=[gguf-lora]: there is no adapter to export with `type: none`; take merged-safetensors or merged-gguf"),
-        (vec!["adapter.type=dora", "export=[gguf-lora]"], "--set export=[gguf-lora]: a GGUF adapter cannot hold the magnitudes of `type: dora`; take peft or a merged form"),
-        (vec!["eval.early_stopping={patience: 1}"], "--set eval.early_stopping={patience: 1}: there is nothing to validate on: give `data.val_fraction` or `data.validation`"),
-        (vec!["data.val_fraction=0.1", "data.validation=[{path: b}]"], "--set data.val_fraction=0.1: `validation` names files already"),
+        (
+            vec!["adapter={type: none}", "model.quantization=nf4"],
+            "--set model.quantization=nf4: quantized weights cannot be trained (`adapter.type: none`)",
+        ),
+        (
+            vec!["model.init=random"],
+            "--set model.init=random: an adapter of random weights learns nothing: take `adapter: {type: none}`",
+        ),
+        (
+            vec!["adapter={type: none, r: 4}"],
+            "--set adapter={type: none, r: 4}: `r` means nothing with `type: none`, which trains every weight",
+        ),
+        (
+            vec!["adapter={type: none}", "export=[gguf-lora]"],
+            "--set export=[gguf-lora]: there is no adapter to export with `type: none`; take merged-safetensors or merged-gguf",
+        ),
+        (
+            vec!["adapter.type=dora", "export=[gguf-lora]"],
+            "--set export=[gguf-lora]: a GGUF adapter cannot hold the magnitudes of `type: dora`; take peft or a merged form",
+        ),
+        (
+            vec!["eval.early_stopping={patience: 1}"],
+            "--set eval.early_stopping={patience: 1}: there is nothing to validate on: give `data.val_fraction` or `data.validation`",
+        ),
+        (
+            vec!["data.val_fraction=0.1", "data.validation=[{path: b}]"],
+            "--set data.val_fraction=0.1: `validation` names files already",
+        ),
         (vec!["data.val_group=x"], "--set data.val_group=x: nothing is held out: `val_fraction` is missing"),
-        (vec!["data.scan.eval_overlap=fail"], "--set data.scan.eval_overlap=fail: overlap with which suites? name them with `suites`"),
+        (
+            vec!["data.scan.eval_overlap=fail"],
+            "--set data.scan.eval_overlap=fail: overlap with which suites? name them with `suites`",
+        ),
         (vec!["dpo={beta: 0.1}"], "--set dpo={beta: 0.1}: means nothing with `kind: finetune`"),
-        (vec!["kind=dpo", "data.train_on=all"], "--set data.train_on=all: `kind: dpo` trains on the answers of each pair"),
-        (vec!["kind=dpo", "data.packing=true"], "--set data.packing=true: pairs are not packed: leave it out, or `off`"),
-        (vec!["kind=dpo", "data.truncation=split"], "--set data.truncation=split: a pair cannot be cut: take `error` or `drop`"),
-        (vec!["kind=dpo", "data.train.0.format=chat"], "--set data.train.0.format=chat: `kind: dpo` needs pairs of answers"),
-        (vec!["data.train.0.format=preference"], "--set data.train.0.format=preference: pairs of answers need `kind: dpo`"),
-        (vec!["train.optimizer=lion", "train.eps=1e-6"], "--set train.eps=1e-6: `eps` means nothing with `optimizer: lion`"),
-        (vec!["train.decay_ratio=0.2"], "--set train.decay_ratio=0.2: `decay_ratio` means nothing with a schedule other than `wsd`"),
-        (vec!["adapter.target_modules=(q"], "--set adapter.target_modules=(q: `(q` is no regular expression: unclosed group"),
-        (vec!["data.template_variables={messages: 1}"], "--set data.template_variables={messages: 1}: `messages` is set by the conversation"),
+        (
+            vec!["kind=dpo", "data.train_on=all"],
+            "--set data.train_on=all: `kind: dpo` trains on the answers of each pair",
+        ),
+        (
+            vec!["kind=dpo", "data.packing=true"],
+            "--set data.packing=true: pairs are not packed: leave it out, or `off`",
+        ),
+        (
+            vec!["kind=dpo", "data.truncation=split"],
+            "--set data.truncation=split: a pair cannot be cut: take `error` or `drop`",
+        ),
+        (
+            vec!["kind=dpo", "data.train.0.format=chat"],
+            "--set data.train.0.format=chat: `kind: dpo` needs pairs of answers",
+        ),
+        (
+            vec!["data.train.0.format=preference"],
+            "--set data.train.0.format=preference: pairs of answers need `kind: dpo`",
+        ),
+        (
+            vec!["train.optimizer=lion", "train.eps=1e-6"],
+            "--set train.eps=1e-6: `eps` means nothing with `optimizer: lion`",
+        ),
+        (
+            vec!["train.decay_ratio=0.2"],
+            "--set train.decay_ratio=0.2: `decay_ratio` means nothing with a schedule other than `wsd`",
+        ),
+        (
+            vec!["adapter.target_modules=(q"],
+            "--set adapter.target_modules=(q: `(q` is no regular expression: unclosed group",
+        ),
+        (
+            vec!["data.template_variables={messages: 1}"],
+            "--set data.template_variables={messages: 1}: `messages` is set by the conversation",
+        ),
         (vec!["data.date=tomorrow"], "--set data.date=tomorrow: `tomorrow` is no day as in 2026-01-31"),
-        (vec!["export=[merged-gguf]"], "--set export=[merged-gguf]: of which type? write {merged-gguf: q4_k_m}"),
-        (vec!["train.lr.x=1"], "--set train.lr.x=1: there is nothing to hold `x`: what stands before it is a single value"),
+        (
+            vec!["export=[merged-gguf]"],
+            "--set export=[merged-gguf]: of which type? write {merged-gguf: q4_k_m}",
+        ),
+        (
+            vec!["train.lr.x=1"],
+            "--set train.lr.x=1: there is nothing to hold `x`: what stands before it is a single value",
+        ),
     ] {
         assert_eq!(problems(SMALL, &sets), [expected], "{sets:?}");
     }
@@ -131,7 +188,12 @@ fn a_dpo_recipe_has_its_own_defaults() {
 
 #[test]
 fn a_schedule_follows_from_the_length() {
-    let sets = ["train.lr_schedule=wsd", "train.decay_ratio=0.25", "train.warmup_ratio=0.03", "train.min_lr_ratio=0.1"];
+    let sets = [
+        "train.lr_schedule=wsd",
+        "train.decay_ratio=0.25",
+        "train.warmup_ratio=0.03",
+        "train.min_lr_ratio=0.1",
+    ];
     let schedule = read(SMALL, &sets).unwrap().train.schedule(110);
     assert_eq!((schedule.warmup_steps, schedule.decay), (4, crate::finetune::Decay::Wsd { decay_steps: 28 }));
     assert_eq!((schedule.peak_lr, schedule.final_lr), (1e-4, 1e-4 * 0.1));

@@ -18,16 +18,19 @@ pub struct Train {
     pub optimizer: Optimizer,
     /// The optimizer's; the second moment's is Lion's momentum's.
     pub betas: [f64; 2],
-    /// AdamW's.
-    pub eps: f64,
+    /// AdamW's; `None` for Lion, which has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
     pub lr: f64,
     pub lr_schedule: LrSchedule,
     #[serde(flatten, serialize_with = "write_warmup")]
     pub warmup: Warmup,
-    /// The share of `lr` that a schedule ends at.
-    pub min_lr_ratio: f64,
-    /// The share of all steps over which `wsd` falls.
-    pub decay_ratio: f64,
+    /// The share of `lr` that a schedule ends at; `None` for one that is constant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_lr_ratio: Option<f64>,
+    /// The share of all steps over which `wsd` falls; `None` for other schedules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_ratio: Option<f64>,
     pub weight_decay: f64,
     /// The gradient's norm is cut to this; 0 for never.
     pub max_grad_norm: f64,
@@ -94,7 +97,7 @@ impl Train {
     pub fn schedule(&self, total_steps: usize) -> Schedule {
         Schedule {
             peak_lr: self.lr,
-            final_lr: self.lr * self.min_lr_ratio,
+            final_lr: self.lr * self.min_lr_ratio.unwrap_or(1.0),
             warmup_steps: self.warmup.steps(total_steps),
             total_steps,
             decay: match self.lr_schedule {
@@ -103,7 +106,8 @@ impl Train {
                 LrSchedule::Cosine => Decay::Cosine,
                 // total_steps is below 2^53, a ratio between 0 and 1
                 LrSchedule::Wsd => {
-                    Decay::Wsd { decay_steps: (total_steps as f64 * self.decay_ratio).ceil() as usize }
+                    let ratio = self.decay_ratio.unwrap_or_default();
+                    Decay::Wsd { decay_steps: (total_steps as f64 * ratio).ceil() as usize }
                 }
             },
         }
@@ -163,12 +167,15 @@ pub fn read(node: &Node) -> Train {
         grad_accum: count_or(&fields, "grad_accum", 1..=1 << 24, 1) as usize,
         optimizer,
         betas: betas(&fields, optimizer),
-        eps: number_or(&fields, "eps", "above 0", |found| found > 0.0, 1e-8),
+        eps: (optimizer == Optimizer::Adamw)
+            .then(|| number_or(&fields, "eps", "above 0", |found| found > 0.0, 1e-8)),
         lr: number(&fields.required("lr"), "above 0, at most 10", |found| found > 0.0 && found <= 10.0),
         lr_schedule,
         warmup: warmup(&fields),
-        min_lr_ratio: number_or(&fields, "min_lr_ratio", "from 0 to 1", is_share, 0.0),
-        decay_ratio: number_or(&fields, "decay_ratio", "from 0 to 1", is_share, 0.1),
+        min_lr_ratio: (lr_schedule != LrSchedule::Constant)
+            .then(|| number_or(&fields, "min_lr_ratio", "from 0 to 1", is_share, 0.0)),
+        decay_ratio: (lr_schedule == LrSchedule::Wsd)
+            .then(|| number_or(&fields, "decay_ratio", "from 0 to 1", is_share, 0.1)),
         weight_decay: number_or(&fields, "weight_decay", "0 or more", |found| found >= 0.0, 0.0),
         max_grad_norm: number_or(&fields, "max_grad_norm", "0 or more", |found| found >= 0.0, 1.0),
         seed: count_or(&fields, "seed", 0..=u64::MAX, 42),
@@ -215,7 +222,8 @@ fn betas(fields: &Fields, optimizer: Optimizer) -> [f64; 2] {
         Optimizer::Lion => [0.9, 0.99],
     };
     let Some(node) = fields.optional("betas") else { return default };
-    let beta = |node: &Node| number(node, "from 0 up to, not including, 1", |found| (0.0..1.0).contains(&found));
+    let beta =
+        |node: &Node| number(node, "from 0 up to, not including, 1", |found| (0.0..1.0).contains(&found));
     match node.items().as_slice() {
         [first, second] => [beta(first), beta(second)],
         items => {
