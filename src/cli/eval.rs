@@ -10,8 +10,11 @@ mod suite;
 mod text;
 
 pub use interrupt::Interrupt;
+pub use kld::check_same;
 pub use manifest::{Places, args_of};
+pub use progress::EvalProgress;
 pub use suite::data_files;
+pub use text::TextFile;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,6 +145,14 @@ pub struct Args {
     /// What --baseline demands, as YAML (recipes/gate.yaml has every key)
     #[arg(long, value_name = "FILE", requires = "baseline")]
     pub policy: Option<PathBuf>,
+
+    /// The model of --baseline: say how far its predictions are from MODEL's, over the suites' prompts
+    #[arg(long, value_name = "MODEL", requires = "baseline")]
+    pub baseline_model: Option<String>,
+
+    /// The adapter of --baseline, if it was measured with one
+    #[arg(long, value_name = "PATH", requires = "baseline_model")]
+    pub baseline_adapter: Option<PathBuf>,
 
     /// Write the verdict of --baseline as Markdown
     #[arg(long, value_name = "FILE", requires = "baseline")]

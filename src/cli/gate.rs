@@ -1,12 +1,19 @@
 //! `lctl gate`: two runs -> verdict -> text, JSON, Markdown, exit status; or sizes -> plan.
 
+mod divergence;
+mod job;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::term;
+use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
-use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, compare, markdown, text};
+use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, markdown, text};
+use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
 use crate::tensor::AtomicFile;
+
+pub use divergence::{Place, check_measured, over_prompts};
+pub use job::{GateJob, How, Models, open_policy, open_run};
 
 const AFTER_HELP: &str = "\
 BASELINE and CANDIDATE are directories that `lctl eval --suite .. --out DIR` wrote, or their report.json with
@@ -22,6 +29,7 @@ Exit status:
 Examples:
   lctl gate results/base results/new --markdown gate.md
   lctl gate results/base results/new --policy gate.yaml --json
+  lctl gate results/base results/new --baseline-model f16.gguf --candidate-model q4.gguf --text wiki.test.raw
   lctl gate --power results/base
   lctl gate --power --items 1000,800,800 --margin 0.03";
 
@@ -40,6 +48,43 @@ pub struct Args {
     /// What is demanded, as YAML (recipes/gate.yaml has every key)
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+
+    /// The model of BASELINE: with --candidate-model and --text, say how far their predictions are apart
+    #[arg(long, value_name = "MODEL", requires_all = ["candidate", "candidate_model", "text"])]
+    baseline_model: Option<String>,
+
+    /// The adapter of BASELINE, if it was measured with one
+    #[arg(long, value_name = "PATH", requires = "baseline_model")]
+    baseline_adapter: Option<PathBuf>,
+
+    /// The model of CANDIDATE
+    #[arg(long, value_name = "MODEL", requires = "baseline_model")]
+    candidate_model: Option<String>,
+
+    /// The adapter of CANDIDATE, if it was measured with one
+    #[arg(long, value_name = "PATH", requires = "candidate_model")]
+    candidate_adapter: Option<PathBuf>,
+
+    /// The text over which both models predict; its first 64 chunks of 512 tokens count
+    #[arg(long, value_name = "FILE", requires = "baseline_model")]
+    text: Option<PathBuf>,
+
+    /// Threads; the result does not depend on it [default: one per core]
+    #[arg(long, value_name = "N", requires = "baseline_model", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Instruction set: portable, avx2, avx512; the result does not depend on it [default: LCTL_ISA, or the best
+    /// there is]
+    #[arg(long, value_name = "NAME", requires = "baseline_model")]
+    isa: Option<String>,
+
+    /// Take a hub id from the cache only, never from the network
+    #[arg(long, requires = "baseline_model")]
+    offline: bool,
+
+    /// Do not write FILE.manifest.json beside the Markdown (docs/provenance.md)
+    #[arg(long)]
+    no_manifest: bool,
 
     /// Print the verdict as JSON (docs/gate.md)
     #[arg(long)]
@@ -98,25 +143,65 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let policy = open_policy(args.policy.as_deref())?;
     match (&args.baseline, &args.candidate) {
-        (Some(baseline), Some(candidate)) => {
-            let verdict = compare(&Run::open(baseline)?, &Run::open(candidate)?, &policy)?;
-            if args.json {
-                term::out_json(&json(&verdict))?;
-            } else if !args.quiet {
-                term::out(&printable_lines(&text(&verdict)))?;
-            }
-            write_markdown(args.markdown.as_deref(), args.force, &verdict)?;
-            Ok(ExitCode::from(verdict.exit_code))
-        }
-        _ => plan(args, policy),
+        (Some(baseline), Some(candidate)) => compare(args, baseline, candidate),
+        _ => plan(args, open_policy(args.policy.as_deref())?),
     }
 }
 
-/// Returns the policy of a file, or the default one.
-pub fn open_policy(path: Option<&Path>) -> Result<Policy, Failure> {
-    Ok(path.map(Policy::open).transpose()?.unwrap_or_default())
+fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, Failure> {
+    let started = Started::now();
+    let place = |model: &Option<String>, adapter: &Option<PathBuf>| {
+        model.clone().map(|model| Place { model, adapter: adapter.clone() })
+    };
+    let models = place(&args.baseline_model, &args.baseline_adapter)
+        .zip(place(&args.candidate_model, &args.candidate_adapter))
+        .zip(args.text.clone());
+    let job = GateJob {
+        baseline: baseline.to_owned(),
+        candidate: candidate.to_owned(),
+        policy: args.policy.clone(),
+        models: models.map(|((baseline, candidate), text)| Models { baseline, candidate, text }),
+    };
+    let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
+    let how =
+        How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+    let judged = job.judge(&how)?;
+    let verdict = &judged.verdict;
+    if args.json {
+        term::out_json(&json(verdict))?;
+    } else if !args.quiet {
+        term::out(&printable_lines(&text(verdict)))?;
+    }
+    if let Some(path) = &args.markdown {
+        let draft = match args.no_manifest {
+            true => None,
+            false => {
+                let job = Job::Gate(GateSettings {});
+                Some(Draft::begin(path, args.force, job, judged.inputs, started, threads)?)
+            }
+        };
+        write_markdown(Some(path), args.force, verdict)?;
+        if let Some(draft) = draft {
+            let outputs = vec![Output::of_text(OutputRole::Verdict, path, &markdown(verdict))];
+            let licences = candidate_licences(verdict);
+            let finished = Finished { outputs, samples: None, licences, threads, isa: isa.name() };
+            say_notes(&draft.finish(finished)?, args.quiet);
+        }
+    }
+    Ok(ExitCode::from(verdict.exit_code))
+}
+
+fn candidate_licences(verdict: &Verdict) -> Licences {
+    let unknown = || Licences { base: UNKNOWN.to_owned(), adapter: None, data: Vec::new() };
+    verdict.candidate.licences.clone().unwrap_or_else(unknown)
+}
+
+/// Says what a manifest's writer found.
+pub fn say_notes(notes: &[String], quiet: bool) {
+    for note in notes.iter().filter(|_| !quiet) {
+        term::say(&format!("note: {}", term::printable(note)));
+    }
 }
 
 /// Returns the verdict for programs.

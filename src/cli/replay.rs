@@ -171,7 +171,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             match &manifest.job {
                 Job::Quantize(settings) => rerun::quantize(&manifest, settings, &places, &how)?,
                 Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
-                Job::Gate(_) => rerun::gate(&manifest, &places)?,
+                Job::Gate(_) => rerun::gate(&manifest, &places, &how)?,
             }
         }
     };

@@ -160,14 +160,24 @@ fn record(input: &InputFiles, licences: &mut Licences, notes: &mut Vec<String>) 
         None => None,
     };
     if let Some(parent) = &parent
-        && matches!(input.role, Role::Model | Role::Adapter)
+        && hands_on(input.role)
     {
-        inherit(licences, parent);
+        take_over(licences, parent);
     }
     input.record(parent.map(|parent| parent.digest))
 }
 
-fn inherit(licences: &mut Licences, parent: &Parent) {
+/// Adds what the manifests of model and adapter know of licences.
+pub fn inherit(licences: &mut Licences, inputs: &[InputFiles]) {
+    let parents = inputs.iter().filter(|input| hands_on(input.role)).filter_map(parent_of);
+    parents.filter_map(Result::ok).for_each(|parent| take_over(licences, &parent));
+}
+
+fn hands_on(role: Role) -> bool {
+    matches!(role, Role::Model | Role::Adapter)
+}
+
+fn take_over(licences: &mut Licences, parent: &Parent) {
     if licences.base == UNKNOWN {
         licences.base.clone_from(&parent.licences.base);
     }

@@ -77,6 +77,7 @@ pub enum Role {
     /// The model compared with.
     Base,
     BaseFiles,
+    BaseAdapter,
     /// Saved logits of the model compared with.
     BaseLogits,
     /// Report and samples compared with.
@@ -99,6 +100,7 @@ impl Role {
             Role::Text => "text",
             Role::Base => "base",
             Role::BaseFiles => "base_files",
+            Role::BaseAdapter => "base_adapter",
             Role::BaseLogits => "base_logits",
             Role::Baseline => "baseline",
             Role::Candidate => "candidate",
@@ -362,6 +364,9 @@ impl Manifest {
                     (R::SuiteData, 0, ANY),
                     (R::Baseline, 0, 1),
                     (R::Policy, 0, 1),
+                    (R::Base, 0, 1),
+                    (R::BaseFiles, 0, 1),
+                    (R::BaseAdapter, 0, 1),
                 ],
                 EvalMode::Perplexity => {
                     &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Adapter, 0, 1), (R::Text, 1, 1)]
@@ -378,7 +383,18 @@ impl Manifest {
                     &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Adapter, 0, 1), (R::BaseLogits, 1, 1)]
                 }
             },
-            Job::Gate(_) => &[(R::Baseline, 1, 1), (R::Candidate, 1, 1), (R::Policy, 0, 1)],
+            Job::Gate(_) => &[
+                (R::Baseline, 1, 1),
+                (R::Candidate, 1, 1),
+                (R::Policy, 0, 1),
+                (R::Model, 0, 1),
+                (R::ModelFiles, 0, 1),
+                (R::Adapter, 0, 1),
+                (R::Base, 0, 1),
+                (R::BaseFiles, 0, 1),
+                (R::BaseAdapter, 0, 1),
+                (R::Text, 0, 1),
+            ],
         }
     }
 

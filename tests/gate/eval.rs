@@ -27,7 +27,7 @@ tasks:
 "#;
 
 /// Returns a directory with a random model of 352 tokens (`model`), suite.yaml and 60 questions.
-fn workplace() -> TempDir {
+pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
     let model = dir.path().join("model");
@@ -49,7 +49,7 @@ fn write_rows(dir: &TempDir, answer: impl Fn(usize) -> &'static str) {
     std::fs::write(dir.path().join("rows.jsonl"), (0..60).map(row).collect::<String>()).unwrap();
 }
 
-fn eval(dir: &TempDir, out: &str, options: &str) -> (i32, String, String) {
+pub fn eval(dir: &TempDir, out: &str, options: &str) -> (i32, String, String) {
     let mut args = vec!["eval", "model", "--suite", "suite.yaml", "--out", out];
     args.extend(options.split(' ').filter(|word| !word.is_empty()));
     run_lctl(dir.path(), &args)

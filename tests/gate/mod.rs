@@ -2,6 +2,7 @@
 
 mod cli;
 mod eval;
+mod information;
 mod simulation;
 
 use std::path::Path;

@@ -77,7 +77,8 @@ fn open_base(args: &Args, base: &str) -> Result<LoadedModel, Failure> {
     text::open_model(&without_adapter, base)
 }
 
-fn check_same(chunks: &Chunks, base: &Chunks) -> Result<(), Failure> {
+/// Errors if two models cut a text differently.
+pub fn check_same(chunks: &Chunks, base: &Chunks) -> Result<(), Failure> {
     let (a, b) = (chunks.tokens(), base.tokens());
     let at = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     if at < a.len().max(b.len()) || chunks.bos() != base.bos() {

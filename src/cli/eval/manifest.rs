@@ -15,7 +15,7 @@ use crate::eval::run::{Plan, TaskResult};
 use crate::eval::suite::Suite;
 use crate::provenance::{
     Content, DataLicence, Draft, EvalMode, EvalSettings, Finished, InputFiles, Job, Licences, Output,
-    OutputRole, Role, Samples, Started, hex, licence_beside, licence_of_model, merkle_root_of_lines,
+    OutputRole, Role, Samples, Started, hex, inherit, licence_beside, licence_of_model, merkle_root_of_lines,
 };
 
 /// A run over suites, measured.
@@ -24,9 +24,13 @@ pub struct Measured<'a> {
     pub plan: &'a Plan<'a>,
     pub results: &'a [TaskResult],
     pub report: &'a Json,
+    pub data: Vec<InputFiles>,
+    pub licences: Licences,
     /// What chat templates saw.
     pub date: String,
     pub verdict: Option<&'a Verdict>,
+    /// The baseline's model, if it was read.
+    pub base: &'a [InputFiles],
 }
 
 /// A run over a text, measured.
@@ -45,22 +49,17 @@ pub fn write_of_suites(
     started: Started,
     model: &LoadedModel,
     report_path: &Path,
-    measured: &Measured,
+    measured: Measured,
 ) -> Result<(), Failure> {
-    let data = data_inputs(args, measured)?;
     let mut inputs = model.inputs()?.to_vec();
     inputs.extend(measured.suites.iter().map(|suite| {
         let input = InputFiles::of_file(Role::Suite, Some(suite.name.clone()), &suite.path);
         input.with_sha256(&suite.sha256)
     }));
-    let data_licences = data.iter().map(|input| DataLicence {
-        name: input.files[0].name.clone(),
-        licence: licence_beside(&input.files[0].path),
-    });
-    let licences = licences(model, data_licences.collect());
-    inputs.extend(data);
+    inputs.extend(measured.data);
     inputs.extend(args.baseline.as_deref().map(|path| InputFiles::of_run(Role::Baseline, path)));
     inputs.extend(args.policy.as_deref().map(|path| InputFiles::of_file(Role::Policy, None, path)));
+    inputs.extend_from_slice(measured.base);
 
     let samples = report::samples(&measured.plan.tasks, measured.results);
     let (lines, merkle_root) = merkle_root_of_lines(&samples);
@@ -72,8 +71,8 @@ pub fn write_of_suites(
     if let (Some(path), Some(verdict)) = (&args.markdown, measured.verdict) {
         outputs.push(Output::of_text(OutputRole::Verdict, path, &markdown(verdict)));
     }
-    let settings = EvalSettings { date: Some(measured.date.clone()), ..settings(args, EvalMode::Suite) };
-    let samples = Some(Samples { lines, merkle_root });
+    let settings = EvalSettings { date: Some(measured.date), ..settings(args, EvalMode::Suite) };
+    let (samples, licences) = (Some(Samples { lines, merkle_root }), measured.licences);
     write(args, started, model, report_path, Parts { settings, inputs, outputs, samples, licences })
 }
 
@@ -91,7 +90,7 @@ pub fn write_of_text(args: &Args, started: Started, measured: MeasuredText) -> R
         let (path, sha256) = (path.display().to_string(), hex(&sha256));
         outputs.push(Output { role: OutputRole::Logits, path, content: Content::File, sha256 });
     }
-    let (settings, licences) = (settings(args, mode), licences(model, Vec::new()));
+    let (settings, licences) = (settings(args, mode), licences(model, &[])?);
     write(args, started, model, &artefact, Parts { settings, inputs, outputs, samples: None, licences })
 }
 
@@ -133,8 +132,8 @@ pub fn as_base(input: InputFiles) -> Option<InputFiles> {
 }
 
 /// Returns the data files that the tasks used: those given by name, and those that the suites name.
-fn data_inputs(args: &Args, measured: &Measured) -> Result<Vec<InputFiles>, Failure> {
-    let tasks = &measured.plan.tasks;
+pub fn data_inputs(args: &Args, suites: &[Suite], plan: &Plan) -> Result<Vec<InputFiles>, Failure> {
+    let tasks = &plan.tasks;
     let sets = || tasks.iter().flat_map(|task| [Some(&task.data), task.shots.as_ref().map(|(_, set)| set)]);
     let used = |path: &Path| sets().flatten().find(|set| &*set.path == path);
     let given = suite::data_files(&args.data)?;
@@ -144,7 +143,7 @@ fn data_inputs(args: &Args, measured: &Measured) -> Result<Vec<InputFiles>, Fail
         .into_iter()
         .map(|name| InputFiles::of_file(Role::Data, Some(name.clone()), &given[name]))
         .collect();
-    for suite in measured.suites {
+    for suite in suites {
         for (name, spec) in suite.data.iter().filter(|(name, _)| !given.contains_key(*name)) {
             let Some(path) = spec.file(suite.directory()) else { continue };
             if let Some(set) = used(&path) {
@@ -162,12 +161,18 @@ fn data_inputs(args: &Args, measured: &Measured) -> Result<Vec<InputFiles>, Fail
     Ok(inputs)
 }
 
-fn licences(model: &LoadedModel, data: Vec<DataLicence>) -> Licences {
-    Licences {
+/// Returns what is known of the licences of model, adapter and data.
+pub fn licences(model: &LoadedModel, data: &[InputFiles]) -> Result<Licences, Failure> {
+    let files = data.iter().flat_map(|input| &input.files);
+    let mut licences = Licences {
         base: licence_of_model(&model.path),
         adapter: model.adapter.as_deref().map(licence_of_model),
-        data,
-    }
+        data: files
+            .map(|file| DataLicence { name: file.name.clone(), licence: licence_beside(&file.path) })
+            .collect(),
+    };
+    inherit(&mut licences, model.inputs()?);
+    Ok(licences)
 }
 
 fn settings(args: &Args, mode: EvalMode) -> EvalSettings {
@@ -205,7 +210,9 @@ pub struct Places {
     /// `NAME=FILE`
     pub data: Vec<String>,
     pub text: Option<PathBuf>,
+    /// Compared with in either way.
     pub base: Option<String>,
+    pub base_adapter: Option<PathBuf>,
     pub base_logits: Option<PathBuf>,
     pub baseline: Option<PathBuf>,
     pub policy: Option<PathBuf>,
@@ -232,7 +239,9 @@ pub fn args_of(settings: &EvalSettings, places: Places) -> Result<Args, UnknownS
         data: places.data,
         perplexity: places.text.clone().filter(|_| is(EvalMode::Perplexity)),
         text: places.text.filter(|_| is(EvalMode::KlBase)),
-        kl_base: places.base,
+        kl_base: places.base.clone().filter(|_| is(EvalMode::KlBase)),
+        baseline_model: places.base.filter(|_| is(EvalMode::Suite)),
+        baseline_adapter: places.base_adapter,
         base_logits: places.base_logits,
         adapter: places.adapter,
         baseline: places.baseline,

@@ -14,16 +14,17 @@ use super::interrupt::Interrupt;
 use super::manifest::{self, Measured};
 use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
+use crate::cli::gate::{self, How, Place};
 use crate::cli::model::LoadedModel;
-use crate::cli::{gate, term};
+use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::encode::Encoder;
-use crate::eval::gate::{Policy, Run, Verdict, compare};
+use crate::eval::gate::{Divergence, Policy, Run, Verdict, compare, prompt_tokens};
 use crate::eval::report::{self, RunFacts, Settings};
-use crate::eval::run::{ModelSide, Plan, PlannedTask, RunOptions, TaskResult};
+use crate::eval::run::{ModelSide, Plan, RunOptions, TaskResult};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
-use crate::provenance::Started;
+use crate::provenance::{InputFiles, Licences, Started};
 
 use chat::Chat;
 use output::Outputs;
@@ -117,7 +118,12 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let facts = run_facts(&loaded, engine_options, &outcome, &times);
     let report = report::report(&model, &settings(args, &loaded), &plan.tasks, &results, &facts);
     outputs.write(&report, &plan.tasks, &results)?;
-    let verdict = gate.map(|gate| gate.compare(&report, &plan.tasks, &results)).transpose()?;
+    let data = manifest::data_inputs(args, &suites, &plan)?;
+    let licences = manifest::licences(&loaded, &data)?;
+    let verdict = match &gate {
+        Some(gate) => Some(gate.compare(args, &loaded, &plan, &results, (&report, &licences))?),
+        None => None,
+    };
     if args.json {
         let mut json = report.clone();
         if let (Some(verdict), Some(json)) = (&verdict, json.as_object_mut()) {
@@ -134,9 +140,10 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     };
     if let Some(path) = outputs.report().filter(|_| !args.no_manifest) {
         let (date, verdict) = (date.to_string(), verdict.as_ref());
+        let base = gate.as_ref().map_or(&[][..], Gate::model_files);
         let (suites, plan, results, report) = (&suites, &plan, &results, &report);
-        let measured = Measured { suites, plan, results, report, date, verdict };
-        manifest::write_of_suites(args, started, &loaded, path, &measured)?;
+        let measured = Measured { suites, plan, results, report, data, licences, date, verdict, base };
+        manifest::write_of_suites(args, started, &loaded, path, measured)?;
     }
     Ok(code)
 }
@@ -145,26 +152,74 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
 struct Gate {
     baseline: Run,
     policy: Policy,
+    /// The baseline's model, and its files.
+    model: Option<(Place, Vec<InputFiles>)>,
 }
 
 impl Gate {
     fn open(args: &Args) -> Result<Option<Gate>, Failure> {
         let Some(path) = &args.baseline else { return Ok(None) };
         let policy = gate::open_policy(args.policy.as_deref())?;
-        Ok(Some(Gate { baseline: Run::open(path)?, policy }))
+        let baseline = gate::open_run(path)?;
+        let place = |model: &String| Place { model: model.clone(), adapter: args.baseline_adapter.clone() };
+        let model = match args.baseline_model.as_ref().map(place) {
+            Some(place) => {
+                let files = gate::check_measured(&place, &baseline, args.offline)?;
+                Some((place, files))
+            }
+            None => None,
+        };
+        Ok(Some(Gate { baseline, policy, model }))
+    }
+
+    fn model_files(&self) -> &[InputFiles] {
+        self.model.as_ref().map_or(&[], |(_, files)| files)
     }
 
     /// Compares through the same text that `lctl gate` would read.
     fn compare(
-        self,
-        report: &Json,
-        tasks: &[PlannedTask],
+        &self,
+        args: &Args,
+        loaded: &LoadedModel,
+        plan: &Plan,
         results: &[TaskResult],
+        (report, licences): (&Json, &Licences),
     ) -> Result<Verdict, Failure> {
-        let (report, samples) = (report.to_string(), report::samples(tasks, results));
-        let candidate = Run::read(Path::new("report.json"), &report, Path::new("samples.jsonl"), &samples)?;
-        Ok(compare(&self.baseline, &candidate, &self.policy)?)
+        let (report, samples) = (report.to_string(), report::samples(&plan.tasks, results));
+        let mut candidate =
+            Run::read(Path::new("report.json"), &report, Path::new("samples.jsonl"), &samples)?;
+        candidate.licences = Some(licences.clone());
+        let mut verdict = compare(&self.baseline, &candidate, &self.policy)?;
+        if let Some((place, _)) = &self.model {
+            // it decides nothing, so that its failure must not cost the verdict
+            match self.divergence(args, place, loaded, plan) {
+                Ok(Some(found)) => verdict.divergence = Some(found),
+                Ok(None) => verdict.notes.push("no divergence: the prompts fill no two chunks".to_owned()),
+                Err(failure) => verdict.notes.push(format!("no divergence: {}", one_line(&failure))),
+            }
+        }
+        Ok(verdict)
     }
+
+    fn divergence(
+        &self,
+        args: &Args,
+        place: &Place,
+        loaded: &LoadedModel,
+        plan: &Plan,
+    ) -> Result<Option<Divergence>, Failure> {
+        let how =
+            How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+        let base = place.open(&self.baseline, &how)?;
+        let prompts = |most| prompt_tokens(&plan.requests, most);
+        gate::over_prompts(loaded, &base, prompts, self.policy.alpha, args.quiet)
+    }
+}
+
+fn one_line(failure: &Failure) -> String {
+    let text = failure.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.strip_prefix("error: ").unwrap_or(first).to_owned()
 }
 
 /// Reads `--data NAME=FILE`, each name once.

@@ -77,6 +77,17 @@ impl TextFile {
 
     /// Returns the text's tokens in chunks. A token for its end, which some tokenizers add, is left out.
     pub fn chunks(&self, model: &LoadedModel, args: &Args) -> Result<Chunks, Failure> {
+        let chunk_len = args.context.map_or(CHUNK_LEN.min(model.decoder.context_length()), |n| n as usize);
+        self.cut(model, chunk_len, args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    }
+
+    /// Returns at most `limit` chunks of a length.
+    pub fn cut(
+        &self,
+        model: &LoadedModel,
+        chunk_len: usize,
+        limit: Option<usize>,
+    ) -> Result<Chunks, Failure> {
         let tokenizer = &model.tokenizer;
         let mut tokens =
             tokenizer.encode(&self.text, EncodeOptions { add_special: true, parse_special: false })?;
@@ -84,9 +95,12 @@ impl TextFile {
             tokens.pop();
         }
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let chunk_len = args.context.map_or(CHUNK_LEN.min(model.decoder.context_length()), |n| n as usize);
-        let limit = args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         Ok(Chunks::new(tokens, chunk_len, bos, limit)?)
+    }
+
+    /// Returns the last part of its path.
+    pub fn name(&self) -> String {
+        name_of(&self.path)
     }
 
     /// Returns it as an input of a manifest.

@@ -128,7 +128,9 @@ impl Places {
                 }
                 // come with the model
                 Role::ModelFiles | Role::BaseFiles => {}
-                Role::Adapter => now.push(InputFiles::of_adapter(path)),
+                Role::Adapter | Role::BaseAdapter => {
+                    now.push(InputFiles { role: input.role, ..InputFiles::of_adapter(path) });
+                }
                 Role::Baseline | Role::Candidate => now.push(InputFiles::of_run(input.role, path)),
                 Role::SuiteData => {
                     if let Some(path) = suite_data(input, suites)? {

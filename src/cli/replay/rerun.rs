@@ -9,9 +9,10 @@ use super::compare::{self, Comparison};
 use super::inputs::Places;
 use super::{How, ReplayError};
 use crate::cli::eval;
+use crate::cli::gate::{self, GateJob, Models, Place};
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
-use crate::eval::gate::{Policy, Run, compare as compare_runs, markdown};
+use crate::eval::gate::markdown;
 use crate::provenance::{
     EvalMode, EvalSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role, sha256_of_file,
 };
@@ -64,6 +65,7 @@ pub fn eval(
             data: manifest.inputs_of(Role::Data).map(data).collect(),
             text: one(Role::Text).map(PathBuf::from),
             base: one(Role::Base),
+            base_adapter: one(Role::BaseAdapter).map(PathBuf::from),
             base_logits: one(Role::BaseLogits).map(PathBuf::from),
             baseline: one(Role::Baseline).map(PathBuf::from),
             policy: one(Role::Policy).map(PathBuf::from),
@@ -106,11 +108,25 @@ pub fn eval(
     })
 }
 
-pub fn gate(manifest: &Manifest, places: &Places) -> Result<Comparison, Failure> {
-    let one = |role| manifest.inputs_of(role).next().map(|input| PathBuf::from(places.given(input)));
-    let open = |role| Run::open(&one(role).unwrap_or_default());
-    let policy = one(Role::Policy).map(|path| Policy::open(&path)).transpose()?.unwrap_or_default();
-    let verdict = compare_runs(&open(Role::Baseline)?, &open(Role::Candidate)?, &policy)?;
+pub fn gate(manifest: &Manifest, places: &Places, how: &How) -> Result<Comparison, Failure> {
+    let one = |role| manifest.inputs_of(role).next().map(|input| places.given(input));
+    let path = |role| one(role).map(PathBuf::from);
+    let models = match (one(Role::Base), one(Role::Model), path(Role::Text)) {
+        (Some(base), Some(model), Some(text)) => Some(Models {
+            baseline: Place { model: base, adapter: path(Role::BaseAdapter) },
+            candidate: Place { model, adapter: path(Role::Adapter) },
+            text,
+        }),
+        _ => None,
+    };
+    let job = GateJob {
+        baseline: path(Role::Baseline).unwrap_or_default(),
+        candidate: path(Role::Candidate).unwrap_or_default(),
+        policy: path(Role::Policy),
+        models,
+    };
+    let run = gate::How { offline: true, threads: how.threads_given, isa: how.isa_given, quiet: how.quiet };
+    let verdict = job.judge(&run)?.verdict;
     let output = Output::of_text(OutputRole::Verdict, Path::new("gate.md"), &markdown(&verdict));
     Ok(Comparison::of_outputs(&manifest.outputs, &[output]))
 }

@@ -12,8 +12,11 @@
 //! text, markdown             what people read; a Verdict serializes to what programs read
 //! ```
 //!
+//! Licences and the models' divergence ([`Divergence`]) are shown with a verdict and decide nothing.
+//!
 //! docs/gate.md says what is decided, and why.
 
+mod divergence;
 mod judge;
 mod measure;
 mod pair;
@@ -23,6 +26,7 @@ mod read;
 mod show;
 mod verdict;
 
+pub use divergence::{Bounded, ChunkMeans, Divergence, prompt_tokens};
 pub use judge::{Judged, Judgement, Status, judge};
 pub use measure::{Measured, measure};
 pub use pair::{Figure, Item, Pair, Pairing, Role, pair};

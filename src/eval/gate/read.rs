@@ -12,6 +12,7 @@ use crate::error::Diagnostic;
 use crate::eval::data::hex;
 use crate::eval::report;
 use crate::eval::suite::GateKeys;
+use crate::provenance::Licences;
 use crate::yaml::{Step, locate};
 
 /// Report and samples of a run over suites.
@@ -24,6 +25,8 @@ pub struct Run {
     pub settings: SettingsFacts,
     /// In the report's order; there is at least one, and each has samples.
     pub tasks: Vec<TaskRun>,
+    /// Of what was measured and on what, if its manifest says; whoever opens a run looks for it.
+    pub licences: Option<Licences>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,6 +220,7 @@ impl Run {
             model: file.model,
             settings: file.settings,
             tasks,
+            licences: None,
         })
     }
 }

@@ -2,10 +2,14 @@
 
 use std::fmt::Write as _;
 
+use indexmap::IndexMap;
+
+use super::divergence::{Bounded, Divergence};
 use super::judge::{Judged, Status, p_value, show};
 use super::measure::Measured;
 use super::pair::Role;
 use super::verdict::{Side, Verdict};
+use crate::provenance::{DataLicence, Licences};
 
 /// Lost and gained items shown; a verdict as JSON has all.
 const MOST_ITEMS: usize = 20;
@@ -30,6 +34,9 @@ pub fn text(verdict: &Verdict) -> String {
     let mut out = String::new();
     for (name, side) in [("baseline", &verdict.baseline), ("candidate", &verdict.candidate)] {
         line(&mut out, &format!("{name:<10} {}", side_text(side)));
+    }
+    for (what, of) in information(verdict) {
+        line(&mut out, &format!("{what:<10} {of}"));
     }
     let judgement = &verdict.judgement;
     if !judgement.tasks.is_empty() {
@@ -61,6 +68,55 @@ fn side_text(side: &Side) -> String {
     let adapter = side.adapter.as_ref().map_or(String::new(), |adapter| format!(" + {adapter}"));
     let digest = side.sha256.get(..12).unwrap_or(&side.sha256);
     format!("{}{adapter} (sha256 {digest}, lctl {})", side.model, side.lctl)
+}
+
+/// What is said and decides nothing: licences, and the models' divergence where both were at hand.
+fn information(verdict: &Verdict) -> Vec<(&'static str, String)> {
+    let (baseline, candidate) = (&verdict.baseline.licences, &verdict.candidate.licences);
+    let licences = match baseline == candidate {
+        true => licences_text(candidate.as_ref()),
+        false => {
+            let of = |licences: &Option<Licences>| licences_text(licences.as_ref());
+            format!("candidate {}; baseline {}", of(candidate), of(baseline))
+        }
+    };
+    let mut lines = vec![("licences", licences)];
+    lines.extend(verdict.divergence.as_ref().map(|found| ("divergence", divergence_text(found, verdict))));
+    lines
+}
+
+fn licences_text(licences: Option<&Licences>) -> String {
+    let Some(Licences { base, adapter, data }) = licences else {
+        return "unknown (no manifest beside the report)".to_owned();
+    };
+    let adapter = adapter.as_ref().map_or(String::new(), |adapter| format!(", adapter {adapter}"));
+    // files of one licence together
+    let mut by_licence: IndexMap<&str, Vec<&str>> = IndexMap::new();
+    for DataLicence { name, licence } in data {
+        by_licence.entry(licence).or_default().push(name);
+    }
+    let data = by_licence.iter().map(|(licence, names)| format!(", data {licence} ({})", names.join(", ")));
+    format!("base {base}{adapter}{}", data.collect::<String>())
+}
+
+fn divergence_text(found: &Divergence, verdict: &Verdict) -> String {
+    let level = 100.0 * (1.0 - verdict.policy.alpha);
+    let bounds = |of: Bounded, shown: &dyn Fn(f64) -> String| match of.interval {
+        Some(interval) => format!(
+            "{} ({level:.0} % interval {} to {})",
+            shown(of.value),
+            shown(interval.lower),
+            shown(interval.upper)
+        ),
+        None => shown(of.value),
+    };
+    format!(
+        "mean KL {} nats; same first choice {} %; {} tokens of {}",
+        bounds(found.mean_kl, &|value| format!("{value:.6}")),
+        bounds(found.same_top, &|value| format!("{:.2}", 100.0 * value)),
+        found.tokens,
+        found.over,
+    )
 }
 
 /// The rows of both tables: the tasks, then the pool.
@@ -177,6 +233,10 @@ pub fn markdown(verdict: &Verdict) -> String {
     out.push('\n');
     for (name, side) in [("Baseline", &verdict.baseline), ("Candidate", &verdict.candidate)] {
         line(&mut out, &format!("{name}: {}  ", escaped(&side_text(side))));
+    }
+    for (what, of) in information(verdict) {
+        let (first, rest) = what.split_at(1);
+        line(&mut out, &format!("{}{rest}: {}  ", first.to_uppercase(), escaped(&of)));
     }
     if !judgement.tasks.is_empty() {
         out.push('\n');

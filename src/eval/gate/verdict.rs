@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::divergence::Divergence;
 use super::judge::{Judgement, judge};
 use super::pair::{self, pair};
 use super::policy::Policy;
 use super::read::Run;
+use crate::provenance::Licences;
 
 /// The version of the layout that `lctl gate --json` prints.
 const VERSION: u32 = 1;
@@ -52,6 +54,8 @@ pub struct Verdict {
     pub policy: PolicyFacts,
     #[serde(flatten)]
     pub judgement: Judgement,
+    /// Where both models were at hand.
+    pub divergence: Option<Divergence>,
     /// What the reader should know.
     pub notes: Vec<String>,
     pub exit_code: u8,
@@ -64,6 +68,8 @@ pub struct Side {
     pub sha256: String,
     pub adapter: Option<String>,
     pub lctl: String,
+    /// Absent without a manifest.
+    pub licences: Option<Licences>,
 }
 
 /// What was demanded.
@@ -107,6 +113,7 @@ pub fn compare(baseline: &Run, candidate: &Run, policy: &Policy) -> Result<Verdi
         },
         exit_code: judgement.outcome.exit_code(policy),
         judgement,
+        divergence: None,
         notes: pairing.notes,
     })
 }
@@ -117,5 +124,6 @@ fn side(run: &Run) -> Side {
         sha256: run.model.sha256.clone(),
         adapter: run.model.adapter.as_ref().map(|adapter| adapter.name.clone()),
         lctl: run.lctl.clone(),
+        licences: run.licences.clone(),
     }
 }

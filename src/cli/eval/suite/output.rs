@@ -115,6 +115,12 @@ impl Outputs {
 fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
     let mut read = vec![("the model", PathBuf::from(&args.model))];
     read.extend(args.adapter.iter().map(|path| ("--adapter", path.clone())));
+    read.extend(args.baseline_model.iter().map(|path| ("--baseline-model", path.into())));
+    read.extend(args.baseline_adapter.iter().map(|path| ("--baseline-adapter", path.clone())));
+    for name in ["report.json", "samples.jsonl"] {
+        read.extend(args.baseline.iter().map(|path| ("--baseline", path.join(name))));
+    }
+    read.extend(args.policy.iter().map(|path| ("--policy", path.clone())));
     read.extend(args.suite.iter().map(|path| ("--suite", path.clone())));
     let given = args.data.iter().filter_map(|given| given.split_once('='));
     read.extend(given.map(|(_, path)| ("--data", path.into())));
