@@ -153,7 +153,7 @@ fn spl(search: &Search, copy: usize) -> String {
         format!("{not}{}=\"{value}\"", part.field)
     };
     let [first, second] = search.conditions.each_ref().map(term);
-    let pipe = if copy % 2 == 0 { "\n| search " } else { " " };
+    let pipe = if copy.is_multiple_of(2) { "\n| search " } else { " " };
     match search.is_any {
         true => format!("index={}{pipe}({first} OR {second})", search.source),
         false => format!("index={}{pipe}{first} {second}", search.source),
