@@ -93,6 +93,7 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// Ten rounds over the counters of N blocks, word by word, so that a compiler makes vectors of them.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "four arrays by one index")]
 fn rounds<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
     const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
     const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
