@@ -18,4 +18,5 @@ mod reproduce;
 mod suites;
 mod tensor;
 mod tokenizer;
+mod train;
 mod vocab;

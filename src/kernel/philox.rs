@@ -26,6 +26,8 @@ pub enum Purpose {
     SignFlip = 5,
     /// Which activations are dropped.
     Dropout = 6,
+    /// Drawing parameters before training.
+    Initial = 7,
     /// Choosing training rows to validate on.
     HeldOut = 16,
     /// Choosing an epoch's part of a file.

@@ -30,6 +30,11 @@ pub(super) struct LowRank {
 }
 
 impl LowRank {
+    /// Returns the pair of `a` `[r, in]` and `b` `[out, r]`.
+    pub fn new(a: Matrix, b: Matrix, scale: f32) -> Self {
+        LowRank { a, b, scale }
+    }
+
     /// Returns both matrices.
     pub fn matrices(&mut self) -> [&mut Matrix; 2] {
         [&mut self.a, &mut self.b]

@@ -66,6 +66,7 @@ pub(super) fn wanted_spans(batch: &Batch) -> Vec<Span> {
 }
 
 /// Tables of rotary embedding.
+#[derive(Clone)]
 pub(super) struct Ropes {
     pub full: Arc<RopeTable>,
     /// Of sequences past the original context, where it matters (LongRoPE).

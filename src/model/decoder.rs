@@ -47,12 +47,12 @@ impl LoadOptions {
 /// LongRoPE (Phi) is the exception, as in transformers: a sequence within the original context takes the short
 /// factors, one past it the long ones, at all positions. The call that makes it outgrow that context computes it anew.
 pub struct Decoder {
-    config: ModelConfig,
-    weights: Weights,
-    compute: Arc<Compute>,
-    mode: ComputeMode,
-    context: usize,
-    ropes: Ropes,
+    pub(super) config: ModelConfig,
+    pub(super) weights: Weights,
+    pub(super) compute: Arc<Compute>,
+    pub(super) mode: ComputeMode,
+    pub(super) context: usize,
+    pub(super) ropes: Ropes,
 }
 
 impl Decoder {

@@ -21,6 +21,7 @@ mod residence;
 mod rope_scaling;
 mod rows;
 mod scale;
+pub mod train;
 mod unmap;
 mod weights;
 

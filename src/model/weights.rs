@@ -24,6 +24,7 @@ use crate::tensor::{RowMap, TensorInfo, TensorSource};
 pub type Vector = Arc<[f32]>;
 
 /// Everything a decoder computes with.
+#[derive(Clone)]
 pub(super) struct Weights {
     pub token_embedding: Matrix,
     pub output: Linear,
@@ -31,6 +32,7 @@ pub(super) struct Weights {
     pub layers: Vec<Layer>,
 }
 
+#[derive(Clone)]
 pub(super) struct Layer {
     pub attn_norm: Vector,
     pub q: Linear,
@@ -45,12 +47,14 @@ pub(super) struct Layer {
     pub post_ffn_norm: Option<Vector>,
 }
 
+#[derive(Clone)]
 pub(super) enum FeedForward {
     Dense(Box<Mlp>),
     Experts { router: Linear, experts: Vec<Mlp> },
 }
 
 /// `down(act(gate(x)) * up(x))`
+#[derive(Clone)]
 pub(super) struct Mlp {
     pub gate: Linear,
     pub up: Linear,

@@ -1,0 +1,64 @@
+//! What can be wrong with what is to be trained.
+
+use crate::error::Diagnostic;
+
+/// A method or a batch that does not fit the model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+
+    #[error("a tensor operation failed")]
+    Operation(#[from] candle_core::Error),
+
+    #[error("`{setting}`: `{pattern}` fits no {what} of this model")]
+    NoSuchModule { setting: &'static str, pattern: String, what: &'static str, known: Vec<String> },
+
+    #[error("`{setting}`: `{pattern}` is no regular expression")]
+    Pattern {
+        setting: &'static str,
+        pattern: String,
+        #[source]
+        source: Box<fancy_regex::Error>,
+    },
+
+    #[error("`{setting}` is {found}, expected {expected}")]
+    Setting { setting: &'static str, found: String, expected: &'static str },
+
+    #[error("the model is opened with an adapter, and another one is to be trained")]
+    AdaptedBase,
+
+    #[error("`target_modules`: the output layer `lm_head` gets no pair of low rank")]
+    OutputTarget,
+
+    #[error("integer products have no gradient")]
+    IntegerProducts,
+
+    #[error("document {index} has {found} flags for {expected} tokens")]
+    Flags { index: usize, found: usize, expected: usize },
+
+    #[error("document {index} has {length} tokens, the model's context is {context}")]
+    TooLong { index: usize, length: usize, context: usize },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Model(error) => error.hint(),
+            Error::NoSuchModule { pattern, known, .. } => {
+                let names = || known.iter().map(String::as_str);
+                Some(match crate::error::nearest(pattern, names()) {
+                    Some(nearest) => format!("did you mean `{nearest}`?"),
+                    None => format!("known: {}", known.join(", ")),
+                })
+            }
+            Error::AdaptedBase => Some(
+                "open the model without `--adapter`, and read the adapter as initial parameters".to_owned(),
+            ),
+            Error::OutputTarget => Some("train it whole: `modules_to_save: [lm_head]`".to_owned()),
+            Error::IntegerProducts => Some("use `--compute auto` or `--compute f32`".to_owned()),
+            Error::TooLong { .. } => Some("truncate or split long documents".to_owned()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Models that have learned nothing yet.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use crate::kernel::philox::{Philox, Purpose};
+use crate::kernel::product::Values;
+use crate::kernel::{Compute, Matrix, math64};
+use crate::model::arch::{self, Arch, Presence, Role};
+use crate::model::batch::Ropes;
+use crate::model::decoder::{Decoder, LoadOptions};
+use crate::model::weights::{FeedForward, Layer, Linear, Mlp, Vector, Weights};
+use crate::model::{Error, ModelConfig, RopeScaling};
+
+/// Returns a decoder of the sizes in a config.json, its matrices drawn from a normal distribution of standard deviation
+/// `initializer_range` (0.02 if config.json has none), norms 1, biases 0: as transformers begins.
+///
+/// Weights are f32. Errors as [`ModelConfig::from_hf`], on a kind of rope the decoder lacks, and where the system gives no
+/// threads.
+pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> Result<Decoder, Error> {
+    let path = config_path.to_path_buf();
+    let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let json: Json =
+        serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let config = ModelConfig::from_hf(&json, &path)?;
+    if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
+        return Err(Error::RopeKind { path, kind: kind.clone() });
+    }
+    let spread = json.get("initializer_range").and_then(Json::as_f64).unwrap_or(0.02);
+    let is_on = |key: &str| json.get(key).and_then(Json::as_bool) == Some(true);
+    let arch = arch::by_gguf_name(config.arch, &path)?;
+    let biases = Biases { arch, attention: is_on("attention_bias"), mlp: is_on("mlp_bias") };
+    let stream = Philox::new(seed, Purpose::Initial);
+    let mut drawer = Drawer { config: &config, stream, spread, next: 0, biases };
+    let weights = drawer.weights();
+    let compute = Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
+    Ok(Decoder {
+        ropes: Ropes::new(&config),
+        context: options.context.unwrap_or(config.context_length),
+        config,
+        weights,
+        compute: Arc::new(compute),
+        mode: options.mode,
+    })
+}
+
+/// Which biases a model has: those its architecture always has, and those that config.json asks for.
+struct Biases {
+    arch: &'static Arch,
+    attention: bool,
+    mlp: bool,
+}
+
+impl Biases {
+    fn has(&self, role: Role) -> bool {
+        let row = self.arch.rows.iter().find(|row| row.role == role);
+        row.is_some_and(|row| match (row.presence, role) {
+            (Presence::Required, _) => true,
+            (_, Role::GateBias | Role::UpBias | Role::DownBias) => self.mlp,
+            _ => self.attention,
+        })
+    }
+}
+
+/// Tensors whose numbers no other tensor of the seed has: parameters of adapters are counted from 0.
+const FIRST_TENSOR: u32 = 1 << 31;
+
+struct Drawer<'a> {
+    config: &'a ModelConfig,
+    stream: Philox,
+    spread: f64,
+    next: u32,
+    biases: Biases,
+}
+
+impl Drawer<'_> {
+    fn weights(&mut self) -> Weights {
+        let ModelConfig { vocab_size, d_model, n_layers, tied_embeddings, .. } = *self.config;
+        let token_embedding = self.matrix(vocab_size, d_model);
+        let output = match tied_embeddings {
+            true => token_embedding.clone(),
+            false => self.matrix(vocab_size, d_model),
+        };
+        Weights {
+            token_embedding,
+            output: Linear { weight: output, bias: None, low_rank: None },
+            output_norm: ones(d_model),
+            layers: (0..n_layers).map(|_| self.layer()).collect(),
+        }
+    }
+
+    fn layer(&mut self) -> Layer {
+        let ModelConfig { d_model, n_heads, n_kv_heads, head_dim, .. } = *self.config;
+        let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
+        let has = |role: Role| self.biases.arch.rows.iter().any(|row| row.role == role);
+        let norm = |role: Role, len: usize| has(role).then(|| ones(len));
+        let (q_norm, k_norm) = (norm(Role::QNorm, head_dim), norm(Role::KNorm, head_dim));
+        let post_attn_norm = norm(Role::PostAttnNorm, d_model);
+        let post_ffn_norm = norm(Role::PostFfnNorm, d_model);
+        Layer {
+            attn_norm: ones(d_model),
+            q: self.linear(Role::QBias, q, d_model),
+            k: self.linear(Role::KBias, kv, d_model),
+            v: self.linear(Role::VBias, kv, d_model),
+            o: self.linear(Role::OBias, d_model, q),
+            q_norm,
+            k_norm,
+            post_attn_norm,
+            ffn_norm: ones(d_model),
+            ffn: self.feed_forward(),
+            post_ffn_norm,
+        }
+    }
+
+    fn feed_forward(&mut self) -> FeedForward {
+        let d_model = self.config.d_model;
+        let Some(experts) = self.config.experts.clone() else {
+            return FeedForward::Dense(Box::new(self.mlp(self.config.d_ff)));
+        };
+        let router = Linear { weight: self.matrix(experts.n, d_model), bias: None, low_rank: None };
+        FeedForward::Experts { router, experts: (0..experts.n).map(|_| self.mlp(experts.d_ff)).collect() }
+    }
+
+    fn mlp(&mut self, d_ff: usize) -> Mlp {
+        let d_model = self.config.d_model;
+        Mlp {
+            gate: self.linear(Role::GateBias, d_ff, d_model),
+            up: self.linear(Role::UpBias, d_ff, d_model),
+            down: self.linear(Role::DownBias, d_model, d_ff),
+        }
+    }
+
+    fn linear(&mut self, bias: Role, rows: usize, cols: usize) -> Linear {
+        let bias = self.biases.has(bias).then(|| Vector::from(vec![0.0; rows]));
+        Linear { weight: self.matrix(rows, cols), bias, low_rank: None }
+    }
+
+    /// Returns normal numbers by pairs (Box and Muller, 1958).
+    fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
+        let tensor = FIRST_TENSOR + self.next;
+        self.next += 1;
+        let mut values = Vec::with_capacity(rows * cols + 1);
+        for pair in 0..(rows * cols).div_ceil(2) as u64 {
+            let (first, second) =
+                (self.stream.uniform_f64(tensor, 2 * pair), self.stream.uniform_f64(tensor, 2 * pair + 1));
+            // 1 - u lies in (0, 1]
+            let radius = self.spread * (-2.0 * math64::ln(1.0 - first)).sqrt();
+            let (sin, cos) = math64::sin_cos(2.0 * std::f64::consts::PI * second);
+            values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+        }
+        values.truncate(rows * cols);
+        Matrix::of_values(Arc::new(Values(values)), 0, rows, cols)
+    }
+}
+
+fn ones(n: usize) -> Vector {
+    vec![1.0; n].into()
+}
