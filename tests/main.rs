@@ -14,6 +14,7 @@ mod inspect;
 mod provenance;
 mod quantize;
 mod refusal;
+mod report;
 mod reproduce;
 mod suites;
 mod tensor;

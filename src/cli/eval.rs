@@ -3,7 +3,7 @@
 mod interrupt;
 mod kld;
 mod manifest;
-mod paths;
+pub mod paths;
 mod perplexity;
 mod progress;
 mod suite;
@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, ValueEnum};
 
 use super::model::WeightsArg;
+use super::render;
 use crate::error::Failure;
 use crate::kernel::ComputeMode;
 
@@ -31,7 +32,7 @@ Give one of --suite, --perplexity, --kl-base and --base-logits. Suites and repor
 Examples:
   lctl eval model.gguf --suite evalsuites/cybermetric.yaml --data cybermetric=CyberMetric-500-v1.json
   lctl eval ./Qwen3-8B --suite suite.yaml --few-shot 5 --out results/qwen3-8b
-  lctl eval model-q4.gguf --suite suite.yaml --baseline results/f16
+  lctl eval model-q4.gguf --suite suite.yaml --baseline results/f16 --html report.html
   lctl eval model-q4.gguf --perplexity wiki.test.raw
   lctl eval model-q4.gguf --kl-base model-f16.gguf --text wiki.test.raw
   lctl eval model-f16.gguf --perplexity wiki.test.raw --save-logits f16.logits
@@ -55,11 +56,11 @@ pub struct Args {
     pub suite: Vec<PathBuf>,
 
     /// Measure the perplexity of a text file, cut into chunks of --context tokens
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = render::OPTIONS)]
     pub perplexity: Option<PathBuf>,
 
     /// Compare the next-token distributions with this model's, over --text
-    #[arg(long, value_name = "MODEL", requires = "text")]
+    #[arg(long, value_name = "MODEL", requires = "text", conflicts_with_all = render::OPTIONS)]
     pub kl_base: Option<String>,
 
     /// The text file of --kl-base
@@ -71,7 +72,7 @@ pub struct Args {
     pub save_logits: Option<PathBuf>,
 
     /// Compare the next-token distributions with a base model's logits that --save-logits wrote
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["context", "limit"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["context", "limit", "markdown", "html", "junit", "junit_cases"])]
     pub base_logits: Option<PathBuf>,
 
     /// Read a suite's data set NAME from this file; repeatable
@@ -154,9 +155,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH", requires = "baseline_model")]
     pub baseline_adapter: Option<PathBuf>,
 
-    /// Write the verdict of --baseline as Markdown
-    #[arg(long, value_name = "FILE", requires = "baseline")]
-    pub markdown: Option<PathBuf>,
+    #[command(flatten)]
+    pub render: render::RenderArgs,
 
     /// Do not write report.json.manifest.json, which says what the report was made of (docs/provenance.md)
     #[arg(long)]

@@ -6,11 +6,10 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{machine, term};
+use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
-use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, markdown, text};
+use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
 use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
-use crate::tensor::AtomicFile;
 
 pub use divergence::{Place, check_measured, over_prompts};
 pub use job::{GateJob, How, Models, open_policy, open_run};
@@ -28,6 +27,7 @@ Exit status:
 
 Examples:
   lctl gate results/base results/new --markdown gate.md
+  lctl gate results/base results/new --html diff.html --junit gate.xml
   lctl gate results/base results/new --policy gate.yaml --json
   lctl gate results/base results/new --baseline-model f16.gguf --candidate-model q4.gguf --text wiki.test.raw
   lctl gate --power results/base
@@ -90,11 +90,10 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Write the verdict as Markdown, too, for a step summary or a comment
-    #[arg(long, value_name = "FILE", conflicts_with = "power")]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    render: render::RenderArgs,
 
-    /// Replace a Markdown file that exists
+    /// Replace files that exist
     #[arg(short, long)]
     force: bool,
 
@@ -103,7 +102,7 @@ pub struct Args {
     quiet: bool,
 
     /// Say what sizes can show: those of BASELINE's tasks, or of --items
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = render::OPTIONS)]
     power: bool,
 
     /// Sizes of tasks to plan
@@ -166,28 +165,28 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
     let how =
         How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+    args.render.check(args.force, &[baseline, candidate])?;
     let judged = job.judge(&how)?;
-    let verdict = &judged.verdict;
+    let (verdict, comparison) = (&judged.verdict, Some((&judged.baseline, &judged.verdict)));
     if args.json {
         term::out_json(&json(verdict))?;
     } else if !args.quiet {
         term::out(&printable_lines(&text(verdict)))?;
     }
-    if let Some(path) = &args.markdown {
-        let draft = match args.no_manifest {
-            true => None,
-            false => {
-                let job = Job::Gate(GateSettings {});
-                Some(Draft::begin(path, args.force, job, judged.inputs, started, threads)?)
-            }
-        };
-        write_markdown(Some(path), args.force, verdict)?;
-        if let Some(draft) = draft {
-            let outputs = vec![Output::of_text(OutputRole::Verdict, path, &markdown(verdict))];
-            let licences = candidate_licences(verdict);
-            let finished = Finished { outputs, samples: None, licences, threads, isa: isa.name() };
-            say_notes(&draft.finish(finished)?, args.quiet);
+    let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
+    let draft = match artefact {
+        Some(path) => {
+            let job = Job::Gate(GateSettings {});
+            Some(Draft::begin(path, args.force, job, judged.inputs, started, threads)?)
         }
+        None => None,
+    };
+    let markdown = args.render.write(args.force, &judged.candidate, comparison)?;
+    if let (Some(path), Some(draft), Some(text)) = (artefact, draft, markdown) {
+        let outputs = vec![Output::of_text(OutputRole::Verdict, path, &text)];
+        let licences = candidate_licences(verdict);
+        let finished = Finished { outputs, samples: None, licences, threads, isa: isa.name() };
+        say_notes(&draft.finish(finished)?, args.quiet);
     }
     Ok(ExitCode::from(verdict.exit_code))
 }
@@ -208,16 +207,6 @@ pub fn say_notes(notes: &[String], quiet: bool) {
 pub fn json(verdict: &Verdict) -> serde_json::Value {
     // no key of a verdict is anything but text
     serde_json::to_value(verdict).unwrap_or_default()
-}
-
-/// Writes the verdict as Markdown if a file is named.
-pub fn write_markdown(path: Option<&Path>, force: bool, verdict: &Verdict) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let mut file = AtomicFile::create(path, None, false)?;
-    file.set_replace(force);
-    file.write_all(markdown(verdict).as_bytes())?;
-    file.commit()?;
-    Ok(())
 }
 
 /// Escapes what could drive the terminal, line by line.

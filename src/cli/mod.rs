@@ -10,7 +10,9 @@ mod progress;
 mod pull;
 mod quantize;
 mod recipe;
+mod render;
 mod replay;
+mod report;
 pub(crate) mod source;
 mod suite;
 pub(crate) mod term;
@@ -55,6 +57,7 @@ enum Command {
     Generate(generate::Args),
     Pull(pull::Args),
     Replay(replay::Args),
+    Report(report::Args),
     Suite(suite::Args),
 }
 
@@ -81,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Generate(args) => generate::run(&args)?,
         Command::Pull(args) => pull::run(args)?,
         Command::Replay(args) => return replay::run(&args),
+        Command::Report(args) => report::run(&args)?,
         Command::Suite(args) => return suite::run(args),
     }
     Ok(ExitCode::SUCCESS)

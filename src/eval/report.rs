@@ -1,15 +1,29 @@
-//! report.json: what was measured, of what, how; the same bytes for the same measurement.
+//! report.json: what was measured, of what, how; the same bytes for the same measurement. And what is made of it for people
+//! and for other programs: [`table`], [`markdown()`], [`junit()`], [`html()`], which need a [`super::gate::Run`] alone.
 //!
 //! What may differ between two runs that measure the same (threads, instruction set, times, what the journal
 //! or the prefix cache saved) stands under `run`, apart from everything else.
 
+mod calibration;
+mod figures;
+mod grade;
+mod html;
+mod junit;
+mod markdown;
+
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::data::hex;
+use super::gate::{MetricFacts, TaskRun};
 use super::run::{PlannedTask, Sample, TaskResult};
-use super::score::Metric;
+use super::score::{Metric, Valid, mean};
+
+pub use html::{Error as HtmlError, html};
+pub use junit::{Cases, junit};
+pub use markdown::markdown;
 
 /// The version of the report's layout.
 pub const VERSION: u32 = 2;
@@ -132,10 +146,29 @@ fn task_json(task: &PlannedTask, result: &TaskResult) -> Json {
         "metrics": result.metrics,
         "first_prompt": task.first_prompt,
     });
+    if let Some(clusters) = by_cluster(result) {
+        json["by_cluster"] = clusters;
+    }
     if let Some((key, explanation)) = &result.explanation {
         json[*key] = explanation.clone();
     }
     json
+}
+
+/// Returns the mean of each cluster, of the first figure with a score per document; `None` without clusters.
+fn by_cluster(result: &TaskResult) -> Option<Json> {
+    let scores = |name: &str| {
+        let score = |sample: &Sample| sample.scores.get(name).copied();
+        result.samples.iter().map(score).collect::<Option<Vec<f64>>>()
+    };
+    let (metric, scores) = result.metrics.iter().find_map(|metric| Some((metric, scores(&metric.name)?)))?;
+    let mut clusters: IndexMap<&str, Vec<f64>> = IndexMap::new();
+    for (sample, score) in result.samples.iter().zip(scores) {
+        clusters.entry(sample.cluster.as_deref()?).or_default().push(score);
+    }
+    let cluster = |(name, scores): (&str, Vec<f64>)| json!({"cluster": name, "n": scores.len(), "value": mean(&scores)});
+    let clusters: Vec<Json> = clusters.into_iter().map(cluster).collect();
+    Some(json!({"metric": metric.name, "clusters": clusters}))
 }
 
 /// Returns samples.jsonl: a line per document, in the tasks' order.
@@ -152,17 +185,68 @@ fn sample_lines(task: &PlannedTask, result: &TaskResult) -> String {
     result.samples.iter().map(line).collect()
 }
 
-/// Returns the table for the terminal, a line per figure.
-pub fn table(tasks: &[PlannedTask], results: &[TaskResult]) -> String {
+/// A task's rows of the table.
+pub struct TableTask<'a> {
+    pub id: &'a str,
+    /// Examples before each question.
+    pub shots: usize,
+    pub metrics: Vec<TableFigure<'a>>,
+}
+
+/// A figure's row.
+pub struct TableFigure<'a> {
+    pub name: &'a str,
+    pub value: f64,
+    /// Clusters allowed for.
+    pub stderr: Option<f64>,
+    pub n: usize,
+    pub valid: Option<Valid>,
+}
+
+impl<'a> TableTask<'a> {
+    /// Returns the rows of a task that was just measured.
+    pub fn measured(task: &'a PlannedTask, result: &'a TaskResult) -> TableTask<'a> {
+        let figure = |metric: &'a Metric| TableFigure {
+            name: &metric.name,
+            value: metric.value,
+            stderr: metric.clustered_stderr.or(metric.stderr),
+            n: metric.n,
+            valid: metric.valid,
+        };
+        TableTask {
+            id: &task.spec.id,
+            shots: task.shots.as_ref().map_or(0, |(n, _)| *n),
+            metrics: result.metrics.iter().map(figure).collect(),
+        }
+    }
+
+    /// Returns the rows of a task out of a report.
+    pub fn saved(task: &'a TaskRun) -> TableTask<'a> {
+        let figure = |metric: &'a MetricFacts| TableFigure {
+            name: &metric.name,
+            value: metric.value(),
+            stderr: metric.clustered_stderr.or(metric.stderr),
+            n: metric.n,
+            valid: metric.valid,
+        };
+        TableTask {
+            id: &task.facts.id,
+            shots: task.facts.few_shot.as_ref().map_or(0, |shots| shots.n),
+            metrics: task.facts.metrics.iter().map(figure).collect(),
+        }
+    }
+}
+
+/// Returns the table for the terminal, a line per figure. Names are as the files have them: print it with control characters
+/// escaped.
+pub fn table<'a>(tasks: impl Iterator<Item = TableTask<'a>>) -> String {
     let mut rows = vec![["task", "shots", "metric", "value", "stderr", "n"].map(str::to_owned)];
-    for (task, result) in tasks.iter().zip(results) {
-        for (index, metric) in result.metrics.iter().enumerate() {
-            let shots = task.shots.as_ref().map_or(0, |(n, _)| *n);
-            let first = [task.spec.id.clone(), shots.to_string()];
+    for task in tasks {
+        for (index, metric) in task.metrics.iter().enumerate() {
+            let first = [task.id.to_owned(), task.shots.to_string()];
             let [id, shots] = if index == 0 { first } else { [String::new(), String::new()] };
-            let error = metric.clustered_stderr.or(metric.stderr);
-            let error = error.map_or(String::new(), |error| format!("± {error:.4}"));
-            rows.push([id, shots, metric.name.clone(), figure(metric.value), error, metric.n.to_string()]);
+            let error = metric.stderr.map_or(String::new(), |error| format!("± {error:.4}"));
+            rows.push([id, shots, metric.name.to_owned(), figure(metric.value), error, metric.n.to_string()]);
             rows.extend(valid_row(metric));
         }
     }
@@ -180,7 +264,7 @@ pub fn table(tasks: &[PlannedTask], results: &[TaskResult]) -> String {
     text
 }
 
-fn valid_row(metric: &Metric) -> Option<[String; 6]> {
+fn valid_row(metric: &TableFigure) -> Option<[String; 6]> {
     let valid = metric.valid.filter(|valid| valid.n < metric.n)?;
     let value = valid.value.map_or("-".to_owned(), figure);
     let name = format!("{}, valid answers", metric.name);

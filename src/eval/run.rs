@@ -18,6 +18,7 @@ use super::encode::Encoder;
 use super::prompt::{Message, Shot};
 use super::request::{GenerateRequest, Request, Response};
 use super::score::{Metric, clustered_stderr};
+use super::stats::mean_interval;
 use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
 use super::task::{Ask, Inquiry, Outcome, Scores};
 use super::template::Template;
@@ -90,6 +91,8 @@ pub struct PlannedDocument {
     pub cluster: Option<String>,
     /// Its name, unique in the task, if the suite names documents.
     pub item: Option<String>,
+    /// Without system text and examples; empty if the task has no prompts.
+    pub question: String,
     /// Its requests, or why there are none.
     pub requests: Result<Range<usize>, String>,
     /// Whether a prompt lost its beginning, for lack of room.
@@ -216,8 +219,8 @@ impl<'s> Plan<'s> {
                 Err(why)
             }
         };
-        let document = document.clone();
-        Ok((PlannedDocument { document, cluster, item, requests, is_truncated }, prompt))
+        let (document, question) = (document.clone(), inquiry.question);
+        Ok((PlannedDocument { document, cluster, item, question, requests, is_truncated }, prompt))
     }
 
     /// Returns what the responses, in the requests' order, come to.
@@ -252,6 +255,7 @@ impl<'s> Plan<'s> {
                 line: planned.document.place.line,
                 cluster: planned.cluster.clone(),
                 item: planned.item.clone(),
+                question: planned.question.clone(),
                 is_truncated: planned.is_truncated,
                 outcome,
                 scores,
@@ -259,7 +263,7 @@ impl<'s> Plan<'s> {
         }
         let scores: Vec<&Scores> = samples.iter().map(|sample| &sample.scores).collect();
         let mut metrics = task.spec.task.aggregate(&scores);
-        add_clustered(&mut metrics, &samples);
+        add_intervals(&mut metrics, &samples);
         Ok(TaskResult {
             metrics,
             explanation: task.spec.task.explain(&scores),
@@ -271,17 +275,37 @@ impl<'s> Plan<'s> {
     }
 }
 
-fn add_clustered(metrics: &mut [Metric], samples: &[Sample]) {
-    let Some(clusters) = samples.iter().map(|sample| sample.cluster.as_deref()).collect::<Option<Vec<_>>>()
-    else {
-        return;
-    };
+/// Adds intervals, and clustered standard errors, to the figures that are means of a score over the documents that have it.
+fn add_intervals(metrics: &mut [Metric], samples: &[Sample]) {
+    let is_clustered = samples.iter().all(|sample| sample.cluster.is_some());
     for metric in metrics.iter_mut().filter(|metric| metric.stderr.is_some()) {
-        let score = |sample: &Sample| sample.scores.get(&metric.name).copied();
-        if let Some(values) = samples.iter().map(score).collect::<Option<Vec<f64>>>() {
+        let scored: Vec<(f64, &str)> = samples
+            .iter()
+            .filter_map(|sample| {
+                let score = sample.scores.get(&metric.name)?;
+                Some((*score, sample.cluster.as_deref().unwrap_or_default()))
+            })
+            .collect();
+        if scored.len() != metric.n {
+            continue;
+        }
+        let (values, clusters): (Vec<f64>, Vec<&str>) = scored.into_iter().unzip();
+        if is_clustered {
             metric.clustered_stderr = clustered_stderr(&values, &clusters);
         }
+        let numbers = is_clustered.then(|| numbered(&clusters));
+        metric.ci95 = mean_interval(&values, numbers.as_deref(), 0.95);
     }
+}
+
+/// Returns the clusters' numbers, from 0 in order of appearance.
+fn numbered<'c>(clusters: &[&'c str]) -> Vec<usize> {
+    let mut known: HashMap<&'c str, usize> = HashMap::new();
+    let mut number = |cluster: &&'c str| {
+        let next = known.len();
+        *known.entry(*cluster).or_insert(next)
+    };
+    clusters.iter().map(&mut number).collect()
 }
 
 /// What a task came to.
@@ -307,6 +331,8 @@ pub struct Sample {
     pub line: usize,
     pub cluster: Option<String>,
     pub item: Option<String>,
+    /// Without system text and examples; empty if the task has no prompts.
+    pub question: String,
     pub is_truncated: bool,
     /// Or why the model was not asked.
     pub outcome: Result<Outcome, String>,
@@ -328,6 +354,9 @@ impl Sample {
             line.insert("cluster".into(), cluster.as_str().into());
         }
         line.insert("truncated".into(), self.is_truncated.into());
+        if !self.question.is_empty() {
+            line.insert("question".into(), self.question.as_str().into());
+        }
         match &self.outcome {
             Ok(outcome) => {
                 line.insert("target".into(), outcome.target.clone());

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::stats::Interval;
 
 /// One figure of a task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     pub name: String,
     pub value: f64,
@@ -18,6 +20,9 @@ pub struct Metric {
     /// Standard error where documents come in clusters, if the suite names them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clustered_stderr: Option<f64>,
+    /// Two-sided 95 % interval ([`super::stats::mean_interval`]), clusters allowed for; `None` where there is no estimate.
+    #[serde(default)]
+    pub ci95: Option<Interval>,
     /// Documents.
     pub n: usize,
     /// The same over the documents whose answer had the form asked for, where a form is asked for.
@@ -27,7 +32,7 @@ pub struct Metric {
 }
 
 /// A mean over the valid answers only.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Valid {
     /// `None` if no answer was valid.
     pub value: Option<f64>,
@@ -42,6 +47,7 @@ impl Metric {
             value: mean(scores),
             stderr: stderr_of_mean(scores),
             clustered_stderr: None,
+            ci95: None,
             n: scores.len(),
             valid: None,
             higher_is_better: true,

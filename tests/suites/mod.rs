@@ -40,7 +40,7 @@ fn source_model() -> PathBuf {
 }
 
 /// Returns a directory with a random model of 352 tokens (`model`), good.yaml and rows.jsonl.
-fn workplace() -> TempDir {
+pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     std::fs::create_dir(&model).unwrap();

@@ -9,7 +9,6 @@ use super::{Args, ChatTemplateUse, ComputeArg, suite, text};
 use crate::cli::model::LoadedModel;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
-use crate::eval::gate::{Verdict, markdown};
 use crate::eval::report;
 use crate::eval::run::{Plan, TaskResult};
 use crate::eval::suite::Suite;
@@ -28,7 +27,8 @@ pub struct Measured<'a> {
     pub licences: Licences,
     /// What chat templates saw.
     pub date: String,
-    pub verdict: Option<&'a Verdict>,
+    /// What a gate said, as Markdown.
+    pub verdict: Option<&'a str>,
     /// The baseline's model, if it was read.
     pub base: &'a [InputFiles],
 }
@@ -68,8 +68,8 @@ pub fn write_of_suites(
         Output::of_report(report_path, measured.report),
         Output::of_text(OutputRole::Samples, &samples_path, &samples),
     ];
-    if let (Some(path), Some(verdict)) = (&args.markdown, measured.verdict) {
-        outputs.push(Output::of_text(OutputRole::Verdict, path, &markdown(verdict)));
+    if let (Some(path), Some(verdict)) = (&args.render.markdown, measured.verdict) {
+        outputs.push(Output::of_text(OutputRole::Verdict, path, verdict));
     }
     let settings = EvalSettings { date: Some(measured.date), ..settings(args, EvalMode::Suite) };
     let (samples, licences) = (Some(Samples { lines, merkle_root }), measured.licences);

@@ -20,7 +20,7 @@ use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::encode::Encoder;
 use crate::eval::gate::{Divergence, Policy, Run, Verdict, compare, prompt_tokens};
-use crate::eval::report::{self, RunFacts, Settings};
+use crate::eval::report::{self, RunFacts, Settings, TableTask};
 use crate::eval::run::{ModelSide, Plan, RunOptions, TaskResult};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
@@ -120,28 +120,40 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     outputs.write(&report, &plan.tasks, &results)?;
     let data = manifest::data_inputs(args, &suites, &plan)?;
     let licences = manifest::licences(&loaded, &data)?;
-    let verdict = match &gate {
-        Some(gate) => Some(gate.compare(args, &loaded, &plan, &results, (&report, &licences))?),
+    let run = match gate.is_some() || !args.render.files().is_empty() {
+        true => Some(as_saved(&report, &plan, &results, &licences)?),
+        false => None,
+    };
+    let verdict = match (&gate, &run) {
+        (Some(gate), Some(run)) => Some(gate.compare(args, &loaded, &plan, run)?),
+        _ => None,
+    };
+    let verdict = verdict.as_ref();
+    let comparison = gate.as_ref().map(|gate| &gate.baseline).zip(verdict);
+    let markdown = match &run {
+        Some(run) => args.render.write(args.force, run, comparison)?,
         None => None,
     };
     if args.json {
         let mut json = report.clone();
-        if let (Some(verdict), Some(json)) = (&verdict, json.as_object_mut()) {
+        if let (Some(verdict), Some(json)) = (verdict, json.as_object_mut()) {
             json.insert("gate".into(), gate::json(verdict));
         }
         term::out_json(&json)?;
     } else if !args.quiet && !args.is_replay {
-        term::out(&report::table(&plan.tasks, &results))?;
+        let tasks = plan.tasks.iter().zip(&results);
+        term::out(&report::table(tasks.map(|(task, result)| TableTask::measured(task, result))))?;
         output::say_summary(&results, &facts);
     }
-    let code = match &verdict {
+    let code = match verdict {
         Some(verdict) => output::show_verdict(args, verdict)?,
         None => ExitCode::SUCCESS,
     };
     if let Some(path) = outputs.report().filter(|_| !args.no_manifest) {
-        let (date, verdict) = (date.to_string(), verdict.as_ref());
+        let verdict = markdown.as_deref().filter(|_| verdict.is_some());
         let base = gate.as_ref().map_or(&[][..], Gate::model_files);
         let (suites, plan, results, report) = (&suites, &plan, &results, &report);
+        let date = date.to_string();
         let measured = Measured { suites, plan, results, report, data, licences, date, verdict, base };
         manifest::write_of_suites(args, started, &loaded, path, measured)?;
     }
@@ -176,20 +188,14 @@ impl Gate {
         self.model.as_ref().map_or(&[], |(_, files)| files)
     }
 
-    /// Compares through the same text that `lctl gate` would read.
     fn compare(
         &self,
         args: &Args,
         loaded: &LoadedModel,
         plan: &Plan,
-        results: &[TaskResult],
-        (report, licences): (&Json, &Licences),
+        candidate: &Run,
     ) -> Result<Verdict, Failure> {
-        let (report, samples) = (report.to_string(), report::samples(&plan.tasks, results));
-        let mut candidate =
-            Run::read(Path::new("report.json"), &report, Path::new("samples.jsonl"), &samples)?;
-        candidate.licences = Some(licences.clone());
-        let mut verdict = compare(&self.baseline, &candidate, &self.policy)?;
+        let mut verdict = compare(&self.baseline, candidate, &self.policy)?;
         if let Some((place, _)) = &self.model {
             // it decides nothing, so that its failure must not cost the verdict
             match self.divergence(args, place, loaded, plan) {
@@ -214,6 +220,14 @@ impl Gate {
         let prompts = |most| prompt_tokens(&plan.requests, most);
         gate::over_prompts(loaded, &base, prompts, self.policy.alpha, args.quiet)
     }
+}
+
+/// Returns the run as `lctl gate` and `lctl report` would read it, through the same text.
+fn as_saved(report: &Json, plan: &Plan, results: &[TaskResult], licences: &Licences) -> Result<Run, Failure> {
+    let (report, samples) = (report.to_string(), report::samples(&plan.tasks, results));
+    let mut run = Run::read(Path::new("report.json"), &report, Path::new("samples.jsonl"), &samples)?;
+    run.licences = Some(licences.clone());
+    Ok(run)
 }
 
 fn one_line(failure: &Failure) -> String {

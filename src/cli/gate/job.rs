@@ -34,6 +34,8 @@ pub struct How<'a> {
 
 /// A verdict, and what it was made of.
 pub struct Judged {
+    pub baseline: Run,
+    pub candidate: Run,
     pub verdict: Verdict,
     pub inputs: Vec<InputFiles>,
 }
@@ -61,7 +63,7 @@ impl GateJob {
             let found = divergence::over_text(&model, &base, &text, policy.alpha, how.quiet)?;
             verdict.divergence = Some(found);
         }
-        Ok(Judged { verdict, inputs })
+        Ok(Judged { baseline, candidate, verdict, inputs })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cli::eval;
 use crate::cli::gate::{self, GateJob, Models, Place};
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
-use crate::eval::gate::markdown;
+use crate::eval::report::markdown;
 use crate::provenance::{
     EvalMode, EvalSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role, sha256_of_file,
 };
@@ -74,7 +74,7 @@ pub fn eval(
     let has = |role| manifest.outputs_of(role).next().is_some();
     args.out = Some(work.path().join("out"));
     args.save_logits = has(OutputRole::Logits).then(|| work.path().join("logits"));
-    args.markdown = has(OutputRole::Verdict).then(|| work.path().join("verdict.md"));
+    args.render.markdown = has(OutputRole::Verdict).then(|| work.path().join("verdict.md"));
     (args.threads, args.isa, args.quiet) = (how.threads_given, how.isa_given.map(str::to_owned), how.quiet);
     let interrupt = eval::Interrupt::install();
     interrupt.set_temporary(work.path().to_owned());
@@ -94,7 +94,7 @@ pub fn eval(
         outputs.push(Output::of_text(OutputRole::Samples, &path, &text));
         samples = Some(text);
     }
-    if let Some(path) = &args.markdown {
+    if let Some(path) = &args.render.markdown {
         outputs.push(Output::of_text(OutputRole::Verdict, path, &read(path)?));
     }
     if let Some(path) = &args.save_logits {
@@ -126,8 +126,9 @@ pub fn gate(manifest: &Manifest, places: &Places, how: &How) -> Result<Compariso
         models,
     };
     let run = gate::How { offline: true, threads: how.threads_given, isa: how.isa_given, quiet: how.quiet };
-    let verdict = job.judge(&run)?.verdict;
-    let output = Output::of_text(OutputRole::Verdict, Path::new("gate.md"), &markdown(&verdict));
+    let judged = job.judge(&run)?;
+    let text = markdown(&judged.candidate, Some(&judged.verdict));
+    let output = Output::of_text(OutputRole::Verdict, Path::new("gate.md"), &text);
     Ok(Comparison::of_outputs(&manifest.outputs, &[output]))
 }
 

@@ -301,7 +301,7 @@ fn pair_task(
 }
 
 /// Returns the figure to compare: the one the policy names, or the first with a score per item.
-pub(super) fn figure(task: &TaskRun, wanted: Option<&str>) -> Result<Option<Figure>, Error> {
+pub fn figure(task: &TaskRun, wanted: Option<&str>) -> Result<Option<Figure>, Error> {
     let has = |name: &str| task.samples.iter().all(|sample| sample.scores.contains_key(name));
     let mut known: Vec<Figure> = Vec::new();
     if has("log_prob") && has("bytes") && task.facts.metrics.iter().any(|metric| metric.name == BITS_PER_BYTE)

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Diagnostic;
 use crate::eval::data::hex;
 use crate::eval::report;
+use crate::eval::score::Valid;
+use crate::eval::stats::Interval;
 use crate::eval::suite::GateKeys;
 use crate::provenance::Licences;
 use crate::yaml::{Step, locate};
@@ -23,6 +25,9 @@ pub struct Run {
     pub lctl: String,
     pub model: ModelFacts,
     pub settings: SettingsFacts,
+    /// What results do not depend on, as the report has it: threads, times.
+    pub facts: Map<String, Json>,
+    pub suites: Vec<SuiteFacts>,
     /// In the report's order; there is at least one, and each has samples.
     pub tasks: Vec<TaskRun>,
     /// Of what was measured and on what, if its manifest says; whoever opens a run looks for it.
@@ -35,6 +40,8 @@ struct ReportFile {
     model: ModelFacts,
     settings: SettingsFacts,
     suites: Vec<SuiteFile>,
+    #[serde(default)]
+    run: Map<String, Json>,
 }
 
 /// What the report says about the model.
@@ -43,6 +50,16 @@ pub struct ModelFacts {
     pub name: String,
     pub sha256: String,
     pub adapter: Option<AdapterFacts>,
+    pub tokenizer_sha256: String,
+    pub chat_template: Option<ChatTemplateFacts>,
+}
+
+/// What chats were rendered with.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ChatTemplateFacts {
+    pub sha256: String,
+    /// The day it saw.
+    pub date: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -57,13 +74,24 @@ pub struct SettingsFacts {
     pub compute: String,
     pub context: u64,
     pub seed: u64,
+    pub limit: Option<u64>,
+    pub few_shot: Option<u64>,
     pub chat_template: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct SuiteFile {
-    name: String,
+    #[serde(flatten)]
+    facts: SuiteFacts,
     tasks: Vec<TaskFacts>,
+}
+
+/// What the report says about a suite.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SuiteFacts {
+    pub name: String,
+    pub description: String,
+    pub sha256: String,
 }
 
 /// What the report says about a task.
@@ -72,7 +100,11 @@ pub struct TaskFacts {
     pub id: String,
     #[serde(rename = "type")]
     pub task_type: String,
+    pub description: String,
     pub data: DataFacts,
+    pub few_shot: Option<ShotFacts>,
+    /// Whether prompts went through the chat template.
+    pub chat: bool,
     pub documents: usize,
     pub errors: usize,
     pub truncated: usize,
@@ -81,6 +113,25 @@ pub struct TaskFacts {
     pub prompts_sha256: String,
     pub samples_sha256: String,
     pub metrics: Vec<MetricFacts>,
+    /// The first document's prompt.
+    pub first_prompt: Option<String>,
+    pub confusion: Option<Confusion>,
+}
+
+/// Examples before each question.
+#[derive(Debug, Deserialize)]
+pub struct ShotFacts {
+    pub n: usize,
+}
+
+/// Documents by label and answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Confusion {
+    pub labels: Vec<String>,
+    /// Rows: the label; columns: the answer.
+    pub matrix: Vec<Vec<u64>>,
+    /// Answers that name no label, per label.
+    pub no_label: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,11 +140,33 @@ pub struct DataFacts {
     pub sha256: String,
 }
 
+impl Confusion {
+    fn is_square(&self) -> bool {
+        let n = self.labels.len();
+        self.matrix.len() == n && self.no_label.len() == n && self.matrix.iter().all(|row| row.len() == n)
+    }
+}
+
+/// A figure of a task.
 #[derive(Debug, Deserialize)]
 pub struct MetricFacts {
     pub name: String,
     value: Option<f64>,
+    pub stderr: Option<f64>,
+    pub clustered_stderr: Option<f64>,
+    /// Two-sided 95 % interval.
+    pub ci95: Option<Interval>,
+    /// Documents.
+    pub n: usize,
+    pub valid: Option<Valid>,
     pub higher_is_better: bool,
+}
+
+impl MetricFacts {
+    /// Returns the figure; a report with one that is no number is not read.
+    pub fn value(&self) -> f64 {
+        self.value.unwrap_or(f64::NAN)
+    }
 }
 
 /// A task and its samples, by document.
@@ -120,8 +193,16 @@ pub struct SampleRun {
     pub line: usize,
     pub item: Option<String>,
     pub cluster: Option<String>,
+    /// Whether the prompt lost its beginning, for lack of room.
+    pub is_truncated: bool,
+    pub question: Option<String>,
+    /// Why the model could not be asked.
+    pub error: Option<String>,
     /// `None` if the model could not be asked.
     pub target: Option<Json>,
+    pub prediction: Json,
+    /// Keys of the task's type: what it answered, log-probabilities.
+    pub details: Map<String, Json>,
     pub scores: IndexMap<String, f64>,
 }
 
@@ -133,9 +214,16 @@ struct SampleLine {
     line: usize,
     item: Option<String>,
     cluster: Option<String>,
+    #[serde(default)]
+    truncated: bool,
+    question: Option<String>,
     error: Option<String>,
     #[serde(default)]
     target: Json,
+    #[serde(default)]
+    prediction: Json,
+    #[serde(flatten)]
+    details: Map<String, Json>,
     scores: IndexMap<String, Option<f64>>,
 }
 
@@ -180,9 +268,14 @@ impl Diagnostic for Error {
 }
 
 impl Run {
+    /// Returns the report of a directory, or the file named.
+    pub fn report_path(path: &Path) -> PathBuf {
+        if path.is_dir() { path.join("report.json") } else { path.to_owned() }
+    }
+
     /// Reads a directory's report.json and samples.jsonl, or the report named and the samples beside it.
     pub fn open(path: &Path) -> Result<Run, Error> {
-        let report = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+        let report = Run::report_path(path);
         let samples = report.with_file_name("samples.jsonl");
         let read = |path: &Path| {
             let bytes =
@@ -199,9 +292,11 @@ impl Run {
     pub fn read(report_path: &Path, report: &str, samples_path: &Path, samples: &str) -> Result<Run, Error> {
         let file = parse_report(report_path, report)?;
         let mut tasks: Vec<TaskRun> = Vec::new();
+        let mut suites: Vec<SuiteFacts> = Vec::new();
         for suite in file.suites {
-            let new = |facts| TaskRun { suite: suite.name.clone(), facts, samples: Vec::new() };
+            let new = |facts| TaskRun { suite: suite.facts.name.clone(), facts, samples: Vec::new() };
             tasks.extend(suite.tasks.into_iter().map(new));
+            suites.push(suite.facts);
         }
         let mut reader = SampleReader::new(samples_path, &mut tasks);
         let mut n_lines = 0;
@@ -219,6 +314,8 @@ impl Run {
             lctl: file.lctl,
             model: file.model,
             settings: file.settings,
+            facts: file.run,
+            suites,
             tasks,
             licences: None,
         })
@@ -258,19 +355,24 @@ fn parse_report(path: &Path, text: &str) -> Result<ReportFile, Error> {
             return Err(Error::bad(
                 path,
                 line_of(&place),
-                format!("the suite `{}` has no tasks", suite.name),
+                format!("the suite `{}` has no tasks", suite.facts.name),
             ));
         }
         for (index, task) in suite.tasks.iter().enumerate() {
             let [suites, at] = place.clone();
             let place = [suites, at, Step::Key("tasks".into()), Step::Item(index)];
             let bad = |what: String| Err(Error::bad(path, line_of(&place), what));
-            let name = format!("{}/{}", suite.name, task.id);
-            if known.insert((&suite.name, &task.id), ()).is_some() {
+            let name = format!("{}/{}", suite.facts.name, task.id);
+            if known.insert((&suite.facts.name, &task.id), ()).is_some() {
                 return bad(format!("two tasks are called `{name}`"));
             }
             if task.documents == 0 {
                 return bad(format!("the task `{name}` has no documents"));
+            }
+            if task.confusion.as_ref().is_some_and(|confusion| !confusion.is_square()) {
+                return bad(format!(
+                    "task `{name}`: the confusion matrix has not a row and a column per label"
+                ));
             }
             if let Some(metric) = task.metrics.iter().find(|metric| metric.value.is_none()) {
                 return bad(format!("task `{name}`: the value of `{}` is not a number", metric.name));
@@ -346,7 +448,12 @@ impl<'a> SampleReader<'a> {
             line: sample.line,
             item: sample.item,
             cluster: sample.cluster,
+            is_truncated: sample.truncated,
+            question: sample.question,
             target: sample.error.is_none().then_some(sample.target),
+            error: sample.error,
+            prediction: sample.prediction,
+            details: sample.details,
             scores,
         });
         Ok(())

@@ -14,7 +14,8 @@ use crate::provenance::{DataLicence, Licences};
 /// Lost and gained items shown; a verdict as JSON has all.
 const MOST_ITEMS: usize = 20;
 
-const COLUMNS: [&str; 12] = [
+/// Headings of [`rows`].
+pub const COLUMNS: [&str; 12] = [
     "task",
     "metric",
     "items",
@@ -70,8 +71,8 @@ fn side_text(side: &Side) -> String {
     format!("{}{adapter} (sha256 {digest}, lctl {})", side.model, side.lctl)
 }
 
-/// What is said and decides nothing: licences, and the models' divergence where both were at hand.
-fn information(verdict: &Verdict) -> Vec<(&'static str, String)> {
+/// Returns what is said and decides nothing, with its name: licences, and the models' divergence where both were at hand.
+pub fn information(verdict: &Verdict) -> Vec<(&'static str, String)> {
     let (baseline, candidate) = (&verdict.baseline.licences, &verdict.candidate.licences);
     let licences = match baseline == candidate {
         true => licences_text(candidate.as_ref()),
@@ -119,8 +120,8 @@ fn divergence_text(found: &Divergence, verdict: &Verdict) -> String {
     )
 }
 
-/// The rows of both tables: the tasks, then the pool.
-fn rows(verdict: &Verdict) -> Vec<[String; COLUMNS.len()]> {
+/// Returns the rows of a table: headings, the tasks, the pool.
+pub fn rows(verdict: &Verdict) -> Vec<[String; COLUMNS.len()]> {
     let level = 100.0 * (1.0 - verdict.policy.alpha);
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     rows[0][7] = format!("{level:.0} % interval");
@@ -179,8 +180,8 @@ fn table(verdict: &Verdict) -> String {
     out
 }
 
-/// What the table has no room for.
-fn details(judged: &Judged) -> String {
+/// Returns what a table has no room for: test, interval, clusters, flips, margin.
+pub fn details(judged: &Judged) -> String {
     let found = &judged.measured;
     let mut out = format!("{}: {}; {}", judged.task, found.test, found.interval_method);
     if found.clusters < found.items {
@@ -229,19 +230,19 @@ fn changed(verdict: &Verdict) -> Vec<(String, String)> {
 pub fn markdown(verdict: &Verdict) -> String {
     let judgement = &verdict.judgement;
     let mut out = format!("## Regression gate: {}\n\n", judgement.outcome.name());
-    judgement.reasons.iter().for_each(|reason| line(&mut out, &format!("- {}", escaped(reason))));
+    judgement.reasons.iter().for_each(|reason| line(&mut out, &format!("- {}", escaped_markdown(reason))));
     out.push('\n');
     for (name, side) in [("Baseline", &verdict.baseline), ("Candidate", &verdict.candidate)] {
-        line(&mut out, &format!("{name}: {}  ", escaped(&side_text(side))));
+        line(&mut out, &format!("{name}: {}  ", escaped_markdown(&side_text(side))));
     }
     for (what, of) in information(verdict) {
         let (first, rest) = what.split_at(1);
-        line(&mut out, &format!("{}{rest}: {}  ", first.to_uppercase(), escaped(&of)));
+        line(&mut out, &format!("{}{rest}: {}  ", first.to_uppercase(), escaped_markdown(&of)));
     }
     if !judgement.tasks.is_empty() {
         out.push('\n');
         for (index, row) in rows(verdict).iter().enumerate() {
-            let cells = row.iter().map(|cell| escaped(cell)).collect::<Vec<_>>();
+            let cells = row.iter().map(|cell| escaped_markdown(cell)).collect::<Vec<_>>();
             line(&mut out, &format!("| {} |", cells.join(" | ")));
             if index == 0 {
                 let rule = (0..COLUMNS.len())
@@ -260,14 +261,14 @@ pub fn markdown(verdict: &Verdict) -> String {
 
 /// A folded list, if it is not empty.
 fn section(out: &mut String, title: &str, lines: impl Iterator<Item = String>) {
-    let lines: Vec<String> = lines.map(|text| format!("- {}", escaped(&text))).collect();
+    let lines: Vec<String> = lines.map(|text| format!("- {}", escaped_markdown(&text))).collect();
     if !lines.is_empty() {
         let _ = write!(out, "\n<details><summary>{title}</summary>\n\n{}\n\n</details>\n", lines.join("\n"));
     }
 }
 
 /// Returns text that Markdown shows as it is, on one line: names are out of files.
-fn escaped(text: &str) -> String {
+pub fn escaped_markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn names_cannot_write_markdown() {
-        assert_eq!(escaped("a|b <img> @x\ny"), "a&#124;b &#60;img&#62; &#64;x\\ny");
-        assert_eq!(escaped("größe 1.5 %"), "größe 1.5 %");
+        assert_eq!(escaped_markdown("a|b <img> @x\ny"), "a&#124;b &#60;img&#62; &#64;x\\ny");
+        assert_eq!(escaped_markdown("größe 1.5 %"), "größe 1.5 %");
     }
 }

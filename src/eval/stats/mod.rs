@@ -6,6 +6,7 @@
 //! - is the candidate worse? [`mcnemar_exact`] for single items, [`sign_flip`] for clusters; [`holm`] over several;
 //! - how much worse may it be? [`tango_interval`] and [`clustered_tango_interval`] for right and wrong, [`bca`]
 //!   and [`cluster_bootstrap`] for other scores, [`clustered_se`] for a standard error;
+//! - how far is one model's own mean known? [`mean_interval`];
 //! - what could have been seen? [`power`].
 //!
 //! Functions of transcendental kind stand on `kernel::math64`, random numbers on `kernel::philox`: no C library, no
@@ -15,6 +16,7 @@ mod bootstrap;
 mod cluster;
 mod holm;
 mod mcnemar;
+mod mean;
 pub mod normal;
 pub mod power;
 mod sign_flip;
@@ -28,6 +30,7 @@ pub use bootstrap::{Draws, bca, cluster_bootstrap};
 pub use cluster::{Sum, Variance, cluster_sums, clustered_se, variance};
 pub use holm::holm;
 pub use mcnemar::mcnemar_exact;
+pub use mean::mean_interval;
 pub use sign_flip::{Method as SignFlipMethod, SignFlip, sign_flip};
 pub use tango::{clustered_tango_interval, observed_design_effect, tango_interval};
 
@@ -49,7 +52,7 @@ impl PValues {
 }
 
 /// A lower and an upper bound.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Interval {
     pub lower: f64,
     pub upper: f64,

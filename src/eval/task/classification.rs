@@ -265,7 +265,10 @@ impl Task for Classification {
                     _ => Err(Error::OtherKind),
                 };
                 let log_probs = responses.iter().map(log_prob).collect::<Result<Vec<f64>, Error>>()?;
-                let details = Map::from_iter([("log_probs".to_owned(), json!(log_probs))]);
+                let details = Map::from_iter([
+                    ("choices".to_owned(), json!(self.labels.names)),
+                    ("log_probs".to_owned(), json!(log_probs)),
+                ]);
                 (Some(first_max(&log_probs)), details)
             }
         };

@@ -197,6 +197,7 @@ impl Task for MultipleChoice {
             |(name, figure): &(&str, Figure)| ((*name).to_owned(), f64::from(u8::from(is_right(*figure))));
         let scores: Scores = self.figures.iter().map(score).collect();
         let details = Map::from_iter([
+            ("choices".to_owned(), json!(choices)),
             ("log_probs".to_owned(), json!(log_probs)),
             ("is_greedy".to_owned(), json!(is_greedy)),
         ]);

@@ -62,6 +62,7 @@ impl Task for Perplexity {
             value,
             stderr: None,
             clustered_stderr: None,
+            ci95: None,
             n: scores.len(),
             valid: None,
             higher_is_better: false,

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::Args;
 use crate::cli::eval::paths::{self, Named};
+use crate::cli::render::{self, write_whole};
 use crate::cli::{gate, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Verdict, text};
@@ -14,7 +15,6 @@ use crate::eval::report::{self, RunFacts};
 use crate::eval::run::{PlannedTask, TaskResult};
 use crate::eval::suite::Suite;
 use crate::provenance::manifest_path;
-use crate::tensor::AtomicFile;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -61,11 +61,12 @@ impl Outputs {
             journal: args.journal.clone().or_else(|| in_dir("journal.jsonl")),
             force: args.force,
         };
+        let rendered = args.render.files().into_iter().map(|(_, path)| path);
         let manifest = outputs.manifest(args);
         let mut written =
-            outputs.report.iter().chain(&outputs.samples).chain(&args.markdown).chain(&manifest);
+            outputs.report.iter().chain(&outputs.samples).chain(&manifest).cloned().chain(rendered);
         if let Some(path) = written.find(|path| !args.force && path.exists()) {
-            return Err(Error::Exists { path: path.clone() }.into());
+            return Err(Error::Exists { path }.into());
         }
         paths::check(&outputs.written(args), &read(args, suites))?;
         Ok(outputs)
@@ -79,7 +80,7 @@ impl Outputs {
             (if args.samples.as_ref() == Some(path) { "--samples" } else { "--out" }, path.clone())
         }));
         written.extend(self.journal.clone().map(|path| (journal_option, path)));
-        written.extend(args.markdown.clone().map(|path| ("--markdown", path)));
+        written.extend(args.render.files());
         written.extend(self.manifest(args).map(|path| ("--out", path)));
         written
     }
@@ -117,9 +118,8 @@ fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
     read.extend(args.adapter.iter().map(|path| ("--adapter", path.clone())));
     read.extend(args.baseline_model.iter().map(|path| ("--baseline-model", path.into())));
     read.extend(args.baseline_adapter.iter().map(|path| ("--baseline-adapter", path.clone())));
-    for name in ["report.json", "samples.jsonl"] {
-        read.extend(args.baseline.iter().map(|path| ("--baseline", path.join(name))));
-    }
+    let of_baseline = args.baseline.iter().flat_map(|path| render::of_a_run(path));
+    read.extend(of_baseline.map(|(_, path)| ("--baseline", path)));
     read.extend(args.policy.iter().map(|path| ("--policy", path.clone())));
     read.extend(args.suite.iter().map(|path| ("--suite", path.clone())));
     let given = args.data.iter().filter_map(|given| given.split_once('='));
@@ -129,14 +129,6 @@ fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
         read.extend(named.map(|path| ("data of a suite", path)));
     }
     read
-}
-
-fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let mut file = AtomicFile::create(path, None, false)?;
-    file.set_replace(force);
-    file.write_all(text.as_bytes())?;
-    file.commit()?;
-    Ok(())
 }
 
 /// Returns the last part of a path.
@@ -150,7 +142,6 @@ pub fn show_verdict(args: &Args, verdict: &Verdict) -> Result<ExitCode, Failure>
         term::out("\n")?;
         term::out(&gate::printable_lines(&text(verdict)))?;
     }
-    gate::write_markdown(args.markdown.as_deref(), args.force, verdict)?;
     Ok(ExitCode::from(verdict.exit_code))
 }
 

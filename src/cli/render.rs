@@ -1,0 +1,119 @@
+//! Reports as files: Markdown, JUnit XML, an HTML page; `eval`, `gate` and `report` share the options.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use super::eval::paths::{self, Named};
+use crate::error::{Diagnostic, Failure};
+use crate::eval::gate::{Run, Verdict};
+use crate::eval::report::{self, Cases};
+use crate::tensor::AtomicFile;
+
+/// Names of the options in [`RenderArgs`], for what excludes them.
+pub const OPTIONS: [&str; 4] = ["markdown", "html", "junit", "junit_cases"];
+
+/// Files to make of a report.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RenderArgs {
+    /// Write the report as Markdown, for a step summary or a comment
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+
+    /// Write the report as one HTML page that needs no network: scores, matrices, calibration, samples
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Write the report as JUnit XML, for a CI system
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+
+    /// What a test case of --junit is; a document fails if its answer is not right
+    #[arg(long, value_name = "WHAT", requires = "junit", default_value = "tasks")]
+    pub junit_cases: CasesArg,
+}
+
+/// [`Cases`] as an argument.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CasesArg {
+    #[default]
+    Tasks,
+    Documents,
+}
+
+impl From<CasesArg> for Cases {
+    fn from(arg: CasesArg) -> Cases {
+        match arg {
+            CasesArg::Tasks => Cases::Tasks,
+            CasesArg::Documents => Cases::Documents,
+        }
+    }
+}
+
+/// A file that is there already.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: exists already")]
+struct Exists {
+    path: PathBuf,
+}
+
+impl Diagnostic for Exists {
+    fn hint(&self) -> Option<String> {
+        Some("--force replaces it".into())
+    }
+}
+
+impl RenderArgs {
+    /// Returns the files to write, and the options that name them.
+    pub fn files(&self) -> Vec<Named> {
+        let named = [("--markdown", &self.markdown), ("--html", &self.html), ("--junit", &self.junit)];
+        named.into_iter().filter_map(|(option, path)| Some((option, path.clone()?))).collect()
+    }
+
+    /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs`.
+    pub fn check(&self, force: bool, runs: &[&Path]) -> Result<(), Failure> {
+        let files = self.files();
+        if let Some((_, path)) = files.iter().find(|(_, path)| !force && path.exists()) {
+            return Err(Exists { path: path.clone() }.into());
+        }
+        let read: Vec<Named> = runs.iter().flat_map(|run| of_a_run(run)).collect();
+        paths::check(&files, &read)
+    }
+
+    /// Writes the files, each whole or not at all; returns the Markdown if it is one of them.
+    pub fn write(
+        &self,
+        force: bool,
+        run: &Run,
+        comparison: Option<(&Run, &Verdict)>,
+    ) -> Result<Option<String>, Failure> {
+        let verdict = comparison.map(|(_, verdict)| verdict);
+        let markdown = self.markdown.as_ref().map(|_| report::markdown(run, verdict));
+        if let (Some(path), Some(text)) = (&self.markdown, &markdown) {
+            write_whole(path, text, force)?;
+        }
+        if let Some(path) = &self.junit {
+            write_whole(path, &report::junit(run, verdict, self.junit_cases.into()), force)?;
+        }
+        if let Some(path) = &self.html {
+            write_whole(path, &report::html(run, comparison)?, force)?;
+        }
+        Ok(markdown)
+    }
+}
+
+/// Returns the files that a run is read from.
+pub fn of_a_run(path: &Path) -> Vec<Named> {
+    let report = Run::report_path(path);
+    let samples = report.with_file_name("samples.jsonl");
+    vec![("a report", report), ("a report's samples", samples)]
+}
+
+/// Writes a file, whole or not at all; one that exists is replaced if `force`.
+pub fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let mut file = AtomicFile::create(path, None, false)?;
+    file.set_replace(force);
+    file.write_all(text.as_bytes())?;
+    file.commit()?;
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! `lctl report`: a run that `lctl eval` saved -> table, Markdown, JUnit XML, HTML page; no model.
+
+use std::path::PathBuf;
+
+use super::gate::{open_policy, open_run, printable_lines};
+use super::{render, term};
+use crate::error::Failure;
+use crate::eval::gate::{Run, Verdict, compare, text};
+use crate::eval::report::{TableTask, table};
+
+const AFTER_HELP: &str = "\
+RUN is a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json with samples.jsonl beside it.
+The files are those that `lctl eval` itself writes with the same options; docs/report.md describes them.
+
+Examples:
+  lctl report results/new --html report.html
+  lctl report results/new --baseline results/base --html diff.html --junit gate.xml";
+
+/// Show a run of `lctl eval --suite` again: a table, Markdown, JUnit XML or an HTML page; needs no model
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The run to show
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+
+    /// Show it beside this run, with what `lctl gate` says of the two; the exit status does not depend on it
+    #[arg(long, value_name = "RUN")]
+    baseline: Option<PathBuf>,
+
+    /// What the gate demands, as YAML (recipes/gate.yaml has every key)
+    #[arg(long, value_name = "FILE", requires = "baseline")]
+    policy: Option<PathBuf>,
+
+    #[command(flatten)]
+    render: render::RenderArgs,
+
+    /// Replace files that exist
+    #[arg(short, long)]
+    force: bool,
+
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let policy = open_policy(args.policy.as_deref())?;
+    let runs: Vec<_> = [&args.run].into_iter().chain(&args.baseline).map(PathBuf::as_path).collect();
+    args.render.check(args.force, &runs)?;
+    let run = open_run(&args.run)?;
+    let baseline = args.baseline.as_deref().map(open_run).transpose()?;
+    let comparison: Option<(&Run, Verdict)> = match &baseline {
+        Some(baseline) => Some((baseline, compare(baseline, &run, &policy)?)),
+        None => None,
+    };
+    let comparison = comparison.as_ref().map(|(baseline, verdict)| (*baseline, verdict));
+    if !args.quiet {
+        term::out(&printable_lines(&table(run.tasks.iter().map(TableTask::saved))))?;
+        if let Some((_, verdict)) = comparison {
+            term::out("\n")?;
+            term::out(&printable_lines(&text(verdict)))?;
+        }
+    }
+    args.render.write(args.force, &run, comparison)?;
+    Ok(())
+}
