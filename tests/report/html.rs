@@ -118,7 +118,7 @@ fn a_page_has_scores_matrices_calibration_and_samples() {
         grades,
         ["right", "right", "right", "right", "wrong", "error", "right", "right", "wrong", "unscored"]
     );
-    assert_eq!(samples[0]["s"][0]["r"], serde_json::json!([0.7, 0.1, 0.1, 0.1]));
+    assert_eq!(samples[0]["s"][0]["r"], serde_json::json!([0.73, 0.09, 0.09, 0.09]));
     assert_eq!(samples[0]["k"], Json::Null);
     page.with_tree(|tree| {
         let id = |id: &'static str| tree.descendants().find(|node| node.attribute("id") == Some(id)).unwrap();
@@ -133,11 +133,11 @@ fn a_page_has_scores_matrices_calibration_and_samples() {
         assert_eq!(bars, 2);
         let answers = text(id("answers"));
         assert!(answers.contains("no label") && answers.contains("demo/choose"), "{answers}");
-        // five documents at 70 %, four of them right: |0.8 - 0.7|
+        // five documents at 73 %, four of them right: |0.8 - 0.73|
         let calibration = text(id("calibration"));
-        assert!(calibration.contains("10.00 % expected calibration error"), "{calibration}");
+        assert!(calibration.contains("7.00 % expected calibration error"), "{calibration}");
         assert!(
-            calibration.contains("mean confidence 70.00 %, accuracy 80.00 %, 5 documents"),
+            calibration.contains("mean confidence 73.00 %, accuracy 80.00 %, 5 documents"),
             "{calibration}"
         );
         assert!(tree.descendants().all(|node| node.attribute("id") != Some("gate")));

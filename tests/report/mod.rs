@@ -67,10 +67,10 @@ fn acc(value: f64, n: usize) -> Json {
     json!([{"name": "acc", "value": value, "stderr": 0.1, "ci95": {"lower": value - 0.1, "upper": value + 0.1}, "n": n, "higher_is_better": true}])
 }
 
-/// A question with four choices: `chosen` has 70 %, the others 10 %.
+/// A question with four choices: `chosen` has 73 %, the others 9 %.
 fn choice(question: &str, target: usize, chosen: usize) -> Json {
     let log_probs: Vec<f64> =
-        (0..4).map(|place| if place == chosen { 0.7f64.ln() } else { 0.1f64.ln() }).collect();
+        (0..4).map(|place| if place == chosen { 0.73f64.ln() } else { 0.09f64.ln() }).collect();
     json!({
         "cluster": format!("c{}", target / 2), "truncated": false, "question": question, "target": target, "prediction": chosen,
         "choices": ["A", "B", "C", "D"], "log_probs": log_probs, "scores": {"acc": if target == chosen { 1.0 } else { 0.0 }},
