@@ -196,6 +196,7 @@
         const isChosen = side.p === place || side.p === text;
         const label = `${percent(share)}${isChosen ? ' ← chosen' : ''}`;
         const column = element('td', hasTwo ? `side${index}` : 'side1', isChosen ? element('b', '', label) : label);
+      if (hasTwo) column.prepend(element('span', 'who', `${['baseline', 'candidate'][index]} `));
         column.append(element('span', 'share', fill));
         line.append(column);
       }
