@@ -94,7 +94,7 @@ fn face(lens: &Lens, sample: &SampleRun) -> Json {
     put("r", probabilities(sample).map(|shares| shares.into_iter().map(rounded).collect()));
     put("f", confidence(sample).map(rounded));
     put("u", sample.is_truncated.then_some(Json::Bool(true)));
-    let shown = ["choices", "text", "log_probs"];
+    let shown = ["choices", "text", "log_probs", "is_greedy"];
     let more: Map<String, Json> = sample
         .details
         .iter()

@@ -41,6 +41,8 @@ pub struct VerdictView {
     /// `good`, `bad` or `unsure`.
     pub kind: &'static str,
     pub reasons: Vec<String>,
+    /// Licences and divergence.
+    pub information: Vec<(&'static str, String)>,
     pub notes: Vec<String>,
     pub headings: Vec<String>,
     pub rows: Vec<VerdictRow>,
@@ -240,6 +242,7 @@ fn verdict_view(verdict: &Verdict) -> VerdictView {
             Outcome::Inconclusive | Outcome::NotComparable => "unsure",
         },
         reasons: judgement.reasons.clone(),
+        information: gate::information(verdict),
         notes: verdict.notes.clone(),
         headings: rows[0].to_vec(),
         rows: judged.iter().zip(&rows[1..]).map(row).collect(),
