@@ -132,7 +132,7 @@ fn every_family_computes_what_transformers_computes() {
 }
 
 /// Writes the GGUF that `lctl quantize` makes of a checkpoint, its matrices as `dtype`, without a tokenizer.
-fn write_gguf(dir: &Path, dtype: Dtype, path: &Path) {
+pub fn write_gguf(dir: &Path, dtype: Dtype, path: &Path) {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let float_type = if dtype.block_len() == 1 { dtype } else { by_name("F32").unwrap() };
     let mapped = map_checkpoint(&checkpoint, float_type).unwrap();

@@ -2,6 +2,7 @@
 
 mod families;
 mod peft;
+mod quantized;
 mod runs;
 
 use std::path::{Path, PathBuf};

@@ -33,6 +33,7 @@ use self::pass::Pass;
 use self::plan::Plan;
 use self::sheet::Sheet;
 use super::decoder::{Decoder, LoadOptions};
+use super::residence::Residence;
 use super::weights::{FeedForward, Layer, Linear, Mlp};
 use crate::kernel::ComputeMode;
 use crate::kernel::product::Values;
@@ -126,6 +127,19 @@ impl Trainable {
     /// Returns the same with another way to keep activations; it changes no bit of any result.
     pub fn with_checkpointing(self, checkpointing: Checkpointing) -> Self {
         Trainable { checkpointing, ..self }
+    }
+
+    /// Opens a model for training. Block formats stay mapped whatever `options` say: training decodes them, and packed ones
+    /// are laid out for products of integers.
+    ///
+    /// Errors as [`Decoder::open`] and [`Trainable::new`].
+    pub fn open(path: &Path, method: &Method, options: &LoadOptions) -> Result<Self, Error> {
+        let source = crate::tensor::open(path).map_err(super::Error::from)?.into_source();
+        let mut options = options.clone();
+        if source.tensors().iter().any(|info| info.dtype.block_len() > 1) {
+            options.residence = Residence::Mapped;
+        }
+        Trainable::new(Decoder::open(path, &options)?, method)
     }
 
     /// Returns a model that has learned nothing, all of whose weights are trained: of the sizes in `config_path`, a
