@@ -11,6 +11,7 @@ mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;
+mod nn;
 mod provenance;
 mod quantize;
 mod refusal;

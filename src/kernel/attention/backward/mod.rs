@@ -69,23 +69,30 @@ pub fn document_attention_backward(
     assert_eq!(saved.lse.len(), n * shape.n_heads);
     assert_eq!(gradients.dq.len(), rows.q.len());
     assert!(gradients.dk.len() == rows.k.len() && gradients.dv.len() == rows.v.len());
-    let tasks = tasks(shape, rows.cu, compute.team.threads());
+    let work: usize = rows.cu.windows(2).map(|ends| pairs(shape, ends[1] - ends[0])).sum();
+    let is_small = work * shape.n_heads * shape.head_dim < MIN_PARALLEL_WORK;
+    let tasks = tasks(shape, rows.cu, if is_small { 1 } else { compute.team.threads() });
     let shared = Shared {
         dq: DisjointMut::new(gradients.dq),
         dk: DisjointMut::new(gradients.dk),
         dv: DisjointMut::new(gradients.dv),
     };
-    compute.team.run(tasks.len(), |i| {
+    let run_task = |task: &Task| {
+        let n_keys = task.keys.end - task.keys.start / PAGE * PAGE;
         SCRATCH.with_borrow_mut(|buffer| {
-            let task = &tasks[i];
-            let n_scratch = Scratch::len(shape, task.keys.end - task.keys.start / PAGE * PAGE);
+            let n_scratch = Scratch::len(shape, n_keys);
             if buffer.len() < n_scratch {
                 *buffer = AlignedF32::zeros(n_scratch.next_multiple_of(1 << 16));
             }
-            let scratch = Scratch::new(shape, task.keys.end - task.keys.start / PAGE * PAGE, buffer);
+            let scratch = Scratch::new(shape, n_keys, buffer);
             dispatch_fma(compute.isa, Pass { shape, rows, saved, task, scratch, gradients: &shared });
         });
-    });
+    };
+    if is_small {
+        tasks.iter().for_each(run_task);
+    } else {
+        compute.team.run(tasks.len(), |i| run_task(&tasks[i]));
+    }
 }
 
 thread_local! {
@@ -127,24 +134,28 @@ enum Wanted {
 /// Rows or positions of a part of a divided document are a multiple of this.
 const PART: usize = 128;
 
+/// Fused multiply-adds of one product below which waking the team costs more than it saves.
+const MIN_PARALLEL_WORK: usize = 1 << 18;
+
 /// Returns the tasks, the long ones first. A whole document's KV head is one task, which computes scores once; where
-/// that would leave threads with nothing to do, the last ones are divided into queries and keys.
+/// that would leave threads with nothing to do, some of the longest are divided into queries and keys.
 fn tasks(shape: &AttentionShape, cu: &[usize], threads: usize) -> Vec<Task> {
     let group = shape.n_heads / shape.n_kv_heads;
     let mut documents: Vec<(usize, usize)> =
         cu.windows(2).map(|ends| (ends[0], ends[1] - ends[0])).filter(|(_, len)| *len > 0).collect();
     documents.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
-    let whole = |(start, len): (usize, usize), kv_head: usize| Task {
-        start,
-        kv_head,
-        wanted: Wanted::All,
-        rows: 0..len * group,
-        keys: 0..len,
-    };
-    let units: Vec<Task> =
-        documents.iter().flat_map(|d| (0..shape.n_kv_heads).map(|head| whole(*d, head))).collect();
-    let n_divided = if units.len() >= 4 * threads { 0 } else { units.len() % threads };
-    let (whole, divided) = units.split_at(units.len() - n_divided);
+    let (mut units, mut work) = (Vec::new(), Vec::new());
+    for (start, len) in documents {
+        for kv_head in 0..shape.n_kv_heads {
+            let (rows, keys) = (0..len * group, 0..len);
+            units.push(Task { start, kv_head, wanted: Wanted::All, rows, keys });
+            work.push(pairs(shape, len) * group);
+        }
+    }
+    let total: usize = work.iter().sum();
+    let n_large = work.iter().take_while(|work| **work > total / (2 * threads)).count();
+    let n_divided = (0..=n_large).min_by_key(|n| duration(&work, *n, threads)).unwrap_or(0);
+    let (divided, whole) = units.split_at(n_divided);
     let mut tasks = whole.to_vec();
     for unit in divided {
         // two parts of each kind per thread that is left over
@@ -152,6 +163,26 @@ fn tasks(shape: &AttentionShape, cu: &[usize], threads: usize) -> Vec<Task> {
         tasks.extend(divide(shape, unit, n_parts));
     }
     tasks
+}
+
+/// Returns how many pairs of a query and a key it sees a document has.
+fn pairs(shape: &AttentionShape, len: usize) -> usize {
+    let window = shape.window.unwrap_or(len).min(len);
+    window * (window + 1) / 2 + (len - window) * window
+}
+
+/// Returns about how long the tasks take if the first `n_divided` are divided, which makes five products seven: the
+/// work is descending.
+fn duration(work: &[usize], n_divided: usize, threads: usize) -> usize {
+    let (divided, whole) = work.split_at(n_divided);
+    let mut loads = vec![0; threads];
+    for work in whole {
+        if let Some(load) = loads.iter_mut().min() {
+            *load += 5 * work;
+        }
+    }
+    let total = 5 * whole.iter().sum::<usize>() + 7 * divided.iter().sum::<usize>();
+    loads.into_iter().max().unwrap_or(0).max(total.div_ceil(threads))
 }
 
 /// Returns a document's KV head as at most `n_parts` tasks for queries and as many for keys.

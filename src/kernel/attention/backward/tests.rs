@@ -185,3 +185,25 @@ fn tasks_cover_every_gradient_once() {
         }
     }
 }
+
+#[test]
+fn a_long_document_keeps_no_thread_waiting() {
+    let scale = 1.0;
+    let shape =
+        |n| AttentionShape { n_heads: n, n_kv_heads: n, head_dim: 8, scale, softcap: None, window: None };
+    let n_divided = |n, cu: &[usize], threads| {
+        let tasks = tasks(&shape(n), cu, threads);
+        tasks
+            .iter()
+            .filter(|task| task.wanted == Wanted::Queries)
+            .map(|task| task.rows.end)
+            .collect::<Vec<_>>()
+    };
+    // as many units as threads, or one left over, or one that is longer than the rest together
+    assert_eq!(n_divided(4, &[0, 512], 2), []);
+    assert_eq!(n_divided(3, &[0, 512], 2), [512, 384, 256, 128]);
+    assert_eq!(n_divided(1, &[0, 100, 2100], 2), [2000, 1536, 1024, 512]);
+    assert_eq!(n_divided(1, &[0, 2000], 1), []);
+    assert_eq!(pairs(&shape(1), 5), 15);
+    assert_eq!(pairs(&AttentionShape { window: Some(2), ..shape(1) }, 5), 9);
+}
