@@ -182,6 +182,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         isa: args.isa.as_deref(),
         weights: args.weights,
         quiet: args.quiet,
+        digests: args.json,
     })?;
     let mut session = Session::new(&model.decoder, &model.tokenizer, BATCH_TOKENS)?;
     let interrupt = Interrupt::install();

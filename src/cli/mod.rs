@@ -52,7 +52,7 @@ enum Command {
     Quantize(quantize::Args),
     Recipe(recipe::Args),
     Inspect(inspect::Args),
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     Gate(gate::Args),
     Generate(generate::Args),
     Pull(pull::Args),

@@ -1,14 +1,15 @@
 //! Opens the model that a command runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::source::model_path;
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::ComputeMode;
 use crate::model::{Decoder, LoadOptions, Residence};
-use crate::provenance::{InputFiles, Role};
+use crate::provenance::{Digests, InputFiles, Role};
+use crate::tensor;
 use crate::text::Tokenizer;
 
 /// Where weights stay while a command runs.
@@ -44,6 +45,8 @@ pub struct ModelArgs<'a> {
     pub weights: WeightsArg,
     /// Keep notes about the tokenizer back.
     pub quiet: bool,
+    /// The digests of its files will be asked for.
+    pub digests: bool,
 }
 
 /// Weights alone, where their config.json and tokenizer are needed as well.
@@ -68,6 +71,8 @@ pub struct LoadedModel {
     pub adapter: Option<PathBuf>,
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
+    /// The same files, while they are read.
+    digests: Mutex<Option<Digests>>,
     inputs: OnceLock<Vec<InputFiles>>,
 }
 
@@ -86,6 +91,10 @@ impl LoadedModel {
             context: args.context.map(|n| n as usize),
             residence: args.weights.into(),
         };
+        let digests = match args.digests {
+            true => Some(begin_digests(args, &path, options.threads)?),
+            false => None,
+        };
         let tokenizer = Tokenizer::open(&path)?;
         let decoder = Decoder::open(&path, &options)?;
         let padding = tokenizer.check_vocab(decoder.config().vocab_size, &path)?;
@@ -96,7 +105,8 @@ impl LoadedModel {
             }
         }
         let (given, adapter, inputs) = (args.model.to_owned(), options.adapter, OnceLock::new());
-        Ok(LoadedModel { given, path, adapter, decoder, tokenizer, inputs })
+        let digests = Mutex::new(digests);
+        Ok(LoadedModel { given, path, adapter, decoder, tokenizer, digests, inputs })
     }
 
     /// Returns the files of model and adapter with their digests, which are computed once.
@@ -104,8 +114,14 @@ impl LoadedModel {
         if let Some(inputs) = self.inputs.get() {
             return Ok(inputs);
         }
-        let mut inputs = InputFiles::of_model(&self.given, &self.path, [Role::Model, Role::ModelFiles])?;
-        inputs.extend(self.adapter.as_deref().map(InputFiles::of_adapter));
+        let mut inputs = files_of(&self.given, &self.path, self.adapter.as_deref())?;
+        let digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(digests) = digests {
+            let digests = digests.finish()?;
+            for file in inputs.iter_mut().flat_map(|input| &mut input.files) {
+                file.sha256 = digests.get(&file.path).cloned();
+            }
+        }
         let inputs = inputs.into_iter().map(InputFiles::with_digests).collect::<Result<Vec<_>, _>>()?;
         Ok(self.inputs.get_or_init(|| inputs))
     }
@@ -123,6 +139,19 @@ impl LoadedModel {
     fn digest_of(&self, role: Role) -> Result<Option<String>, Failure> {
         Ok(self.inputs()?.iter().find(|input| input.role == role).map(InputFiles::sha256))
     }
+}
+
+fn files_of(given: &str, path: &Path, adapter: Option<&Path>) -> Result<Vec<InputFiles>, tensor::Error> {
+    let mut inputs = InputFiles::of_model(given, path, [Role::Model, Role::ModelFiles])?;
+    inputs.extend(adapter.map(InputFiles::of_adapter));
+    Ok(inputs)
+}
+
+/// Digests the files while the model is loaded, which reads them too: they come from the disk once.
+fn begin_digests(args: &ModelArgs, path: &Path, n_threads: usize) -> Result<Digests, tensor::Error> {
+    let inputs = files_of(args.model, path, args.adapter)?;
+    let files = inputs.into_iter().flat_map(|input| input.files).map(|file| file.path);
+    Ok(Digests::begin(files.collect(), n_threads))
 }
 
 /// Returns what to say if sequences may get longer than those the model learned from.

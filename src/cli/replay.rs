@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
-use crate::provenance::{Job, Manifest, Program};
+use crate::provenance::{Job, Manifest, Program, program_sha256};
 
 use compare::Comparison;
 use inputs::Places;
@@ -81,7 +81,7 @@ pub enum ReplayError {
     #[error("--input {old}: the manifest has no input of that path")]
     NoSuchInput { old: String, known: Vec<String> },
 
-    #[error("{} of the manifest's inputs is not what it was:{}", .0.len(), lines(.0))]
+    #[error("files of the manifest's inputs that changed: {}{}", .0.len(), lines(.0))]
     Changed(Vec<inputs::Change>),
 
     #[error("{path}: the input `{role}` is not there")]
@@ -175,6 +175,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
         }
     };
+    if !comparison.agrees() {
+        note_build(args, &manifest);
+    }
     report(args, &manifest, &comparison)?;
     Ok(ExitCode::from(if comparison.agrees() { 0 } else { 3 }))
 }
@@ -194,6 +197,14 @@ fn note_program(args: &Args, manifest: &Manifest) {
     };
     if then.version != now.version || then.commit != now.commit {
         say(args, &format!("note: made by lctl {}, this is {}", term::printable(&shown(then)), shown(&now)));
+    }
+}
+
+/// One version may have been built in more than one way.
+fn note_build(args: &Args, manifest: &Manifest) {
+    if let (Some(then), Some(now)) = (&manifest.lctl.sha256, program_sha256()) {
+        let same = if *then == now { "the same" } else { "another" };
+        say(args, &format!("note: {same} executable made the first result (SHA-256 {then})"));
     }
 }
 

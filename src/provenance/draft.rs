@@ -55,6 +55,16 @@ pub fn manifest_path(artefact: &Path) -> PathBuf {
     path.into()
 }
 
+/// Returns the file that stands where an artefact's manifest would, and may not be replaced.
+///
+/// A manifest whose artefact is gone speaks of nothing and may.
+pub fn blocking_manifest(artefact: &Path, force: bool) -> Option<PathBuf> {
+    let path = manifest_path(artefact);
+    let is_free =
+        force || path.symlink_metadata().is_err() || (!artefact.exists() && Manifest::open(&path).is_ok());
+    (!is_free).then_some(path)
+}
+
 /// When a run began.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
@@ -101,7 +111,7 @@ impl Draft {
         n_threads: usize,
     ) -> Result<Draft, DraftError> {
         let path = manifest_path(artefact);
-        if !force && path.symlink_metadata().is_ok() {
+        if let Some(path) = blocking_manifest(artefact, force) {
             return Err(DraftError::Exists { path });
         }
         for input in &inputs {
@@ -109,9 +119,13 @@ impl Draft {
                 return Err(DraftError::IsInput { path, input: input.role.name() });
             }
         }
+        // makes its temporary file and removes it again: better an error now than after the work
+        AtomicFile::create(&path, None, false)?;
         let unknown = inputs.iter().flat_map(|input| &input.files).filter(|file| file.sha256.is_none());
         let digests = Digests::begin(unknown.map(|file| file.path.clone()).collect(), n_threads);
         let program = std::thread::spawn(program_sha256);
+        // without it the manifest that is there, if any, has no artefact
+        let force = force || path.exists();
         Ok(Draft { path, force, started, job, inputs, digests, program })
     }
 
@@ -194,7 +208,7 @@ fn take_over(licences: &mut Licences, parent: &Parent) {
 }
 
 /// Returns the digest of this program's file, if the system says which it is.
-fn program_sha256() -> Option<String> {
+pub fn program_sha256() -> Option<String> {
     // the link leads to the file that runs, even if another has its name by now
     let link = Path::new("/proc/self/exe");
     let path = if link.exists() { link.to_owned() } else { std::env::current_exe().ok()? };

@@ -60,8 +60,7 @@ pub fn merkle_root_of_lines(text: &str) -> (usize, String) {
 mod tests {
     use super::*;
 
-    /// The inputs and roots that Certificate Transparency's implementations test with; tests/scripts/merkle_roots.py
-    /// computes the same roots from the RFC's recursive definition.
+    /// The inputs and roots that Certificate Transparency's implementations test with.
     const LEAVES: [&[u8]; 8] = [
         b"",
         b"\x00",

@@ -20,7 +20,9 @@ mod manifest;
 mod merkle;
 
 pub use digest::{Digests, Error, NamedDigest, sha256_of_file, sha256_of_files, sha256_of_named};
-pub use draft::{Draft, DraftError, Finished, Started, inherit, manifest_path};
+pub use draft::{
+    Draft, DraftError, Finished, Started, blocking_manifest, inherit, manifest_path, program_sha256,
+};
 pub use files::{InputFile, InputFiles, Parent, parent_of};
 pub use host::RunFacts;
 pub use job::{EvalMode, EvalSettings, GateSettings, Job, QuantizeSettings, TensorType};

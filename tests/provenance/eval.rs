@@ -161,7 +161,10 @@ fn a_changed_input_is_named() {
         let (status, stdout, stderr) = lctl(dir, &format!("replay {MANIFEST} --quiet"));
         assert_eq!((status, stdout.as_str()), (2, ""), "{file}: {stderr}");
         assert!(stderr.contains(&format!("\n  {named}{now}, in the manifest {then}\n")), "{file}: {stderr}");
-        assert!(stderr.starts_with("error: 1 of the manifest's inputs"), "{file}: {stderr}");
+        assert!(
+            stderr.starts_with("error: files of the manifest's inputs that changed: 1\n"),
+            "{file}: {stderr}"
+        );
         std::fs::write(&path, whole).unwrap();
     }
     let weights =

@@ -94,7 +94,7 @@ fn a_flipped_bit_of_the_model_is_named() {
     let (status, stdout, stderr) = lctl(dir, "replay q4.gguf.manifest.json --quiet");
     assert_eq!((status, stdout.as_str()), (2, ""));
     let expected = format!(
-        "error: 1 of the manifest's inputs is not what it was:\n  model m.gguf: SHA-256 is {now}, in the manifest {then}\n"
+        "error: files of the manifest's inputs that changed: 1\n  model m.gguf: SHA-256 is {now}, in the manifest {then}\n"
     );
     assert!(stderr.starts_with(&expected), "{stderr}");
 }
@@ -204,8 +204,12 @@ fn a_manifest_is_an_output_like_others() {
     let dir = dir.path();
     succeed(dir, "quantize m.gguf --type Q8_0 -o q8.gguf --no-manifest --quiet");
     assert!(!dir.join("q8.gguf.manifest.json").exists());
-    // an old one is not replaced unasked
+    // without its artefact it speaks of nothing and goes; any other file stays
     std::fs::remove_file(dir.join("q4.gguf")).unwrap();
+    succeed(dir, "quantize m.gguf --type Q4_0 -o q4.gguf --quiet");
+    assert_eq!(manifest(dir, "q4.gguf.manifest.json")["job"]["settings"]["type"], "Q4_0");
+    std::fs::remove_file(dir.join("q4.gguf")).unwrap();
+    std::fs::write(dir.join("q4.gguf.manifest.json"), "mine").unwrap();
     let (status, _, stderr) = lctl(dir, "quantize m.gguf --type Q4_0 -o q4.gguf");
     assert!(status == 2 && stderr.contains("q4.gguf.manifest.json: exists already"), "{stderr}");
     assert!(!dir.join("q4.gguf").exists());

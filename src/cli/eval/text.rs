@@ -12,7 +12,7 @@ use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::{Chunks, EngineOptions, LanguageModel};
-use crate::provenance::{InputFiles, Role, manifest_path};
+use crate::provenance::{InputFiles, Role, blocking_manifest, manifest_path};
 use crate::tensor::AtomicFile;
 use crate::text::EncodeOptions;
 
@@ -125,6 +125,7 @@ pub fn open_model(args: &Args, model: &str) -> Result<LoadedModel, Failure> {
         isa: args.isa.as_deref(),
         weights: args.weights,
         quiet: args.quiet,
+        digests: args.json || !args.suite.is_empty() || args.out.is_some() || args.save_logits.is_some(),
     })
 }
 
@@ -188,9 +189,10 @@ pub fn check_out(args: &Args) -> Result<(), Failure> {
             return Err(TextError::ReportExists { path }.into());
         }
     }
-    let manifest = artefact(args).filter(|_| !args.no_manifest).map(|path| manifest_path(&path));
-    if let Some(path) = manifest.as_ref().filter(|path| path.exists() && !args.force) {
-        return Err(TextError::ReportExists { path: path.clone() }.into());
+    let artefact = artefact(args).filter(|_| !args.no_manifest);
+    let manifest = artefact.as_deref().map(manifest_path);
+    if let Some(path) = artefact.and_then(|path| blocking_manifest(&path, args.force)) {
+        return Err(TextError::ReportExists { path }.into());
     }
     let mut written: Vec<Named> = Vec::new();
     written.extend(args.save_logits.clone().map(|path| ("--save-logits", path)));

@@ -72,6 +72,7 @@ impl Place {
             isa: how.isa,
             weights: WeightsArg::Auto,
             quiet: how.quiet,
+            digests: false,
         })
     }
 }

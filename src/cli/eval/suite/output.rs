@@ -14,7 +14,7 @@ use crate::eval::gate::{Verdict, text};
 use crate::eval::report::{self, RunFacts};
 use crate::eval::run::{PlannedTask, TaskResult};
 use crate::eval::suite::Suite;
-use crate::provenance::manifest_path;
+use crate::provenance::{blocking_manifest, manifest_path};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,10 +62,10 @@ impl Outputs {
             force: args.force,
         };
         let rendered = args.render.files().into_iter().map(|(_, path)| path);
-        let manifest = outputs.manifest(args);
-        let mut written =
-            outputs.report.iter().chain(&outputs.samples).chain(&manifest).cloned().chain(rendered);
-        if let Some(path) = written.find(|path| !args.force && path.exists()) {
+        let mut written = outputs.report.iter().chain(&outputs.samples).cloned().chain(rendered);
+        let existing = written.find(|path| !args.force && path.exists());
+        let report = outputs.report.as_deref().filter(|_| !args.no_manifest);
+        if let Some(path) = existing.or_else(|| blocking_manifest(report?, args.force)) {
             return Err(Error::Exists { path }.into());
         }
         paths::check(&outputs.written(args), &read(args, suites))?;
