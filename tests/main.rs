@@ -14,6 +14,7 @@ mod inspect;
 mod nn;
 mod provenance;
 mod quantize;
+mod recipe;
 mod refusal;
 mod report;
 mod reproduce;

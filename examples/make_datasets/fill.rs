@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::draw::Draws;
+use super::table::Row;
 
 const PEOPLE: &[&str] = &[
     "a.berger",
@@ -33,6 +34,38 @@ const PEOPLE: &[&str] = &[
     "w.huang",
     "y.aydin",
     "z.horvat",
+];
+/// People of training sets: an excerpt of one never stands in a suite with the names alone being the same.
+const TRAINING_PEOPLE: &[&str] = &[
+    "anders.k",
+    "bianca.r",
+    "cheng.l",
+    "dalia.m",
+    "emeka.o",
+    "farah.z",
+    "goran.p",
+    "helga.b",
+    "imran.s",
+    "jolanta.w",
+    "kenji.t",
+    "lucia.f",
+    "marek.h",
+    "noor.a",
+    "olaf.n",
+    "priya.d",
+    "quentin.v",
+    "rosa.e",
+    "samir.j",
+    "tove.g",
+    "ulrike.c",
+    "vikram.y",
+    "wanda.i",
+    "yusuf.x",
+];
+const TRAINING_AGENTS: &[&str] = &[
+    "Mozilla/5.0 (X11; Fedora) Gecko Firefox/131.0",
+    "Mozilla/5.0 (Windows NT 11.0) Edge/129.0",
+    "Mozilla/5.0 (iPad) Safari/18.0",
 ];
 const HOSTS: &[&str] = &[
     "web01", "web02", "db01", "app03", "files02", "jump01", "build04", "ws-0117", "ws-0342", "lt-2208",
@@ -117,7 +150,19 @@ pub struct Filler {
 }
 
 impl Filler {
+    /// Returns a filler for what a row is made into; `@ pool training` takes people and browsers that no suite has.
+    pub fn of_row(row: &Row, purpose: &str) -> Filler {
+        match row.properties.get("pool").map(String::as_str) {
+            Some("training") => Filler::with(purpose, TRAINING_PEOPLE, TRAINING_AGENTS),
+            _ => Filler::new(purpose),
+        }
+    }
+
     pub fn new(purpose: &str) -> Filler {
+        Filler::with(purpose, PEOPLE, AGENTS)
+    }
+
+    fn with(purpose: &str, people: &[&str], agents: &[&str]) -> Filler {
         let mut draws = Draws::new(purpose);
         let mut known = HashMap::new();
         let mut several = |name: &str, pool: &[&str], n: usize, draws: &mut Draws| {
@@ -128,11 +173,11 @@ impl Filler {
                 known.insert(format!("{name}{number}"), value.to_owned());
             }
         };
-        several("user", PEOPLE, 8, &mut draws);
+        several("user", people, 8, &mut draws);
         several("host", HOSTS, 3, &mut draws);
         several("svc", SERVICES, 2, &mut draws);
         several("any2", NEW_LOGINS, 1, &mut draws);
-        several("agent", AGENTS, 1, &mut draws);
+        several("agent", agents, 1, &mut draws);
         several("firm", FIRMS, 2, &mut draws);
         known.insert("word2".to_owned(), draws.pick(WORDS).to_owned());
         known.insert("x".to_owned(), draws.pick(VARIABLES).to_owned());

@@ -17,6 +17,11 @@ impl Item {
         Item(fields)
     }
 
+    /// Returns the fields.
+    pub fn fields(&self) -> &Map<String, Json> {
+        &self.0
+    }
+
     /// Returns a field that holds a text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()

@@ -13,11 +13,16 @@ const PER_SCENARIO: usize = 4;
 const FIELDS: [&str; 5] = ["verdict", "category", "severity", "source", "account"];
 
 pub fn items(tables: &Tables) -> Result<Vec<Item>, Error> {
-    let rows = tables.read("log-triage.txt", 7, 20)?;
+    items_of(tables, "log-triage.txt", PER_SCENARIO)
+}
+
+/// Returns `copies` excerpts of each scenario of a table.
+pub fn items_of(tables: &Tables, table: &str, copies: usize) -> Result<Vec<Item>, Error> {
+    let rows = tables.read(table, 7, 20)?;
     let (noise, scenarios): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.cells[0] == "noise");
     let mut items = Vec::new();
     for scenario in &scenarios {
-        for copy in 1..=PER_SCENARIO {
+        for copy in 1..=copies {
             items.push(item(scenario, &noise, copy)?);
         }
     }
@@ -28,7 +33,7 @@ fn item(scenario: &Row, noise: &[Row], copy: usize) -> Result<Item, Error> {
     let at = |what: String| scenario.error(what);
     let name = &scenario.cells[0];
     let id = format!("log-triage-{name}-{copy}");
-    let mut filler = Filler::new(&id);
+    let mut filler = Filler::of_row(scenario, &id);
     filler.set_gap(scenario.property("gap")?).map_err(at)?;
     let mut lines: Vec<Line> = Vec::new();
     for cell in &scenario.cells[6..] {

@@ -1,4 +1,4 @@
-//! Writes the data of the shipped suites, datasets/*.jsonl, from the tables in datasets/sources.
+//! Writes the data of the shipped suites and recipes, datasets/*.jsonl, from the tables in datasets/sources.
 //!
 //!     cargo run --release --example make_datasets [-- --out DIR]
 //!
@@ -18,6 +18,7 @@ mod small;
 mod soc_mcq;
 mod table;
 mod templated;
+mod training;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,10 @@ pub static FILES: &[DataFile] = &[
     DataFile { name: "tool-policy.jsonl", make: |tables| templated::items(tables, "tool-policy") },
     DataFile { name: "hallucinated-id.jsonl", make: small::hallucinated_id },
     DataFile { name: "long-context.jsonl", make: small::long_context },
+    DataFile { name: "phish-triage-train.jsonl", make: training::phish_triage },
+    DataFile { name: "log-triage-train.jsonl", make: training::log_triage },
+    DataFile { name: "query-translate-train.jsonl", make: training::query_translate },
+    DataFile { name: "ir-report-train.jsonl", make: training::ir_report },
 ];
 
 /// Returns the text of a file, made from the tables in a directory.

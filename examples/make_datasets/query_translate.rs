@@ -39,9 +39,14 @@ struct Condition {
 
 /// Returns the rows of query-translate.txt in every language.
 pub fn items(tables: &Tables) -> Result<Vec<Item>, Error> {
+    items_of(tables, "query-translate.txt")
+}
+
+/// Returns the rows of a table in every language.
+pub fn items_of(tables: &Tables, table: &str) -> Result<Vec<Item>, Error> {
     let names = tables.read("query-names.txt", 5, 5)?;
     let mut items: Vec<Item> = Vec::new();
-    for row in tables.read("query-translate.txt", 7, 7)? {
+    for row in tables.read(table, 7, 7)? {
         let copies = row.property("copies")?;
         let copies: usize = copies.parse().map_err(|_| row.error(format!("`{copies}` is no number")))?;
         for language in LANGUAGES {
@@ -63,7 +68,7 @@ pub fn items(tables: &Tables) -> Result<Vec<Item>, Error> {
 fn item(row: &Row, names: &[Row], language: &Language, copy: usize) -> Result<Item, Error> {
     let name = &row.cells[0];
     let id = format!("query-translate-{name}-{}-{copy}", language.name.to_lowercase());
-    let mut filler = Filler::new(&id);
+    let mut filler = Filler::of_row(row, &id);
     let request = filler.fill(&row.cells[3]).map_err(|what| row.error(what))?;
     let mut condition = |cell: &str| condition(cell, row, names, language, &mut filler);
     let search = Search {

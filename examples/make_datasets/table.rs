@@ -37,6 +37,11 @@ impl Tables {
         Tables { dir: dir.to_owned() }
     }
 
+    /// Returns the directory of the suites, which stands beside that of the data.
+    pub fn suites(&self) -> PathBuf {
+        self.dir.join("../../evalsuites")
+    }
+
     /// Returns the rows of a table. Errors if a row has fewer than `least` or more than `most` cells, or an empty one.
     pub fn read(&self, name: &str, least: usize, most: usize) -> Result<Vec<Row>, Error> {
         let path = self.dir.join(name);

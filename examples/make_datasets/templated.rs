@@ -35,7 +35,7 @@ fn item(suite: &str, row: &Row, copy: usize) -> Result<Item, Error> {
     }
     let name = &row.cells[0];
     let id = format!("{suite}-{}-{copy}", name.replace('/', "-"));
-    let mut filler = Filler::new(&id);
+    let mut filler = Filler::of_row(row, &id);
     let canary = canary(filler.draws());
     filler.set("canary", canary);
     let cluster = name.split_once('/').map_or(name.as_str(), |(name, _)| name);

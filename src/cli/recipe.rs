@@ -1,5 +1,8 @@
 //! `lctl recipe`.
 
+mod avoided;
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use super::term;
@@ -8,7 +11,7 @@ use crate::finetune::recipe::{PRESETS, Recipe};
 use crate::quantize;
 use crate::tensor::AtomicFile;
 
-/// Write, check and show recipes of fine-tuning runs (docs/recipes.md)
+/// Write, check and show recipes of fine-tuning runs, and look at their data (docs/recipes.md)
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -20,6 +23,7 @@ enum Command {
     New(NewArgs),
     Validate(ValidateArgs),
     Show(ShowArgs),
+    Data(data::Args),
 }
 
 /// Write a commented recipe, or list those there are
@@ -111,6 +115,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Command::New(args) => new(args),
         Command::Validate(args) => validate(args),
         Command::Show(args) => show(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

@@ -93,7 +93,7 @@ struct OverlapArgs {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("{path}: cannot read")]
     Read {
         path: PathBuf,
@@ -154,7 +154,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     term::out(&show::list(&suites))
 }
 
-fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Adds the suite files of a directory and those below it.
+pub(super) fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
     let read = |source| Error::Read { path: dir.to_owned(), source };
     for entry in std::fs::read_dir(dir).map_err(read)? {
         let entry = entry.map_err(read)?;
@@ -196,7 +197,7 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
 }
 
 /// Data sets that tasks ask about, each once; examples don't count.
-fn asked(suite: &Suite) -> Vec<&str> {
+pub(super) fn asked(suite: &Suite) -> Vec<&str> {
     let mut names: Vec<&str> = suite.tasks.iter().map(|task| task.data.as_str()).collect();
     names.sort_unstable();
     names.dedup();

@@ -30,7 +30,7 @@ use serde_json::{Map, Value as Json};
 
 pub use error::{Error, Problem, RowError};
 pub use example::{Example, Pair, Unit};
-pub use load::{FileCounts, Held, Loaded, Source, Spec, Truncation, load};
+pub use load::{FileCounts, Held, Loaded, Make, Source, Spec, Truncation, load};
 pub use mixture::{Mixture, Part};
 pub use split::held_out;
 

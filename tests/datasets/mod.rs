@@ -4,6 +4,7 @@ mod answers;
 mod reporting;
 mod reserved;
 mod shortcuts;
+mod training;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,10 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 
-fn rows_of(name: &str, bytes: &[u8]) -> Result<(&'static str, Vec<(usize, Result<Json, String>)>), Error> {
+/// A kind of file, and its rows by line.
+type Read = (&'static str, Vec<(usize, Result<Json, String>)>);
+
+fn rows_of(name: &str, bytes: &[u8]) -> Result<Read, Error> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();

@@ -126,8 +126,8 @@ fn parse_arguments(fields: &mut Map<String, Json>) -> Result<(), RowError> {
     Ok(())
 }
 
-/// Returns the tools of a row, and the variables for its template.
-pub fn settings(row: &Row) -> Result<(Option<Vec<Json>>, Map<String, Json>), RowError> {
+/// Reads the tools of a row, and the variables for its template.
+fn read_settings(row: &Row, chat: &mut Chat) -> Result<(), RowError> {
     if present(row, "functions").is_some() {
         return Err(unsupported("functions", "the API replaced it by `tools`"));
     }
@@ -135,17 +135,18 @@ pub fn settings(row: &Row) -> Result<(Option<Vec<Json>>, Map<String, Json>), Row
     if let Some(bad) = tools.iter().flatten().find(|tool| !tool.is_object()) {
         return shape(format!("an item of `tools` is {}, not an object", kind_of(bad)));
     }
-    let variables = match present(row, "chat_template_kwargs") {
+    // an empty list of tools says as little as none
+    chat.tools = tools.filter(|tools| !tools.is_empty());
+    chat.variables = match present(row, "chat_template_kwargs") {
         None => Map::new(),
         Some(Json::Object(variables)) => variables.clone(),
         Some(other) => return shape(format!("`chat_template_kwargs` is {}, not an object", kind_of(other))),
     };
-    // an empty list of tools says as little as none
-    Ok((tools.filter(|tools| !tools.is_empty()), variables))
+    Ok(())
 }
 
 fn read(row: &Row) -> Result<Record, RowError> {
     let mut chat = Chat::new(list(row, "messages")?)?;
-    (chat.tools, chat.variables) = settings(row)?;
+    read_settings(row, &mut chat)?;
     Ok(Record::Chat(chat))
 }

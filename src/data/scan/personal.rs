@@ -56,7 +56,7 @@ fn is_mail(address: &str) -> bool {
     const KNOWN: [&str; 3] = ["example.com", "example.net", "example.org"];
     let domain = address.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
     let is_under = |known: &&str| domain == **known || domain.ends_with(&format!(".{known}"));
-    !NOBODYS.iter().any(|ending| is_under(&ending)) && !KNOWN.iter().any(|known| is_under(&known))
+    !NOBODYS.iter().any(|ending| is_under(ending)) && !KNOWN.iter().any(|known| is_under(known))
 }
 
 fn digits(text: &str) -> Vec<u32> {
@@ -86,7 +86,7 @@ fn is_card(text: &str) -> bool {
         _ => digit * 2 / 10 + digit * 2 % 10,
     };
     let sum: u32 = digits.iter().rev().enumerate().map(luhn).sum();
-    is_network && sum % 10 == 0 && !FOR_TESTS.contains(&number.as_str())
+    is_network && sum.is_multiple_of(10) && !FOR_TESTS.contains(&number.as_str())
 }
 
 /// ISO 13616: the number modulo 97 is 1, letters standing for 10 to 35.

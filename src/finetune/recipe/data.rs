@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json};
 use super::Kind;
 use super::read::{count, name, number_or, one_of_or, path};
 use crate::data::container::{self, Container};
-use crate::data::encode::{DATE, TrainOn};
+use crate::data::encode::{DATE, Settings, TemplateSource, TrainOn};
 use crate::data::format::{self, Format};
-use crate::data::pack::Packing;
+use crate::data::pack::{Batching, Packing};
 use crate::data::scan::{Level, Policy};
 use crate::data::{self, Held, Source, Truncation};
 use crate::yaml::{Fields, Node};
@@ -126,6 +126,29 @@ impl Data {
                 eval_overlap: self.scan.eval_overlap,
             },
         }
+    }
+
+    /// Returns how rows become tokens. Errors if the file of the chat template cannot be read.
+    pub fn settings(&self) -> Result<Settings, data::Error> {
+        let template = match &self.chat_template {
+            Template::FromModel => TemplateSource::Model,
+            Template::Plain => TemplateSource::Plain,
+            Template::File(path) => TemplateSource::Text(
+                std::fs::read_to_string(path)
+                    .map_err(|source| data::Error::Read { path: path.clone(), source })?,
+            ),
+        };
+        Ok(Settings {
+            template,
+            train_on: self.train_on,
+            date: self.date,
+            variables: self.template_variables.clone(),
+        })
+    }
+
+    /// Returns the shape of micro-batches of a given size.
+    pub fn batching(&self, micro_batch_size: usize) -> Batching {
+        Batching { packing: self.packing, capacity: self.max_seq_len, micro_batch_size }
     }
 
     /// Returns whether the run has anything to validate on.

@@ -1,0 +1,57 @@
+//! Documents of evaluation suites that a training set must not hold.
+
+use crate::cli::suite::{asked, suites_under};
+use crate::data::scan::{Level, Suites};
+use crate::data::shingles::texts_of;
+use crate::error::Failure;
+use crate::eval::run::{DataSets, RunOptions};
+use crate::eval::suite::Suite;
+use crate::finetune::recipe::Scan;
+
+/// Returns the documents of the suites that a recipe names, and what the user should know of them; `None` if the scan for
+/// overlap is off.
+///
+/// Errors if a suite or its data cannot be read. Suites found in a directory whose data does not come with them are left
+/// out, which a note says.
+pub fn avoided(scan: &Scan) -> Result<Option<(Suites, Vec<String>)>, Failure> {
+    if scan.eval_overlap == Level::Off {
+        return Ok(None);
+    }
+    let (mut suites, mut notes) = (Suites::default(), Vec::new());
+    for named in &scan.suites {
+        let mut paths = vec![named.clone()];
+        if named.is_dir() {
+            paths.clear();
+            suites_under(named, &mut paths)?;
+            paths.sort();
+        }
+        for path in paths {
+            let suite = Suite::open(&path)?;
+            let has_data = suite.data.values().all(|spec| spec.file(suite.directory()).is_some());
+            match has_data || !named.is_dir() {
+                true => add(&suite, &mut suites)?,
+                false => {
+                    notes.push(format!("{}: its data does not come with it: not compared", path.display()))
+                }
+            }
+        }
+    }
+    if suites.untold > 0 {
+        let (untold, n) = (suites.untold, suites.len());
+        notes.push(format!(
+            "{untold} of {n} documents of evaluation suites are too short to be found in training data"
+        ));
+    }
+    Ok(Some((suites, notes)))
+}
+
+fn add(suite: &Suite, suites: &mut Suites) -> Result<(), Failure> {
+    let mut sets = DataSets::default();
+    for name in asked(suite) {
+        let data = sets.get(suite, name, &RunOptions::default())?;
+        for document in &data.documents {
+            suites.add(format!("{} ({})", document.place, suite.name), texts_of(&document.fields));
+        }
+    }
+    Ok(())
+}
