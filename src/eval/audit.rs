@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::data::{DataSet, Document, Place};
+use super::gate::Policy;
 use super::run::{DataSets, Error, RunOptions};
-use super::stats::power::Assumptions;
+use super::stats::power::design_effect;
 use super::suite::{Suite, TaskSpec};
 use super::task::Ask;
 use crate::data::shingles::{Alike, alike, texts_of, words};
@@ -65,7 +66,7 @@ fn audit_task(task: &TaskSpec, data: &DataSet, examples: Option<&DataSet>, is_ne
     let mut findings = Vec::new();
     let read = Reading::new(task, &data.documents, &mut findings);
     check_names(task, &data.documents, &mut findings);
-    check_power(task, data.documents.len(), &mut findings);
+    check_power(task, &data.documents, &mut findings);
     if !read.labels.are_classes() {
         check_positions(&read.positions, &mut findings);
     }
@@ -207,18 +208,33 @@ fn check_names(task: &TaskSpec, documents: &[Document], findings: &mut Vec<Findi
     }
 }
 
-/// A critical task must show with 80 % power that an equal model is within its margin, if 5 % of answers flip.
-fn check_power(task: &TaskSpec, n: usize, findings: &mut Vec<Finding>) {
+/// A critical task must show, with the power that the default policy plans for, that an equal model is within its margin;
+/// clusters are allowed for as there.
+fn check_power(task: &TaskSpec, documents: &[Document], findings: &mut Vec<Finding>) {
     if !task.gate.critical || task.gate.zero_tolerance {
         return;
     }
-    let margin = task.gate.margin.unwrap_or(0.02);
-    let assumed = Assumptions { alpha: 0.05, power: 0.8, flips: 0.05, design_effect: 1.0 };
+    let n = documents.len().min(task.limit.unwrap_or(usize::MAX));
+    let mut sizes: HashMap<String, usize> = HashMap::new();
+    for document in &documents[..n] {
+        let cluster = task.cluster.as_ref().and_then(|of| of.render(&document.fields).ok());
+        *sizes.entry(cluster.unwrap_or_else(|| document.place.to_string())).or_default() += 1;
+    }
+    let policy = Policy::default();
+    let n_clusters = sizes.len();
+    let effect = design_effect(sizes.into_values(), policy.correlation);
+    let assumed = policy.assumptions(effect);
+    let margin = task.gate.margin.unwrap_or(policy.margin);
     let needed = assumed.required(margin);
     if (n as f64) < needed {
+        let clusters = match effect > 1.0 {
+            true => format!(" in {n_clusters} clusters (design effect {effect:.2})"),
+            false => String::new(),
+        };
         let what = format!(
-            "is critical, but {n} documents decide a margin of {margin} with a power of {:.2}; 0.8 takes {needed}",
-            assumed.power_at(n as f64, margin)
+            "is critical, but {n} documents{clusters} decide a margin of {margin} with a power of {:.2}; {} takes {needed}",
+            assumed.power_at(n as f64, margin),
+            policy.power,
         );
         findings.push(Finding { place: None, what });
     }

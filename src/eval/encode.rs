@@ -4,6 +4,8 @@
 //! itself; what is behind the context's length is the continuation. The tokenizer's own BOS goes in front
 //! unless the text begins with it. Special tokens spelled out in a text are those tokens.
 
+use std::cell::OnceCell;
+
 use super::request::{LoglikelihoodRequest, RollingRequest};
 use super::score::is_python_space;
 use crate::text::{EncodeOptions, Tokenizer};
@@ -19,6 +21,23 @@ pub enum Error {
 
     #[error("the tokenizer has neither a beginning nor an end token to put before an empty context")]
     NoPrefix,
+}
+
+/// What several continuations stand behind: encoded once for all of them.
+pub struct Context<'t> {
+    text: &'t str,
+    /// Of the text without white space at its end.
+    tokens: OnceCell<Vec<u32>>,
+}
+
+impl<'t> Context<'t> {
+    pub fn new(text: &'t str) -> Self {
+        Context { text, tokens: OnceCell::new() }
+    }
+
+    pub fn text(&self) -> &'t str {
+        self.text
+    }
 }
 
 /// Makes requests of texts.
@@ -43,19 +62,20 @@ impl<'a> Encoder<'a> {
     }
 
     /// Returns the request for the log-probability of `continuation` behind `context`.
-    pub fn loglikelihood(&self, context: &str, continuation: &str) -> Result<LoglikelihoodRequest, Error> {
-        let bare = context.trim_end_matches(is_python_space);
-        if bare.is_empty() && context.is_empty() {
+    pub fn loglikelihood(&self, context: &Context, continuation: &str) -> Result<LoglikelihoodRequest, Error> {
+        if context.text.is_empty() {
             return self.without_context(continuation);
         }
-        let mut whole_text = String::with_capacity(context.len() + continuation.len());
-        whole_text.push_str(context);
-        whole_text.push_str(continuation);
-        let mut whole = self.encode(&whole_text)?;
-        let mut context = self.encode(bare)?;
-        let no_continuation = || Error::NoContinuation { continuation: continuation.to_owned() };
+        let mut whole = self.encode(&format!("{}{continuation}", context.text))?;
+        let mut context = match context.tokens.get() {
+            Some(tokens) => tokens.clone(),
+            None => {
+                let tokens = self.encode(context.text.trim_end_matches(is_python_space))?;
+                context.tokens.get_or_init(|| tokens).clone()
+            }
+        };
         if whole.len() <= context.len() {
-            return Err(no_continuation());
+            return Err(Error::NoContinuation { continuation: continuation.to_owned() });
         }
         let continuation = whole.split_off(context.len());
         if context.is_empty() {

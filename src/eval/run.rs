@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use super::data::{DataSet, Document, hex};
-use super::encode::Encoder;
+use super::encode::{Context, Encoder};
 use super::prompt::{Message, Shot};
 use super::request::{GenerateRequest, Request, Response};
 use super::score::{Metric, clustered_stderr};
@@ -196,11 +196,12 @@ impl<'s> Plan<'s> {
         };
         let (cluster, item) = (render(&spec.cluster)?, render(&spec.item)?);
         let prompt = writer.prompt(document, &inquiry)?;
+        let context = Context::new(prompt.as_deref().unwrap_or_default());
         let begin = self.requests.len();
         let mut is_truncated = false;
         let mut failure = None;
         for ask in &inquiry.asks {
-            match writer.request(document, prompt.as_deref().unwrap_or_default(), ask) {
+            match writer.request(document, &context, ask) {
                 Ok((request, truncated)) => {
                     is_truncated |= truncated;
                     self.requests.push(request);
@@ -420,7 +421,12 @@ impl Writer<'_> {
     }
 
     /// Returns the request for one ask, and whether its prompt will lose its beginning; or why there is none.
-    fn request(&self, document: &Document, prompt: &str, ask: &Ask) -> Result<(Request, bool), String> {
+    fn request(
+        &self,
+        document: &Document,
+        prompt: &Context,
+        ask: &Ask,
+    ) -> Result<(Request, bool), String> {
         let room = self.model.context_length;
         let encoder = &self.model.encoder;
         match ask {
@@ -443,7 +449,7 @@ impl Writer<'_> {
                 Ok((Request::Rolling(request), false))
             }
             Ask::Generation { max_tokens, stop, sampling } => {
-                let prompt = encoder.encode(prompt).map_err(|error| error.to_string())?;
+                let prompt = encoder.encode(prompt.text()).map_err(|error| error.to_string())?;
                 if prompt.is_empty() {
                     return Err("the prompt has no tokens".to_owned());
                 }

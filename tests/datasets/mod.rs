@@ -233,6 +233,28 @@ fn validate_says_everything_that_is_wrong_with_file_and_line() {
     }
 }
 
+/// Items of a cluster are not independent: 1,000 in clusters of 20 are worth 345.
+#[test]
+fn validate_allows_for_clusters_in_the_power_of_critical_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |n: usize| {
+        let answer = ["A", "B"][n % 2];
+        let row = serde_json::json!({"id": n, "cluster": n / 20, "q": format!("number {n}"), "answer": answer});
+        format!("{row}\n")
+    };
+    std::fs::write(dir.path().join("rows.jsonl"), (0..1000).map(row).collect::<String>()).unwrap();
+    let suite = BROKEN.replace("    few_shot: {n: 0, from: dev}\n", "");
+    std::fs::write(dir.path().join("clusters.yaml"), &suite).unwrap();
+    let single = suite.replace("    cluster: '{{ cluster }}'\n", "");
+    std::fs::write(dir.path().join("single.yaml"), single).unwrap();
+    let (code, _, stderr) = run_lctl(dir.path(), &["suite", "validate", "clusters.yaml"]);
+    let expected = "clusters.yaml: task `letter`: is critical, but 1000 documents in 50 clusters (design effect 2.90) \
+                    decide a margin of 0.02 with a power of 0.51; 0.8 takes 2242";
+    assert!(code == 2 && stderr.lines().any(|line| line == expected), "{stderr}");
+    let (code, _, stderr) = run_lctl(dir.path(), &["suite", "validate", "single.yaml"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
 #[test]
 fn overlap_finds_the_documents_that_a_training_file_holds() {
     let dir = tempfile::tempdir().unwrap();

@@ -108,6 +108,38 @@ fn a_policy_changes_what_is_demanded() {
     assert!(stderr.contains("p.yaml:2:1: unknown key `marign`; did you mean `margin`?"), "{stderr}");
 }
 
+/// A model with too short a context scores 0 on long documents, as its twin does: that says nothing about either.
+#[test]
+fn documents_that_nobody_was_asked_about_decide_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let critical = json!({"critical": true, "margin": 0.02, "zero_tolerance": false});
+    let short = |n| Task { gate: critical.clone(), ..task("long", 400) }.without(n);
+    let other = || task("short", 1000);
+    write_run(dir.path(), "none", "f32", &[short(400), other()]);
+    write_run(dir.path(), "half", "f32", &[short(300), other()]);
+    write_run(dir.path(), "half-changed", "f32", &[short(300).change(1, 0), other()]);
+    write_run(dir.path(), "all", "f32", &[short(0), other()]);
+    let (status, stdout, _) = gate(&dir, "none none");
+    assert_eq!(status, 5, "{stdout}");
+    assert!(
+        stdout.contains("- demo/long: neither run could be asked about a single document\nNOT COMPARABLE"),
+        "{stdout}"
+    );
+    let (status, stdout, _) = gate(&dir, "half half --json");
+    let verdict: Json = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, &verdict["tasks"][0]["measured"]["items"]), (0, &100.into()), "equal to the last bit");
+    // 100 documents cannot show 2 points, 400 with 300 certain zeros could
+    let (status, stdout, _) = gate(&dir, "half half-changed");
+    assert!(status == 4 && stdout.contains("demo/long: -1.00 points with 100 items"), "{stdout}");
+    // what only the baseline was asked about is lost
+    let (status, stdout, _) = gate(&dir, "all half");
+    assert!(status == 3 && stdout.contains("demo/long: worse by 50.00 points"), "{stdout}");
+    // a task that is not critical is left out with a note
+    std::fs::write(dir.path().join("p.yaml"), "version: 1\ntasks: {demo/long: {critical: false}}\n").unwrap();
+    let (status, stdout, _) = gate(&dir, "none none --policy p.yaml");
+    assert!(status == 0 && stdout.contains("note: demo/long: neither run could be asked"), "{stdout}");
+}
+
 #[test]
 fn bad_runs_are_errors_not_verdicts() {
     let dir = workplace();

@@ -113,6 +113,7 @@ fn another_chat_template_is_compared() {
     let (status, stdout, stderr) = run_lctl(dir.path(), &["gate", "a", "b"]);
     assert!([0, 3, 4].contains(&status), "{stdout}{stderr}");
     assert!(stdout.contains("demo/choice (critical)"), "{stdout}");
+    assert!(stdout.contains("note: chat template: SHA-256 "), "{stdout}");
     // on and auto are not the same question
     assert_eq!(eval(&dir, "c", "").0, 0);
     assert_eq!(run_lctl(dir.path(), &["gate", "a", "c"]).0, 5);

@@ -3,6 +3,7 @@
 mod cli;
 mod eval;
 mod information;
+mod planted;
 mod simulation;
 
 use std::path::Path;
@@ -20,13 +21,15 @@ struct Task {
     cluster: usize,
     gate: Json,
     prompts: &'static str,
+    /// Documents at the beginning that could not be asked about; their score is 0.
+    errors: usize,
 }
 
 /// A task of `n` documents of which every third is wrong.
 fn task(id: &'static str, n: usize) -> Task {
     let scores = (0..n).map(|index: usize| if index.is_multiple_of(3) { 0.0 } else { 1.0 }).collect();
     let gate = json!({"critical": false, "margin": null, "zero_tolerance": false});
-    Task { id, scores, cluster: 0, gate, prompts: "p" }
+    Task { id, scores, cluster: 0, gate, prompts: "p", errors: 0 }
 }
 
 impl Task {
@@ -46,6 +49,13 @@ impl Task {
         self
     }
 
+    /// Makes the first `n` documents ones that could not be asked about.
+    fn without(mut self, n: usize) -> Task {
+        self.errors = n;
+        self.scores[..n].fill(0.0);
+        self
+    }
+
     fn samples(&self) -> String {
         let line = |(document, score): (usize, &f64)| {
             let mut line =
@@ -55,8 +65,12 @@ impl Task {
                 line["cluster"] = format!("c{cluster}").into();
             }
             line["truncated"] = false.into();
-            line["target"] = 1.into();
-            line["prediction"] = (*score as u64).into();
+            if document < self.errors {
+                line["error"] = "the prompt has 900 tokens, the context has room for 512".into();
+            } else {
+                line["target"] = 1.into();
+                line["prediction"] = (*score as u64).into();
+            }
             line["scores"] = json!({"acc": score});
             format!("{line}\n")
         };
@@ -70,7 +84,7 @@ impl Task {
         json!({
             "id": self.id, "type": "multiple_choice", "description": "",
             "data": {"file": "rows.jsonl", "sha256": self.id}, "few_shot": null, "chat": false,
-            "documents": self.scores.len(), "errors": 0, "truncated": 0, "gate": self.gate,
+            "documents": self.scores.len(), "errors": self.errors, "truncated": 0, "gate": self.gate,
             "task_sha256": "t", "prompts_sha256": self.prompts, "requests_sha256": "r", "samples_sha256": digest,
             "metrics": [{"name": "acc", "value": mean, "stderr": null, "n": self.scores.len(), "higher_is_better": true}],
             "first_prompt": null,

@@ -169,7 +169,10 @@ pub fn pair(baseline: &Run, candidate: &Run, policy: &Policy) -> Result<Pairing,
         };
         match obstacle(task, other) {
             Some(why) => pairing.obstacles.push(format!("{}: {why}", task.name())),
-            None => pairing.pairs.extend(pair_task(task, other, policy, &mut pairing.notes)?),
+            None => {
+                let pair = pair_task(task, other, policy, &mut pairing)?;
+                pairing.pairs.extend(pair);
+            }
         }
     }
     for name in theirs.keys().filter(|name| !baseline.tasks.iter().any(|task| task.name() == **name)) {
@@ -206,6 +209,11 @@ fn compare_settings(baseline: &Run, candidate: &Run, pairing: &mut Pairing) {
     note("context in tokens", ours.context.to_string(), theirs.context.to_string());
     note("--seed", ours.seed.to_string(), theirs.seed.to_string());
     note("lctl", baseline.lctl.clone(), candidate.lctl.clone());
+    let template = |run: &Run| match &run.model.chat_template {
+        Some(template) => format!("SHA-256 {}", template.sha256.get(..12).unwrap_or(&template.sha256)),
+        None => "none".to_owned(),
+    };
+    note("chat template", template(baseline), template(candidate));
 }
 
 /// Returns why two runs of a task do not compare.
@@ -244,8 +252,9 @@ fn pair_task(
     ours: &TaskRun,
     theirs: &TaskRun,
     policy: &Policy,
-    notes: &mut Vec<String>,
+    pairing: &mut Pairing,
 ) -> Result<Option<Pair>, Error> {
+    let notes = &mut pairing.notes;
     let name = ours.name();
     let said = policy.of(&ours.suite, &ours.facts.id);
     let keys = ours.facts.gate;
@@ -274,7 +283,18 @@ fn pair_task(
             ));
         }
     }
-    let items = ours.samples.iter().zip(&theirs.samples).map(|(a, b)| item(&figure, a, b)).collect();
+    // a document that neither was asked about says nothing; one that only one of them was counts as wrong of the other
+    let was_asked = |(a, b): &(&SampleRun, &SampleRun)| a.target.is_some() || b.target.is_some();
+    let asked = ours.samples.iter().zip(&theirs.samples).filter(was_asked);
+    let items: Vec<Item> = asked.map(|(a, b)| item(&figure, a, b)).collect();
+    if items.is_empty() {
+        let why = format!("{name}: neither run could be asked about a single document");
+        match role {
+            Role::Critical | Role::ZeroTolerance => pairing.obstacles.push(why),
+            Role::Gating | Role::Reported => notes.push(why),
+        }
+        return Ok(None);
+    }
     let mut pair = Pair {
         suite: ours.suite.clone(),
         task: ours.facts.id.clone(),

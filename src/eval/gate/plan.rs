@@ -1,5 +1,6 @@
 //! Sizes: what a suite of a given size can see, and how many items a margin takes.
 
+use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::pair::{Figure, Role, figure};
@@ -49,49 +50,69 @@ impl Plan {
                 _ => Role::Gating,
             };
             let margin = said.margin.or(keys.margin).unwrap_or(policy.margin);
-            (task.name(), role, margin, cluster_sizes(task))
+            Shape { task: task.name(), role, margin, clusters: cluster_sizes(task) }
         };
         Plan::new(run.tasks.iter().filter(|task| is_right_or_wrong(task, policy)).map(task).collect(), policy)
     }
 
     /// Returns the plan of tasks of `sizes` items in clusters of `cluster_size`.
     pub fn of_sizes(sizes: &[usize], cluster_size: usize, policy: &Policy) -> Plan {
-        let task = |items: &usize| {
+        let task = |(index, items): (usize, &usize)| {
             let mut clusters = vec![cluster_size; items / cluster_size];
             clusters.extend(Some(items % cluster_size).filter(|rest| *rest > 0));
-            (format!("{items} items"), Role::Gating, policy.margin, clusters)
+            let named = |(number, size): (usize, usize)| ((index.to_string(), number.to_string()), size);
+            Shape {
+                task: format!("{items} items"),
+                role: Role::Gating,
+                margin: policy.margin,
+                clusters: clusters.into_iter().enumerate().map(named).collect(),
+            }
         };
-        Plan::new(sizes.iter().map(task).collect(), policy)
+        Plan::new(sizes.iter().enumerate().map(task).collect(), policy)
     }
 
-    fn new(tasks: Vec<(String, Role, f64, Vec<usize>)>, policy: &Policy) -> Plan {
-        let pooled: Vec<_> =
-            tasks.iter().filter(|task| matches!(task.1, Role::Gating | Role::Critical)).collect();
-        let sizes: Vec<usize> = pooled.iter().flat_map(|task| task.3.clone()).collect();
-        let pool = (pooled.len() > 1)
-            .then(|| planned("pool".to_owned(), Role::Critical, policy.margin, &sizes, policy));
-        let only = (pooled.len() == 1).then(|| pooled[0].0.clone());
-        let tasks: Vec<PlannedTask> =
-            tasks.iter().map(|task| planned(task.0.clone(), task.1, task.2, &task.3, policy)).collect();
+    fn new(tasks: Vec<Shape>, policy: &Policy) -> Plan {
+        let pooled: Vec<&Shape> =
+            tasks.iter().filter(|task| matches!(task.role, Role::Gating | Role::Critical)).collect();
+        let mut clusters = Clusters::new();
+        for (name, size) in pooled.iter().flat_map(|task| &task.clusters) {
+            *clusters.entry(name.clone()).or_default() += size;
+        }
+        let pool = Shape { task: "pool".to_owned(), role: Role::Critical, margin: policy.margin, clusters };
+        let pool = (pooled.len() > 1).then(|| planned(&pool, policy));
+        let only = (pooled.len() == 1).then(|| pooled[0].task.clone());
+        let tasks: Vec<PlannedTask> = tasks.iter().map(|task| planned(task, policy)).collect();
         let decides = |task: &&PlannedTask| task.role == Role::Critical || Some(&task.task) == only.as_ref();
         let equal_model_passes = pool.iter().chain(&tasks).filter(decides).map(|task| task.power).product();
         Plan { tasks, pool, equal_model_passes }
     }
 }
 
-fn planned(task: String, role: Role, margin: f64, clusters: &[usize], policy: &Policy) -> PlannedTask {
-    let items: usize = clusters.iter().sum();
-    let assumptions = policy.assumptions(design_effect(clusters.iter().copied(), policy.correlation));
+/// Items of each cluster, by data set and name: tasks over one data set share clusters.
+type Clusters = IndexMap<(String, String), usize>;
+
+/// A task as far as a plan needs it.
+struct Shape {
+    task: String,
+    role: Role,
+    margin: f64,
+    clusters: Clusters,
+}
+
+fn planned(shape: &Shape, policy: &Policy) -> PlannedTask {
+    let sizes = || shape.clusters.values().copied();
+    let items: usize = sizes().sum();
+    let assumptions = policy.assumptions(design_effect(sizes(), policy.correlation));
     PlannedTask {
-        task,
-        role,
+        task: shape.task.clone(),
+        role: shape.role,
         items,
-        clusters: clusters.len(),
-        margin,
+        clusters: shape.clusters.len(),
+        margin: shape.margin,
         design_effect: assumptions.design_effect,
         detectable: assumptions.detectable(items as f64),
-        power: assumptions.power_at(items as f64, margin),
-        required: assumptions.required(margin),
+        power: assumptions.power_at(items as f64, shape.margin),
+        required: assumptions.required(shape.margin),
     }
 }
 
@@ -106,14 +127,12 @@ fn is_right_or_wrong(task: &TaskRun, policy: &Policy) -> bool {
     }
 }
 
-fn cluster_sizes(task: &TaskRun) -> Vec<usize> {
-    let mut sizes: indexmap::IndexMap<&str, usize> = indexmap::IndexMap::new();
-    let mut single = Vec::new();
+fn cluster_sizes(task: &TaskRun) -> Clusters {
+    let mut sizes = Clusters::new();
     for sample in &task.samples {
-        match &sample.cluster {
-            Some(cluster) => *sizes.entry(cluster).or_default() += 1,
-            None => single.push(1),
-        }
+        // a document without a cluster is one of its own
+        let name = sample.cluster.clone().unwrap_or_else(|| format!("document {}", sample.document));
+        *sizes.entry((task.facts.data.sha256.clone(), name)).or_default() += 1;
     }
-    sizes.into_values().chain(single).collect()
+    sizes
 }
