@@ -1,8 +1,10 @@
 //! Regressions planted in a trained model, sec-llama-21m: each is caught, and changes that do no harm pass.
 //!
-//! The model has read CISA's list of exploited vulnerabilities. The suite takes its sentences apart: which of four
-//! endings belongs to a beginning? The rows are made here, of the test data, and are not kept.
+//! The model has read CISA's list of exploited vulnerabilities, and is too small to answer questions about it. The suite
+//! asks for what it can do: predict the sentences, and their second halves from the first in a chat. The rows are made
+//! here, of the test data, and are not kept.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -16,35 +18,31 @@ use tempfile::TempDir;
 use crate::common::{run_lctl, test_data};
 
 const SUITE: &str = r#"version: 1
-name: endings
+name: sentences
 data:
   rows: {path: rows.jsonl, format: jsonl}
 tasks:
-  - id: plain
-    type: multiple_choice
+  - id: text
+    type: perplexity
     data: rows
     item: "{{ id }}"
-    cluster: "{{ product }}"
     critical: true
-    margin: 0.03
-    prompt: "{{ beginning }}"
-    choices: {field: endings}
-    target: {index: "{{ answer }}"}
-    metrics: [acc]
+    margin: 0.01
+    text: "{{ beginning }} {{ ending }}"
   - id: chat
     type: multiple_choice
     data: rows
-    limit: 500
     item: "{{ id }}"
-    cluster: "{{ product }}"
     critical: true
-    margin: 0.03
-    chat_template: on
+    chat_template: "on"
     prompt: "{{ beginning }}"
-    choices: {field: endings}
-    target: {index: "{{ answer }}"}
-    metrics: [acc]
+    choices: ["{{ ending }}", "{{ other }}"]
+    target: "{{ ending }}"
+    metrics: [byte_prob]
 "#;
+
+/// Sentences, each of another product.
+const ROWS: usize = 240;
 
 /// A workplace with the suite, and the model's run over it in `baseline`.
 struct Field {
@@ -61,48 +59,33 @@ fn field() -> Option<&'static Field> {
         std::fs::write(field.path("suite.yaml"), SUITE).unwrap();
         std::fs::write(field.path("rows.jsonl"), rows(&data)).unwrap();
         field.eval(&field.model, "baseline", &[]);
-        // the model can do it: four endings, one is right
-        assert!(field.accuracy("baseline", 0) > 0.6, "{}", field.accuracy("baseline", 0));
+        // the model can do it: bits per byte of text, of which white noise takes 8 and English about 1
+        let bits = field.figure("baseline", "text");
+        assert!(bits < 1.3, "{bits}");
         field
     }))
 }
 
-/// Returns a row per sentence of 10 to 60 words: its first half, and among the endings of three other products its own.
+/// Returns a row per product: a sentence of 10 to 60 words in two halves, and the second half of the row before it.
 fn rows(data: &Path) -> String {
     let text = std::fs::read_to_string(data.join("corpora/known_exploited_vulnerabilities.json")).unwrap();
     let json: Json = serde_json::from_str(&text).unwrap();
-    let mut halves: Vec<(String, String, String, String)> = Vec::new();
+    let mut known = HashSet::new();
+    let mut rows: Vec<Json> = Vec::new();
+    let mut other = "an attacker to execute code.".to_owned();
     for entry in json["vulnerabilities"].as_array().unwrap() {
         let field = |name: &str| entry[name].as_str().unwrap().trim().to_owned();
         let sentence = field("shortDescription");
         let words: Vec<&str> = sentence.split(' ').collect();
-        if (10..=60).contains(&words.len()) {
-            let (first, second) = words.split_at(words.len() / 2);
-            let product = format!("{} {}", field("vendorProject"), field("product"));
-            halves.push((field("cveID"), product, first.join(" "), second.join(" ")));
+        if (10..=60).contains(&words.len()) && known.insert(field("product")) {
+            let (beginning, ending) = words.split_at(words.len() / 2);
+            let (beginning, ending) = (beginning.join(" "), ending.join(" "));
+            rows.push(json!({"id": field("cveID"), "beginning": beginning, "ending": ending, "other": other}));
+            other = ending;
         }
     }
-    let mut lines = String::new();
-    for (index, (id, product, beginning, ending)) in halves.iter().enumerate() {
-        let draw = |step: u32, n: usize| {
-            Philox::new(7, Purpose::Shuffle).below(step, index as u64, n as u64) as usize
-        };
-        let mut endings: Vec<&str> = Vec::new();
-        for step in 1.. {
-            let (_, other, _, wrong) = &halves[draw(step, halves.len())];
-            if other != product && wrong != ending && !endings.contains(&wrong.as_str()) {
-                endings.push(wrong);
-            }
-            if endings.len() == 3 {
-                break;
-            }
-        }
-        let answer = draw(0, 4);
-        endings.insert(answer, ending);
-        let row = json!({"id": id, "product": product, "beginning": beginning, "endings": endings, "answer": answer});
-        lines.push_str(&format!("{row}\n"));
-    }
-    lines
+    assert!(rows.len() >= ROWS);
+    rows.iter().take(ROWS).map(|row| format!("{row}\n")).collect()
 }
 
 impl Field {
@@ -123,27 +106,26 @@ impl Field {
         assert_eq!(status, 0, "{said}");
     }
 
-    fn task(&self, run: &str, task: usize) -> Json {
+    fn task(&self, run: &str, task: &str) -> Json {
         let report = std::fs::read_to_string(self.path(run).join("report.json")).unwrap();
         let report: Json = serde_json::from_str(&report).unwrap();
-        report["suites"][0]["tasks"][task].clone()
+        let tasks = report["suites"][0]["tasks"].as_array().unwrap();
+        tasks.iter().find(|found| found["id"] == task).unwrap().clone()
     }
 
-    fn accuracy(&self, run: &str, task: usize) -> f64 {
-        self.task(run, task)["metrics"][0]["value"].as_f64().unwrap()
+    /// Returns what the gate compares: bits per byte of the text, or the endings' probability per byte.
+    fn figure(&self, run: &str, task: &str) -> f64 {
+        let metrics = self.task(run, task)["metrics"].clone();
+        let is_it = |metric: &&Json| metric["name"] == "bits_per_byte" || metric["name"] == "byte_prob";
+        metrics.as_array().unwrap().iter().find(is_it).unwrap()["value"].as_f64().unwrap()
     }
 
     /// Evaluates a candidate and returns the gate's exit status and what it says.
     fn gate(&self, model: &Path, name: &str, options: &[&str]) -> (i32, String) {
         self.eval(model, name, options);
         let (status, said) = self.lctl(&["gate", "baseline", name]);
-        println!(
-            "{name}: plain {:.3} to {:.3}, chat {:.3} to {:.3}, exit {status}",
-            self.accuracy("baseline", 0),
-            self.accuracy(name, 0),
-            self.accuracy("baseline", 1),
-            self.accuracy(name, 1),
-        );
+        let change = |task| (self.figure("baseline", task), self.figure(name, task));
+        println!("{name}: text {:?}, chat {:?}, exit {status}", change("text"), change("chat"));
         (status, said)
     }
 
@@ -181,7 +163,7 @@ fn the_same_model_passes_to_the_last_bit() {
         let (status, said) = field.gate(model, name, &options);
         assert_eq!(status, 0, "{name}: {said}");
         assert!(said.contains("- all samples are equal to the last bit\nPASS\n"), "{name}: {said}");
-        for task in [0, 1] {
+        for task in ["text", "chat"] {
             assert_eq!(field.task(name, task)["samples_sha256"], field.task("baseline", task)["samples_sha256"]);
         }
     }
@@ -200,7 +182,7 @@ fn two_bits_are_caught() {
     let Some(field) = field() else { return };
     let (status, said) = field.gate(&field.quantize("Q2_K"), "q2_k", &[]);
     assert_eq!(status, 3, "{said}");
-    assert!(said.contains("- endings/plain: worse by ") && said.ends_with("FAIL\n"), "{said}");
+    assert!(said.contains("- sentences/text: worse by ") && said.ends_with("FAIL\n"), "{said}");
 }
 
 /// Templates that are not the model's: the shape of another family, and one that expects the parts of a message where
@@ -229,7 +211,7 @@ fn a_wrong_chat_template_is_caught() {
         std::fs::write(path, config.to_string()).unwrap();
         let (status, said) = field.gate(&dir, &format!("template-{name}"), &[]);
         assert_eq!(status, 3, "{name}: {said}");
-        assert!(said.contains("- endings/chat: worse by "), "{name}: {said}");
+        assert!(said.contains("- sentences/chat: worse by "), "{name}: {said}");
         assert!(said.contains("note: chat template: SHA-256 "), "{name}: {said}");
     }
 }
@@ -322,6 +304,6 @@ fn a_mangled_adapter_is_caught() {
         let options = ["--adapter", adapter.to_str().unwrap()];
         let (status, said) = field.gate(&base, &format!("adapted-{name}"), &options);
         assert_eq!(status, expected, "{name}: {said}");
-        assert_eq!(said.contains("- endings/plain: worse by "), expected == 3, "{name}: {said}");
+        assert_eq!(said.contains("- sentences/text: worse by "), expected == 3, "{name}: {said}");
     }
 }

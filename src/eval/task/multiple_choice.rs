@@ -1,7 +1,7 @@
 //! Multiple choice by log-likelihood: the choice the model finds most likely is its answer.
 //!
 //! Letter questions list the choices in the prompt and score the letters; cloze questions score the choices'
-//! texts. The figures are lm-eval's, number for number.
+//! texts. The figures but `byte_prob` are lm-eval's, number for number.
 
 use serde_json::{Map, json};
 
@@ -10,11 +10,12 @@ use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, first_max};
 use crate::eval::template::Template;
+use crate::kernel::math64;
 use crate::yaml::{Fields, Node};
 
 pub const TYPE: TaskType = TaskType {
     name: "multiple_choice",
-    about: "the most likely of some choices is the answer: acc, acc_norm, acc_bytes, exact_match",
+    about: "the most likely of some choices is the answer: acc, acc_norm, acc_bytes, exact_match, byte_prob",
     has_prompt: true,
     chat_by_default: false,
     parse,
@@ -31,6 +32,8 @@ enum Figure {
     AccBytes,
     /// Greedy decoding would write the target.
     ExactMatch,
+    /// The target's probability per UTF-8 byte: exp(log P / bytes), the geometric mean.
+    ByteProb,
 }
 
 const FIGURES: &[(&str, Figure)] = &[
@@ -38,6 +41,7 @@ const FIGURES: &[(&str, Figure)] = &[
     ("acc_norm", Figure::AccNorm),
     ("acc_bytes", Figure::AccBytes),
     ("exact_match", Figure::ExactMatch),
+    ("byte_prob", Figure::ByteProb),
 ];
 
 #[derive(Debug)]
@@ -187,14 +191,15 @@ impl Task for MultipleChoice {
             first_max(&log_probs.iter().zip(&choices).map(divide).collect::<Vec<f64>>())
         };
         let prediction = first_max(&log_probs);
-        let is_right = |figure| match figure {
-            Figure::Acc => prediction == target,
-            Figure::AccNorm => divided_by(|choice| choice.chars().count()) == target,
-            Figure::AccBytes => divided_by(str::len) == target,
-            Figure::ExactMatch => is_greedy.get(target).copied().unwrap_or(false),
+        let right = |is_right: bool| f64::from(u8::from(is_right));
+        let value = |figure| match figure {
+            Figure::Acc => right(prediction == target),
+            Figure::AccNorm => right(divided_by(|choice| choice.chars().count()) == target),
+            Figure::AccBytes => right(divided_by(str::len) == target),
+            Figure::ExactMatch => right(is_greedy.get(target).copied().unwrap_or(false)),
+            Figure::ByteProb => byte_prob(log_probs.get(target).copied(), &choices[target]),
         };
-        let score =
-            |(name, figure): &(&str, Figure)| ((*name).to_owned(), f64::from(u8::from(is_right(*figure))));
+        let score = |(name, figure): &(&str, Figure)| ((*name).to_owned(), value(*figure));
         let scores: Scores = self.figures.iter().map(score).collect();
         let details = Map::from_iter([
             ("choices".to_owned(), json!(choices)),
@@ -211,6 +216,12 @@ impl Task for MultipleChoice {
     fn failed(&self, _document: &Document) -> Result<Scores, Error> {
         Ok(self.figures.iter().map(|(name, _)| ((*name).to_owned(), 0.0)).collect())
     }
+}
+
+/// Returns the probability per byte of a choice; 0 of one without a response.
+fn byte_prob(log_prob: Option<f64>, choice: &str) -> f64 {
+    // a sum of rounded log-probabilities may end a little above 0
+    log_prob.map_or(0.0, |log_prob| math64::exp(log_prob / choice.len() as f64).min(1.0))
 }
 
 #[cfg(test)]
@@ -252,6 +263,17 @@ mod tests {
         let outcome = task.score(&row, &responses(&[-0.5, -8.0])).unwrap();
         assert_eq!(outcome.scores.values().sum::<f64>(), 4.0);
         assert_eq!((outcome.target, outcome.prediction), (json!(0), json!(0)));
+    }
+
+    #[test]
+    fn byte_prob_is_the_right_choices_geometric_mean() {
+        let task = parse(&TYPE, &CLOZE.replace("[acc, acc_norm, acc_bytes, exact_match]", "[byte_prob]")).unwrap();
+        let row = document(json!({"q": "", "c": ["éééé", "abcde"], "a": "éééé"}));
+        let score = |log_prob| task.score(&row, &responses(&[log_prob, -0.1])).unwrap().scores["byte_prob"];
+        assert_eq!((score(0.0), score(f64::NEG_INFINITY)), (1.0, 0.0));
+        // 8 bytes of probability 1/2 each
+        assert!((score(-8.0 * std::f64::consts::LN_2) - 0.5).abs() < 1e-15);
+        assert_eq!(task.failed(&row).unwrap()["byte_prob"], 0.0);
     }
 
     #[test]
