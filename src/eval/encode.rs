@@ -62,7 +62,11 @@ impl<'a> Encoder<'a> {
     }
 
     /// Returns the request for the log-probability of `continuation` behind `context`.
-    pub fn loglikelihood(&self, context: &Context, continuation: &str) -> Result<LoglikelihoodRequest, Error> {
+    pub fn loglikelihood(
+        &self,
+        context: &Context,
+        continuation: &str,
+    ) -> Result<LoglikelihoodRequest, Error> {
         if context.text.is_empty() {
             return self.without_context(continuation);
         }

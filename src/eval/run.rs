@@ -421,12 +421,7 @@ impl Writer<'_> {
     }
 
     /// Returns the request for one ask, and whether its prompt will lose its beginning; or why there is none.
-    fn request(
-        &self,
-        document: &Document,
-        prompt: &Context,
-        ask: &Ask,
-    ) -> Result<(Request, bool), String> {
+    fn request(&self, document: &Document, prompt: &Context, ask: &Ask) -> Result<(Request, bool), String> {
         let room = self.model.context_length;
         let encoder = &self.model.encoder;
         match ask {

@@ -239,7 +239,8 @@ fn validate_allows_for_clusters_in_the_power_of_critical_tasks() {
     let dir = tempfile::tempdir().unwrap();
     let row = |n: usize| {
         let answer = ["A", "B"][n % 2];
-        let row = serde_json::json!({"id": n, "cluster": n / 20, "q": format!("number {n}"), "answer": answer});
+        let row =
+            serde_json::json!({"id": n, "cluster": n / 20, "q": format!("number {n}"), "answer": answer});
         format!("{row}\n")
     };
     std::fs::write(dir.path().join("rows.jsonl"), (0..1000).map(row).collect::<String>()).unwrap();

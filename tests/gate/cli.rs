@@ -127,7 +127,11 @@ fn documents_that_nobody_was_asked_about_decide_nothing() {
     );
     let (status, stdout, _) = gate(&dir, "half half --json");
     let verdict: Json = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((status, &verdict["tasks"][0]["measured"]["items"]), (0, &100.into()), "equal to the last bit");
+    assert_eq!(
+        (status, &verdict["tasks"][0]["measured"]["items"]),
+        (0, &100.into()),
+        "equal to the last bit"
+    );
     // 100 documents cannot show 2 points, 400 with 300 certain zeros could
     let (status, stdout, _) = gate(&dir, "half half-changed");
     assert!(status == 4 && stdout.contains("demo/long: -1.00 points with 100 items"), "{stdout}");

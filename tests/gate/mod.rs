@@ -3,7 +3,6 @@
 mod cli;
 mod eval;
 mod information;
-mod planted;
 mod simulation;
 
 use std::path::Path;

@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn byte_prob_is_the_right_choices_geometric_mean() {
-        let task = parse(&TYPE, &CLOZE.replace("[acc, acc_norm, acc_bytes, exact_match]", "[byte_prob]")).unwrap();
+        let task =
+            parse(&TYPE, &CLOZE.replace("[acc, acc_norm, acc_bytes, exact_match]", "[byte_prob]")).unwrap();
         let row = document(json!({"q": "", "c": ["éééé", "abcde"], "a": "éééé"}));
         let score = |log_prob| task.score(&row, &responses(&[log_prob, -0.1])).unwrap().scores["byte_prob"];
         assert_eq!((score(0.0), score(f64::NEG_INFINITY)), (1.0, 0.0));
