@@ -3,6 +3,7 @@
 mod cli;
 mod eval;
 mod information;
+mod planted;
 mod simulation;
 
 use std::path::Path;
