@@ -49,7 +49,11 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
         fn sar(a: __m512i, n: u32) -> __m512i { _mm512_sra_epi32(a, _mm_cvtsi32_si128(n as i32)) }
         fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
-        fn word(words: Words<'_>, word: usize) -> __m512i { _mm512_loadu_si512(words.address(word, LANES).cast()) }
+        // Volatile keeps the reads of weights in the order in which they lie: the processor's prefetchers follow that one, and
+        // compilers shuffle a unit's reads. Sixteen rows begin at a row of a panel that is a multiple of 16, so at a cache line.
+        fn word(words: Words<'_>, word: usize) -> __m512i {
+            std::ptr::read_volatile(words.address(word, LANES).cast::<__m512i>())
+        }
         fn mul_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
         fn lookup(table: &[i8; 16], a: __m512i) -> __m512i {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));

@@ -161,59 +161,6 @@ impl<S: Lanes, C: Codes> Sink<S> for Products<'_, S, C> {
     }
 }
 
-/// Adds up the products of one row of activations, as [`Products`] does of many: the sums stay in a register, and next to
-/// nothing stands between the reads of weights, so that the processor looks far ahead in them.
-pub struct RowProducts<'a, S: Lanes, C> {
-    s: S,
-    codes: &'a [[u8; BLOCK]],
-    scales: &'a [f32],
-    terms: &'a [i32],
-    /// The block of 32 columns that is next.
-    block: usize,
-    y: S::F,
-    format: PhantomData<C>,
-}
-
-impl<'a, S: Lanes, C: Codes> RowProducts<'a, S, C> {
-    /// Returns sums of 0 over none of the columns yet; `terms` are what [`fill_terms`] says.
-    ///
-    /// # Panics
-    /// If there is not one row.
-    #[inline(always)]
-    pub fn new(s: S, x: Activations<'a>, terms: &'a [i32]) -> Self {
-        assert!(x.rows == 1 && x.scales.len() == x.codes.len() && terms.len() == x.codes.len() * C::GROUPS);
-        let (y, format) = (s.splat_f32(0.0), PhantomData);
-        RowProducts { s, codes: x.codes, scales: x.scales, terms, block: 0, y, format }
-    }
-
-    /// Returns the products with the `units` units of blocks that `words` are.
-    #[inline(always)]
-    pub fn sums(mut self, words: Words<'_>, units: usize) -> S::F {
-        let n_words = unit_words::<C>();
-        for unit in 0..units {
-            C::unit(self.s, words.part(unit * n_words, n_words), &mut self);
-        }
-        self.y
-    }
-}
-
-impl<S: Lanes, C: Codes> Sink<S> for RowProducts<'_, S, C> {
-    #[inline(always)]
-    fn weights(&mut self, weights: Weights<S>) {
-        let (s, block) = (self.s, self.block);
-        if block == self.codes.len() {
-            return; // what fills up the last unit
-        }
-        self.block += 1;
-        // SAFETY: block < codes.len(), of which `new` checked that the others are as long.
-        let (codes, scale, terms) = unsafe {
-            let terms = self.terms.get_unchecked(block * C::GROUPS..(block + 1) * C::GROUPS);
-            (self.codes.get_unchecked(block), *self.scales.get_unchecked(block), terms)
-        };
-        self.y = s.fma(s.splat_f32(scale), block_sum::<S, C>(s, &weights, codes, terms), self.y);
-    }
-}
-
 /// Returns the sum over a block's groups, before the scale of the activations.
 #[inline(always)]
 fn block_sum<S: Lanes, C: Codes>(s: S, weights: &Weights<S>, x: &[u8; BLOCK], terms: &[i32]) -> S::F {

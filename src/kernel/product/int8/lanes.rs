@@ -22,9 +22,13 @@ impl<'a> Words<'a> {
     pub const BYTES: usize = 4 * PANEL_ROWS;
 
     /// Returns the words of all rows of the panels in `bytes`, each of `panel_bytes`.
+    ///
+    /// # Panics
+    /// If `bytes` begin at no cache line.
     #[inline(always)]
     pub fn new(bytes: &'a [u8], panel_bytes: usize) -> Self {
         debug_assert!(!bytes.is_empty() && bytes.len().is_multiple_of(panel_bytes));
+        assert!(bytes.as_ptr().addr().is_multiple_of(Self::BYTES), "panels begin at cache lines");
         let n_words = panel_bytes / Self::BYTES;
         // the rows of a panel that is not there are those of the first, and are dropped
         let panel_bytes = if bytes.len() > panel_bytes { panel_bytes } else { 0 };

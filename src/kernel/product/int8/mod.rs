@@ -46,8 +46,6 @@ use self::activations::Activations;
 use self::avx2::{Avx2, AvxVnni, Pairs};
 #[cfg(target_arch = "x86_64")]
 use self::avx512::Avx512;
-#[cfg(target_arch = "x86_64")]
-use self::kernel::RowProducts;
 use self::kernel::{Codes, Products, fill_terms};
 use self::lanes::{Lanes, MAX_LANES, Pair, Words};
 use self::portable::Portable;
@@ -276,10 +274,10 @@ fn avx512_tile<C: Codes>(s: Avx512<false>, tile: &mut Tile<'_>, scratch: Scratch
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn avx512_vnni_tile<C: Codes>(s: Avx512<true>, tile: &mut Tile<'_>, scratch: Scratch<'_>) {
-    match tile.rows.len() {
-        1 if matches!(tile.w.stored(), Stored::Panels(_)) => multiply_row::<_, C>(s, tile, scratch),
-        ..PAIR_ROWS => multiply::<_, C>(s, tile, scratch),
-        _ => multiply::<_, C>(Pair(s), tile, scratch),
+    if tile.rows.len() < PAIR_ROWS {
+        multiply::<_, C>(s, tile, scratch)
+    } else {
+        multiply::<_, C>(Pair(s), tile, scratch)
     }
 }
 
@@ -323,27 +321,6 @@ fn multiply<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, scratch: Scratch<'_>)
                 tile.write(first + row, col, &y[..n]);
             }
         }
-    }
-}
-
-/// Computes a tile of one row of activations and packed weights, a panel at a time; see [`multiply`].
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn multiply_row<S: Lanes, C: Codes>(s: S, tile: &mut Tile<'_>, scratch: Scratch<'_>) {
-    let (w, cols) = (tile.w, tile.cols.clone());
-    let (Some((row, rows, x)), Stored::Panels(panels)) = (tile.x_groups().next(), w.stored()) else {
-        return; // the caller made sure of both
-    };
-    let x = Activations::new(x, rows, w.cols());
-    let terms = &mut scratch.terms[..terms_per_row::<C>(w.cols())];
-    fill_terms::<S, C>(&x, terms);
-    for col in cols.clone().step_by(S::LANES) {
-        let (panel, first) = (col / PANEL_ROWS, col % PANEL_ROWS);
-        let (bytes, layout) = (panels.panels(panel..panel + 1), panels.layout);
-        let words = Words::new(bytes, layout.panel_bytes()).rows_from(first);
-        let sums = RowProducts::<S, C>::new(s, x, terms).sums(words, layout.units());
-        s.store(sums, scratch.y);
-        tile.write(row, col, &scratch.y[..S::LANES.min(cols.end - col)]);
     }
 }
 

@@ -21,7 +21,6 @@ impl Codes for Q4K {
         unrolled!(pair in [0, 1, 2, 3] {
             let v = read(s, words, 4 + 8 * pair);
             sink.weights(header.weights(s, fields(s, v, 0, 15), 2 * pair));
-            let v = read(s, words, 4 + 8 * pair);
             sink.weights(if S::ANY_CODES {
                 header.weights_of_16(s, fields(s, v, 0, 0xf0), 2 * pair + 1)
             } else {
