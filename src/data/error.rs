@@ -26,6 +26,12 @@ pub enum Error {
     #[error("{path}: cannot tell what kind of file it is")]
     UnknownContainer { path: PathBuf },
 
+    #[error("{path}: not Parquet: {what}")]
+    Parquet { path: PathBuf, what: String },
+
+    #[error("{path}: a Parquet file, which this program was built without")]
+    NoParquet { path: PathBuf },
+
     #[error("{path}:{line}: cannot tell the format of its rows; their fields are: {fields}")]
     UnknownFormat { path: PathBuf, line: usize, fields: String },
 
@@ -59,6 +65,12 @@ impl Diagnostic for Error {
         match self {
             Error::UnknownContainer { .. } => {
                 Some(format!("name it with `type`, one of: {}", super::container::names()))
+            }
+            Error::Parquet { what, .. } if what.contains("Disabled feature") => {
+                Some("its compression is not supported: write it anew with Snappy, gzip or none".into())
+            }
+            Error::NoParquet { .. } => {
+                Some("build it with `--features parquet`, or write the rows as JSONL".into())
             }
             Error::UnknownFormat { .. } | Error::ManyFormats { .. } => {
                 Some(format!("name it with `format`, one of: {}", super::format::names()))

@@ -1,6 +1,6 @@
 //! Training data: local files become token ids with a mask of what is trained.
 //!
-//!     file -> rows                      container: JSONL, JSON, CSV, plain text
+//!     file -> rows                      container: JSONL, JSON, CSV, Parquet, plain text
 //!       -> records                      format: chat, prompt/completion, text, alpaca, sharegpt, preference
 //!       -> examples                     encode: chat template, mask, truncation
 //!       -> scans, split, order, packs   scan, split, mixture, pack

@@ -1,6 +1,8 @@
 //! Kinds of files that hold rows.
 
 mod json;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod separated;
 mod text;
 
@@ -21,8 +23,15 @@ pub struct Container {
 }
 
 /// Every kind, by name.
-pub static CONTAINERS: &[Container] =
-    &[json::LINES, json::ARRAY, separated::COMMAS, separated::TABS, text::TEXT];
+pub static CONTAINERS: &[Container] = &[
+    json::LINES,
+    json::ARRAY,
+    separated::COMMAS,
+    separated::TABS,
+    #[cfg(feature = "parquet")]
+    parquet::PARQUET,
+    text::TEXT,
+];
 
 /// Returns the names of all kinds.
 pub fn names() -> String {
@@ -33,6 +42,9 @@ pub fn names() -> String {
 pub fn by_name(name: &str) -> Option<&'static Container> {
     CONTAINERS.iter().find(|container| container.name == name)
 }
+
+/// The first bytes of a Parquet file.
+const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 /// Rows of a file or what is wrong with them, each with its line from 1 (its number where there are no lines).
 pub type Rows = Vec<(usize, Result<Row, RowError>)>;
@@ -49,6 +61,10 @@ pub struct File {
 /// wrong with single rows stands in their place.
 pub fn read(path: &Path, container: Option<&'static Container>) -> Result<File, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    #[cfg(not(feature = "parquet"))]
+    if bytes.starts_with(PARQUET_MAGIC) {
+        return Err(Error::NoParquet { path: path.to_owned() });
+    }
     let unknown = || Error::UnknownContainer { path: path.to_owned() };
     let container = container.or_else(|| detect(path, &bytes)).ok_or_else(unknown)?;
     let rows = (container.read)(path, &bytes)?;
@@ -65,6 +81,7 @@ fn detect(path: &Path, bytes: &[u8]) -> Option<&'static Container> {
     let extension = extension.to_ascii_lowercase();
     let first = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start().first();
     let name = match (first, extension.as_str()) {
+        _ if bytes.starts_with(PARQUET_MAGIC) => "parquet",
         (Some(b'['), "json" | "jsonl" | "ndjson" | "") => "json",
         (Some(b'{'), "json" | "jsonl" | "ndjson" | "") => "jsonl",
         _ => {

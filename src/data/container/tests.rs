@@ -68,3 +68,79 @@ fn every_bad_row_is_told_and_the_others_are_read() {
     let (_, rows) = rows_of("x.csv", b"a,a\n1,2\n").unwrap();
     assert_eq!(rows, [(1, Err("two columns are called `a`".into()))]);
 }
+
+/// Two rows: a text that may be missing, a number, and a list of messages.
+#[cfg(feature = "parquet")]
+fn parquet_bytes() -> Vec<u8> {
+    use std::sync::Arc;
+
+    use ::parquet::basic::Compression;
+    use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use ::parquet::file::properties::WriterProperties;
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+
+    let schema = "message schema {
+        optional binary prompt (STRING);
+        required int64 n;
+        optional group messages (LIST) { repeated group list { optional group element {
+            required binary role (STRING); optional binary content (STRING);
+        } } }
+    }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let text = |text: &str| ByteArray::from(text);
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[text("größe")], Some(&[1, 0]), None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[7, -1], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let roles = [text("user"), text("assistant")];
+    column.typed::<ByteArrayType>().write_batch(&roles, Some(&[3, 3, 0]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[text("hi")], Some(&[4, 3, 0]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_rows_are_read_with_nested_columns() {
+    let bytes = parquet_bytes();
+    let expected = vec![
+        good(
+            1,
+            json!({"prompt": "größe", "n": 7, "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": null}]}),
+        ),
+        good(2, json!({"prompt": null, "n": -1, "messages": null})),
+    ];
+    assert_eq!(rows_of("x.anything", &bytes).unwrap(), ("parquet", expected));
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_damaged_parquet_file_is_an_error_and_never_a_panic() {
+    let bytes = parquet_bytes();
+    for cut in 0..bytes.len() {
+        let result = rows_of("x.parquet", &bytes[..cut]);
+        assert!(matches!(result, Err(Error::Parquet { .. })), "{cut}");
+    }
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x5a;
+        let caught = std::panic::catch_unwind(|| drop(rows_of("x.parquet", &damaged)));
+        assert!(caught.is_ok(), "byte {at}");
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn a_parquet_file_is_known_for_what_it_is_without_the_feature() {
+    assert!(matches!(rows_of("x.parquet", b"PAR1...PAR1"), Err(Error::NoParquet { .. })));
+}
