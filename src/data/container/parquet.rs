@@ -17,7 +17,13 @@ pub const PARQUET: Container = Container {
     read,
 };
 
+/// The library panics on some damaged files: that is an error, too.
 fn read(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
+    std::panic::catch_unwind(|| rows(path, bytes))
+        .unwrap_or_else(|_| Err(Error::Parquet { path: path.to_owned(), what: "the file is damaged".into() }))
+}
+
+fn rows(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
     let fail = |what: String| Error::Parquet { path: path.to_owned(), what };
     let reader =
         SerializedFileReader::new(Bytes::copy_from_slice(bytes)).map_err(|error| fail(error.to_string()))?;
