@@ -6,6 +6,7 @@ mod convert;
 mod datasets;
 mod decoder;
 mod engine;
+mod finetune;
 mod gate;
 mod generate;
 #[cfg(feature = "hub")]

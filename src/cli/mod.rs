@@ -1,10 +1,12 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
 mod eval;
+mod finetune;
 mod gate;
 mod generate;
 mod inspect;
 mod machine;
+mod merge;
 mod model;
 mod progress;
 mod pull;
@@ -49,6 +51,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Finetune(finetune::Args),
+    Merge(merge::Args),
     Quantize(quantize::Args),
     Recipe(recipe::Args),
     Inspect(inspect::Args),
@@ -76,6 +80,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Finetune(args) => return finetune::run(&args),
+        Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
         Command::Recipe(args) => recipe::run(&args)?,
         Command::Inspect(args) => return inspect::run(args),

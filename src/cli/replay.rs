@@ -93,6 +93,9 @@ pub enum ReplayError {
     #[error("the manifest's `directory` is `{name}`, which is no directory's name")]
     BadDirectory { name: String },
 
+    #[error("a fine-tuning run is not replayed")]
+    Finetune,
+
     #[error("{dir}: cannot make a temporary directory")]
     Work {
         dir: PathBuf,
@@ -117,6 +120,9 @@ impl Diagnostic for ReplayError {
         Some(match self {
             ReplayError::NotAPair { .. } => {
                 "write the manifest's path and the new one: `--input a.jsonl=/data/a.jsonl`".into()
+            }
+            ReplayError::Finetune => {
+                "run its recipe (`job.settings.recipe`) with `lctl finetune`; --check compares what is on disk".into()
             }
             ReplayError::NoSuchInput { known, .. } => format!("its inputs are: {}", known.join(", ")),
             ReplayError::Changed(_) => {
@@ -172,6 +178,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
                 Job::Quantize(settings) => rerun::quantize(&manifest, settings, &places, &how)?,
                 Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
                 Job::Gate(_) => rerun::gate(&manifest, &places, &how)?,
+                Job::Finetune(_) => return Err(ReplayError::Finetune.into()),
             }
         }
     };

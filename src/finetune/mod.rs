@@ -4,6 +4,8 @@ mod clip;
 mod dpo;
 mod optimizer;
 pub mod recipe;
+pub mod report;
+pub mod run;
 mod schedule;
 
 pub use clip::{clip_factor, global_norm};

@@ -8,6 +8,7 @@ mod config;
 mod decode;
 mod decoder;
 mod error;
+pub mod export;
 mod general;
 mod gguf_config;
 mod hparams;

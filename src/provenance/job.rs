@@ -11,6 +11,7 @@ pub enum Job {
     Quantize(QuantizeSettings),
     Eval(EvalSettings),
     Gate(GateSettings),
+    Finetune(FinetuneSettings),
 }
 
 impl Job {
@@ -20,6 +21,7 @@ impl Job {
             Job::Quantize(_) => "quantize",
             Job::Eval(_) => "eval",
             Job::Gate(_) => "gate",
+            Job::Finetune(_) => "finetune",
         }
     }
 }
@@ -86,3 +88,11 @@ pub enum EvalMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateSettings {}
+
+/// Settings of `lctl finetune`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneSettings {
+    /// The recipe as YAML, with what was set on the command line and every default written out.
+    pub recipe: String,
+}

@@ -84,6 +84,10 @@ pub enum Role {
     Baseline,
     Candidate,
     Policy,
+    /// Of a fine-tuning run.
+    Recipe,
+    /// A chat template in a file of its own.
+    Template,
 }
 
 impl Role {
@@ -105,6 +109,8 @@ impl Role {
             Role::Baseline => "baseline",
             Role::Candidate => "candidate",
             Role::Policy => "policy",
+            Role::Recipe => "recipe",
+            Role::Template => "template",
         }
     }
 }
@@ -135,6 +141,7 @@ pub enum OutputRole {
     Samples,
     Logits,
     Verdict,
+    Adapter,
 }
 
 /// What a digest of an output is of.
@@ -335,6 +342,7 @@ impl Manifest {
             }
             Job::Eval(_) => &[OutputRole::Report, OutputRole::Logits],
             Job::Gate(_) => &[OutputRole::Verdict],
+            Job::Finetune(_) => &[OutputRole::Adapter, OutputRole::Model],
         };
         if self.outputs.is_empty() || self.outputs.iter().any(|output| !expected.contains(&output.role)) {
             return Err(format!("these are not the outputs of `{}`", self.job.command()));
@@ -394,6 +402,15 @@ impl Manifest {
                 (R::BaseFiles, 0, 1),
                 (R::BaseAdapter, 0, 1),
                 (R::Text, 0, 1),
+            ],
+            Job::Finetune(_) => &[
+                (R::Model, 1, 1),
+                (R::ModelFiles, 0, 1),
+                (R::Recipe, 1, 1),
+                (R::Data, 1, ANY),
+                (R::Template, 0, 1),
+                (R::Text, 0, 1),
+                (R::Suite, 0, ANY),
             ],
         }
     }

@@ -8,6 +8,7 @@ mod row_map;
 pub mod safetensors;
 mod shards;
 mod sink;
+mod staged;
 mod stream;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use format::BlockFormat;
 pub use open::{Opened, open};
 pub use row_map::RowMap;
 pub use sink::{AtomicFile, WrittenFile, cleanup_partial_files, is_same_file};
+pub use staged::{StagedDir, remove_dir_whole, remove_partial_dirs};
 pub use stream::TensorDecl;
 
 /// The element type of a tensor: a block format of the registry, compared by name.

@@ -1,7 +1,7 @@
 //! What a replay made against what the manifest says.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
@@ -173,8 +173,18 @@ fn first_difference(then: &str, now: &str) -> Option<FirstDifference> {
     })?
 }
 
-/// Returns where an output lies: by its name beside the manifest, whatever directories it once had.
+/// Returns where an output lies: by its name beside the manifest, whatever directories it once had; in a manifest of a
+/// directory by its path in that directory.
 fn beside(manifest_path: &Path, output: &Output) -> PathBuf {
+    let manifest_name = manifest_path.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(directory) = manifest_name.strip_suffix(".manifest.json") {
+        let parts: Vec<Component> = Path::new(&output.path).components().collect();
+        let inside = parts.iter().rposition(|part| part.as_os_str() == directory).map(|at| &parts[at..]);
+        let is_plain = |part: &Component| matches!(part, Component::Normal(_));
+        if let Some(inside) = inside.filter(|inside| inside.len() > 1 && inside.iter().all(is_plain)) {
+            return manifest_path.with_file_name(inside.iter().collect::<PathBuf>());
+        }
+    }
     // the reader has checked that there is a name
     let name = Path::new(&output.path).file_name().unwrap_or_default();
     manifest_path.with_file_name(name)

@@ -172,6 +172,11 @@ impl Trainable {
         })
     }
 
+    /// Returns how activations are kept.
+    pub fn checkpointing(&self) -> Checkpointing {
+        self.checkpointing
+    }
+
     /// Returns the model without what is trained.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder

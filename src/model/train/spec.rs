@@ -76,7 +76,7 @@ impl LowRankSpec {
     }
 
     /// Returns rank and scale of the module of that name.
-    pub(super) fn rank_and_scale(&self, module: &str) -> Result<(usize, f32), Error> {
+    pub(crate) fn rank_and_scale(&self, module: &str) -> Result<(usize, f32), Error> {
         let rank = first_fit("rank_pattern", &self.rank_pattern, module)?.unwrap_or(self.r);
         let alpha = first_fit("alpha_pattern", &self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
         // a rank is at most 65535

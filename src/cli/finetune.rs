@@ -1,0 +1,238 @@
+//! `lctl finetune`: recipe -> model, data, plan -> run -> result, report, manifest.
+
+mod gate;
+mod plan;
+mod prepare;
+mod progress;
+mod results;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::quantize::interrupt_flag;
+use super::recipe::SetArgs;
+use super::term;
+use crate::error::{Diagnostic, Failure};
+use crate::finetune::recipe::OnForgetting;
+use crate::finetune::report;
+use crate::finetune::run::{self, Ended, Forgetting, Job, Outcome};
+use crate::provenance::Started;
+
+use prepare::Prepared;
+use progress::Progress;
+
+const AFTER_HELP: &str = "\
+Recipes are described in docs/recipes.md, runs and what they leave behind in docs/finetune.md.
+
+Exit status:
+  0    trained; with `eval.gate` the result passed
+  2    bad input, a loss that is not finite, more forgotten than allowed, a disk that is full
+  3, 4, 5  `eval.gate`: a regression, undecided, not comparable; nothing was promoted
+  130  interrupted; --resume goes on
+
+Examples:
+  lctl finetune recipes/soc-triage.yaml --plan
+  lctl finetune recipes/soc-triage.yaml --set model.path=models/llama-3.2-1b --out runs/a
+  lctl finetune recipes/soc-triage.yaml --out runs/a --resume";
+
+/// Fine-tune a model by a recipe
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+
+    #[command(flatten)]
+    set: SetArgs,
+
+    /// Directory of everything that the run writes, instead of the recipe's `output`
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Go on from the last checkpoint in the directory
+    #[arg(long, conflicts_with = "plan")]
+    resume: bool,
+
+    /// Say what the run would take, by one step that is not kept: steps, tokens, memory, time
+    #[arg(long)]
+    plan: bool,
+
+    /// What the products take, instead of the recipe's `model.compute`: auto, f32, bf16
+    #[arg(long, value_name = "MODE")]
+    compute: Option<String>,
+
+    /// Threads; results do not depend on it [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Instruction set: portable, avx2, avx512; results do not depend on it [default: LCTL_ISA, or the best
+    /// there is]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Take a hub id from the cache only, never from the network
+    #[arg(long)]
+    offline: bool,
+
+    /// Do not write result.manifest.json, which says what the result was made of (docs/provenance.md)
+    #[arg(long)]
+    no_manifest: bool,
+
+    /// Print what the run came to as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Print nothing but errors, and JSON if asked for
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{}: names no `output`", .recipe.display())]
+    NoOutput { recipe: PathBuf },
+
+    #[error("interrupted after {} of {} steps", .steps, .total)]
+    Interrupted { steps: u64, total: u64, dir: PathBuf },
+
+    #[error(
+        "the loss on the general text rose by {rise:.4} nats per token, from {before:.4} to {after:.4}; allowed is {most}"
+    )]
+    Forgot { rise: f64, before: f64, after: f64, most: f64 },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::NoOutput { .. } => "name a directory with --out".into(),
+            Error::Interrupted { dir, .. } => {
+                format!("nothing is lost: the same command with --resume goes on (checkpoints in {})", dir.display())
+            }
+            Error::Forgot { .. } => {
+                "nothing was exported; a lower `train.lr`, fewer epochs or general rows in the data help, or `action: warn`"
+                    .into()
+            }
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Interrupted { .. } => 130,
+            Error::NoOutput { .. } | Error::Forgot { .. } => 2,
+        }
+    }
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let started = Started::now();
+    let interrupted = interrupt_flag();
+    let prepared = Prepared::new(args)?;
+    if args.plan {
+        return plan::run(args, &prepared).map(|()| ExitCode::SUCCESS);
+    }
+    let dir = args.out.clone().or_else(|| prepared.recipe.output.clone());
+    let dir = dir.ok_or_else(|| Error::NoOutput { recipe: args.recipe.clone() })?;
+    plan::check_fits(&prepared)?;
+    let job = Job {
+        recipe: &prepared.recipe,
+        model: &prepared.model,
+        corpus: &prepared.corpus,
+        general: prepared.general.as_deref(),
+        dir: &dir,
+        model_sha256: &prepared.model_sha256,
+        resume: args.resume,
+        interrupted: &interrupted,
+    };
+    let mut progress = Progress::new(args.quiet);
+    let outcome = run::run(&job, &mut progress);
+    progress.finish();
+    let outcome = outcome?;
+    write_report(&prepared, &outcome, &dir)?;
+    if outcome.ended == Ended::Interrupted {
+        return Err(Error::Interrupted { steps: outcome.steps, total: outcome.total_steps, dir }.into());
+    }
+    check_forgetting(&prepared, &outcome, args.quiet)?;
+    let exported = results::export(args, &prepared, &outcome, &dir, started)?;
+    print(args, &outcome, &exported)?;
+    Ok(exported.code)
+}
+
+/// Writes the report of the run so far.
+fn write_report(prepared: &Prepared, outcome: &Outcome, dir: &std::path::Path) -> Result<(), Failure> {
+    let events = run::read_events(dir)?;
+    let facts = report::Facts {
+        title: prepared.recipe.model.path.clone(),
+        recipe: prepared.recipe.to_yaml(),
+        outcome,
+        files: prepared.corpus.files(),
+        events: &events,
+    };
+    let mut file = crate::tensor::AtomicFile::create(&dir.join("report.html"), None, false)?;
+    file.write_all(report::html(&facts).as_bytes())?;
+    file.commit()?;
+    Ok(())
+}
+
+fn check_forgetting(prepared: &Prepared, outcome: &Outcome, quiet: bool) -> Result<(), Failure> {
+    let (Some(guard), Some(Forgetting { before, after })) =
+        (&prepared.recipe.eval.forgetting, outcome.forgetting)
+    else {
+        return Ok(());
+    };
+    let rise = after - before;
+    let most = guard.max_increase;
+    // NaN is no rise that is small enough
+    if rise <= most {
+        return Ok(());
+    }
+    let error = Error::Forgot { rise, before, after, most };
+    match guard.action {
+        OnForgetting::Fail => Err(error.into()),
+        OnForgetting::Warn => {
+            if !quiet {
+                term::say(&format!("warning: {error}"));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn print(args: &Args, outcome: &Outcome, exported: &results::Exported) -> Result<(), Failure> {
+    let ended = match outcome.ended {
+        Ended::Finished => "finished",
+        Ended::Early => "early",
+        Ended::Interrupted => "interrupted",
+    };
+    let paths: Vec<String> = exported.paths.iter().map(|path| path.display().to_string()).collect();
+    if args.json {
+        return term::out_json(&json!({
+            "ended": ended,
+            "steps": outcome.steps,
+            "total_steps": outcome.total_steps,
+            "result_step": outcome.chosen_step,
+            "validation_loss": outcome.best.map(|best| best.loss.0),
+            "validation_step": outcome.best.map(|best| best.step),
+            "forgetting": outcome.forgetting.map(|f| json!({"before": f.before, "after": f.after})),
+            "gate": exported.verdict,
+            "outputs": paths,
+        }));
+    }
+    if args.quiet {
+        return Ok(());
+    }
+    let mut text = format!("{ended} after {} of {} steps", outcome.steps, outcome.total_steps);
+    if outcome.chosen_step != outcome.steps {
+        text += &format!("; the result is of step {}", outcome.chosen_step);
+    }
+    if let Some(Forgetting { before, after }) = outcome.forgetting {
+        text += &format!("; loss on the general text {before:.4} -> {after:.4}");
+    }
+    text.push('\n');
+    if let Some(verdict) = &exported.verdict {
+        text += &format!("gate: {verdict}\n");
+    }
+    paths.iter().for_each(|path| text += &format!("{}\n", term::printable(path)));
+    term::out(&text)
+}

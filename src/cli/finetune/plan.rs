@@ -1,0 +1,112 @@
+//! What a run would take: `--plan`, and the check before a run begins.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::Args;
+use super::prepare::Prepared;
+use super::progress::duration;
+use crate::cli::term;
+use crate::error::{Diagnostic, Failure};
+use crate::finetune::recipe::Recipe;
+use crate::finetune::run::{self, Corpus};
+use crate::model::train::{Checkpointing, Trainable};
+
+#[derive(Debug, thiserror::Error)]
+#[error("the run needs about {} more memory, and {} is available", term::bytes(*.needed), term::bytes(*.available))]
+struct TooLarge {
+    needed: u64,
+    available: u64,
+}
+
+impl Diagnostic for TooLarge {
+    fn hint(&self) -> Option<String> {
+        Some("set train.gradient_checkpointing=true, a smaller data.max_seq_len or train.micro_batch_size, or a lower rank".into())
+    }
+}
+
+/// Returns whether blocks are to be computed anew: if what the backward pass keeps would not fit otherwise.
+pub fn checkpointing(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Checkpointing {
+    // an error comes again, and is told, when the run begins
+    let largest = run::totals(recipe, corpus).map_or(0, |totals| totals.largest);
+    let needed = run::memory(recipe, model, largest, Checkpointing::None);
+    match available() {
+        // a tenth is left to everything else
+        Some(available) if needed > available - available / 10 => Checkpointing::Blocks,
+        _ => Checkpointing::None,
+    }
+}
+
+/// Errors if the run will not fit.
+pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
+    let Prepared { recipe, model, corpus, .. } = prepared;
+    let largest = run::totals(recipe, corpus)?.largest;
+    let needed = run::memory(recipe, model, largest, model.checkpointing());
+    match available() {
+        Some(available) if needed > available => Err(TooLarge { needed, available }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says what the run would take.
+pub fn run(args: &Args, prepared: &Prepared) -> Result<(), Failure> {
+    check_fits(prepared)?;
+    let Prepared { recipe, model, corpus, .. } = prepared;
+    let totals = run::totals(recipe, corpus)?;
+    let probe = run::probe(recipe, model, corpus)?;
+    let seconds = totals.tokens as f64 * probe.seconds / probe.tokens.max(1) as f64
+        + totals.steps as f64 * probe.step_seconds;
+    let peak = of_process("VmHWM:");
+    let recomputes = model.checkpointing() == Checkpointing::Blocks;
+    if args.json {
+        return term::out_json(&json!({
+            "steps": totals.steps,
+            "epochs": totals.epochs,
+            "tokens": totals.tokens,
+            "trained_tokens": totals.targets,
+            "trainable_parameters": model.n_parameters(),
+            "gradient_checkpointing": recomputes,
+            "peak_memory_bytes": peak,
+            "tokens_per_second": probe.tokens as f64 / probe.seconds.max(1e-9),
+            "seconds": seconds,
+        }));
+    }
+    let mut rows = vec![
+        ("steps", totals.steps.to_string()),
+        ("epochs", totals.epochs.to_string()),
+        ("tokens", format!("{}, {} of them trained", totals.tokens, totals.targets)),
+        ("parameters", format!("{} trained", model.n_parameters())),
+        ("recomputation", if recomputes { "of blocks" } else { "none" }.to_owned()),
+        ("time", format!("about {}", duration(seconds))),
+    ];
+    rows.extend(peak.map(|peak| ("peak memory", term::bytes(peak))));
+    term::out(&rows.iter().map(|(what, value)| format!("{what:<14} {value}\n")).collect::<String>())
+}
+
+/// Returns the bytes that a new allocation can take, where the system says it.
+fn available() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// Returns bytes of this process by the name in /proc.
+fn of_process(key: &str) -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, key)
+}
+
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_by_their_names() {
+        let text = "MemTotal:       100 kB\nMemAvailable:   12 kB\n";
+        assert_eq!(kilobytes(text, "MemAvailable:"), Some(12 * 1024));
+        assert_eq!(kilobytes(text, "MemFree:"), None);
+    }
+}

@@ -1,0 +1,302 @@
+//! Everything a run needs, opened and checked before the first step.
+
+use std::path::{Path, PathBuf};
+
+use super::Args;
+use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
+use crate::cli::source::model_path;
+use crate::cli::{machine, recipe, term};
+use crate::data;
+use crate::data::encode::{Encoder, Settings, TemplateSource};
+use crate::data::scan::Suites;
+use crate::data::shingles::texts_of;
+use crate::error::{Diagnostic, Failure};
+use crate::eval::run::{DataSets, RunOptions};
+use crate::eval::suite::Suite;
+use crate::finetune::recipe::{
+    AdapterKind, Checkpointing, Compute, Init, Kind, LowRank, Quantization, Recipe, Targets, Template,
+};
+use crate::finetune::run::{Corpus, Error as RunError};
+use crate::kernel::ComputeMode;
+use crate::model::train::{self, LowRankSpec, Method, TargetModules, Trainable};
+use crate::model::{LoadOptions, Residence};
+use crate::provenance::{InputFiles, Role, sha256_of_file};
+use crate::text::{EncodeOptions, Tokenizer};
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("`model.quantization: nf4` is not done yet")]
+    Nf4,
+
+    #[error("`{key}`: {}: cannot read", .path.display())]
+    Read {
+        key: String,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{place}: {tokens} tokens, and the model has a context of {context}")]
+    TooLong { place: String, tokens: usize, context: usize },
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Nf4 => Some("take a GGUF of the model, such as Q4_K_M, as `model.path`".into()),
+            Error::Read { .. } => {
+                Some("paths are taken from the current directory; --set changes one for now".into())
+            }
+            Error::TooLong { context, .. } => Some(format!("set `data.max_seq_len` to at most {context}")),
+        }
+    }
+}
+
+/// What a run is made of.
+pub struct Prepared {
+    pub recipe: Recipe,
+    pub model: Trainable,
+    pub corpus: Corpus,
+    pub general: Option<Vec<Vec<u32>>>,
+    /// Where the model lies.
+    pub base: PathBuf,
+    /// SHA-256 of config.json and weights.
+    pub model_sha256: String,
+    /// What a manifest says was read.
+    pub inputs: Vec<InputFiles>,
+    /// Of an adapter.
+    pub spec: Option<LowRankSpec>,
+}
+
+impl Prepared {
+    /// Opens model and data; what the user should know goes to stderr.
+    pub fn new(args: &Args) -> Result<Prepared, Failure> {
+        let mut set = recipe::SetArgs { set: args.set.set.clone() };
+        set.set.extend(args.compute.as_ref().map(|mode| format!("model.compute={mode}")));
+        let recipe = recipe::open(&args.recipe, &set)?;
+        if recipe.model.quantization == Quantization::Nf4 {
+            return Err(Error::Nf4.into());
+        }
+        for (key, path) in recipe.files() {
+            if let Err(source) = path.metadata() {
+                return Err(Error::Read { key, path: path.to_owned(), source }.into());
+            }
+        }
+        let opened = Opened::new(args, &recipe)?;
+        let corpus = corpus(&recipe, &opened.tokenizer, args.quiet)?;
+        let general = general(&recipe, &opened.tokenizer)?;
+        check_lengths(&corpus, opened.model.decoder().context_length())?;
+        let Opened { model, base, inputs, spec, .. } = opened;
+        let of_model = inputs.iter().find(|input| input.role == Role::Model);
+        let model_sha256 = of_model.map(InputFiles::sha256).unwrap_or_default();
+        let inputs = [inputs, read_files(args, &recipe, &corpus)].concat();
+        let checkpointing = match recipe.train.gradient_checkpointing {
+            Checkpointing::On => train::Checkpointing::Blocks,
+            Checkpointing::Off => train::Checkpointing::None,
+            Checkpointing::Auto => super::plan::checkpointing(&recipe, &model, &corpus),
+        };
+        let model = model.with_checkpointing(checkpointing);
+        Ok(Prepared { recipe, model, corpus, general, base, model_sha256, inputs, spec })
+    }
+}
+
+/// A model to be trained.
+struct Opened {
+    model: Trainable,
+    tokenizer: Tokenizer,
+    base: PathBuf,
+    inputs: Vec<InputFiles>,
+    spec: Option<LowRankSpec>,
+}
+
+impl Opened {
+    fn new(args: &Args, recipe: &Recipe) -> Result<Opened, Failure> {
+        let compute = match recipe.model.compute {
+            Compute::Auto => ComputeMode::Auto,
+            Compute::F32 => ComputeMode::F32,
+            Compute::Bf16 => ComputeMode::Bf16,
+        };
+        if recipe.model.init == Init::Random {
+            return Opened::random(args, recipe, compute);
+        }
+        let loaded = LoadedModel::open(&ModelArgs {
+            model: &recipe.model.path,
+            offline: args.offline,
+            adapter: None,
+            compute,
+            context: None,
+            threads: args.threads,
+            isa: args.isa.as_deref(),
+            weights: WeightsArg::Auto,
+            digests: true,
+            quiet: args.quiet,
+        })?;
+        let inputs = loaded.inputs()?.to_vec();
+        let LoadedModel { decoder, tokenizer, path: base, .. } = loaded;
+        let spec =
+            recipe.adapter.low_rank.as_ref().map(|low_rank| low_rank_spec(low_rank, recipe.adapter.kind));
+        let method = spec.clone().map_or(Method::Full, Method::LowRank);
+        let model = Trainable::new(decoder, &method)?;
+        Ok(Opened { model, tokenizer, base, inputs, spec })
+    }
+
+    fn random(args: &Args, recipe: &Recipe, mode: ComputeMode) -> Result<Opened, Failure> {
+        let base = model_path(&recipe.model.path, args.offline)?;
+        let options = LoadOptions {
+            mode,
+            isa: machine::isa(args.isa.as_deref())?,
+            threads: machine::threads(args.threads),
+            adapter: None,
+            context: None,
+            residence: Residence::Auto,
+        };
+        let config = base.join("config.json");
+        let tokenizer = Tokenizer::open(&base)?;
+        let model = Trainable::random(&config, recipe.train.seed, &options)?;
+        tokenizer.check_vocab(model.decoder().config().vocab_size, &base)?;
+        let sha256 = sha256_of_file(&config)?;
+        let inputs = vec![InputFiles::of_file(Role::Model, None, &config).with_sha256(&sha256)];
+        Ok(Opened { model, tokenizer, base, inputs, spec: None })
+    }
+}
+
+fn low_rank_spec(low_rank: &LowRank, kind: AdapterKind) -> LowRankSpec {
+    LowRankSpec {
+        r: low_rank.r as usize,
+        lora_alpha: low_rank.alpha,
+        lora_dropout: low_rank.dropout as f32,
+        target_modules: match &low_rank.target_modules {
+            Targets::AllLinear => TargetModules::AllLinear,
+            Targets::Names(names) => TargetModules::Names(names.clone()),
+            Targets::Regex(pattern) => TargetModules::Matching(pattern.clone()),
+        },
+        modules_to_save: low_rank.modules_to_save.clone(),
+        rank_pattern: low_rank.rank_pattern.iter().map(|(name, r)| (name.clone(), *r as usize)).collect(),
+        alpha_pattern: low_rank.alpha_pattern.iter().map(|(name, alpha)| (name.clone(), *alpha)).collect(),
+        use_rslora: kind == AdapterKind::Rslora,
+        use_dora: kind == AdapterKind::Dora,
+    }
+}
+
+fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool) -> Result<Corpus, Failure> {
+    let data = &recipe.data;
+    let template = match &data.chat_template {
+        Template::FromModel => TemplateSource::Model,
+        Template::Plain => TemplateSource::Plain,
+        Template::File(path) => TemplateSource::Text(read_text("data.chat_template", path)?),
+    };
+    let settings = Settings {
+        template,
+        train_on: data.train_on,
+        date: data.date,
+        variables: data.template_variables.clone(),
+    };
+    let encoder = Encoder::new(tokenizer, &settings)?;
+    let suites = suites(&data.scan.suites)?;
+    let suites = (!data.scan.suites.is_empty()).then_some(&suites);
+    let spec = data.spec(recipe.train.seed);
+    let (corpus, findings, notes) = match recipe.kind {
+        Kind::Finetune => {
+            let mut loaded = data::load(&spec, &encoder, Encoder::example, suites)?;
+            let (findings, notes) = (std::mem::take(&mut loaded.findings), std::mem::take(&mut loaded.notes));
+            (Corpus::Examples(loaded), findings, notes)
+        }
+        Kind::Dpo => {
+            let mut loaded = data::load(&spec, &encoder, Encoder::pair, suites)?;
+            let (findings, notes) = (std::mem::take(&mut loaded.findings), std::mem::take(&mut loaded.notes));
+            (Corpus::Pairs(loaded), findings, notes)
+        }
+    };
+    if !quiet {
+        notes.iter().for_each(|note| term::say(&format!("note: {}", term::printable(note))));
+        findings
+            .iter()
+            .for_each(|found| term::say(&format!("warning: {}", term::printable(&found.summary()))));
+        corpus.files().iter().for_each(say_counts);
+    }
+    Ok(corpus)
+}
+
+fn say_counts(file: &data::FileCounts) {
+    let path = term::printable(&file.path.display().to_string());
+    let what = if file.is_validation { "to validate on" } else { "to train on" };
+    let held = if file.held_out > 0 { format!(", {} held out", file.held_out) } else { String::new() };
+    let left =
+        if file.dropped > 0 { format!(", {} too long and left out", file.dropped) } else { String::new() };
+    term::say(&format!(
+        "{path}: {} rows ({}){held}{left}; {} sequences {what}, {} tokens, {} of them trained",
+        file.rows, file.format, file.examples, file.tokens, file.targets
+    ));
+}
+
+/// Returns the documents of the suites that must not be trained on.
+fn suites(paths: &[PathBuf]) -> Result<Suites, Failure> {
+    let mut suites = Suites::default();
+    for path in paths {
+        let suite = Suite::open(path)?;
+        let mut names: Vec<&str> = suite.tasks.iter().map(|task| task.data.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut sets = DataSets::default();
+        for name in names {
+            let set = sets.get(&suite, name, &RunOptions::default())?;
+            for document in &set.documents {
+                suites.add(document.place.to_string(), texts_of(&document.fields));
+            }
+        }
+    }
+    Ok(suites)
+}
+
+/// Returns the general text as documents of at most `max_seq_len` tokens.
+fn general(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>>>, Failure> {
+    let Some(guard) = &recipe.eval.forgetting else { return Ok(None) };
+    let text = read_text("eval.forgetting.text", &guard.text)?;
+    let options = EncodeOptions { add_special: true, ..EncodeOptions::default() };
+    let mut tokens = tokenizer.encode(&text, options)?;
+    tokens.truncate(guard.max_tokens);
+    let documents: Vec<Vec<u32>> =
+        tokens.chunks(recipe.data.max_seq_len).filter(|chunk| chunk.len() > 1).map(<[u32]>::to_vec).collect();
+    match documents.is_empty() {
+        true => Err(RunError::ShortText { path: guard.text.clone(), tokens: tokens.len() }.into()),
+        false => Ok(Some(documents)),
+    }
+}
+
+fn read_text(key: &str, path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|source| Error::Read { key: key.to_owned(), path: path.to_owned(), source }.into())
+}
+
+/// Errors on a sequence longer than the model's context, before the first step.
+fn check_lengths(corpus: &Corpus, context: usize) -> Result<(), Failure> {
+    for units in [corpus.train(), corpus.validation()] {
+        for unit in 0..units.len() {
+            let longest = units.documents(&[unit]).iter().map(|document| document.tokens.len()).max();
+            let tokens = longest.unwrap_or(0);
+            if tokens > context {
+                return Err(Error::TooLong { place: units.place(unit).to_string(), tokens, context }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns what a manifest says was read besides the model.
+fn read_files(args: &Args, recipe: &Recipe, corpus: &Corpus) -> Vec<InputFiles> {
+    let mut inputs = vec![InputFiles::of_file(Role::Recipe, None, &args.recipe).with_sha256(&recipe.sha256)];
+    inputs.extend(
+        corpus
+            .files()
+            .iter()
+            .map(|file| InputFiles::of_file(Role::Data, None, &file.path).with_sha256(&file.sha256)),
+    );
+    if let Template::File(path) = &recipe.data.chat_template {
+        inputs.push(InputFiles::of_file(Role::Template, None, path));
+    }
+    if let Some(guard) = &recipe.eval.forgetting {
+        inputs.push(InputFiles::of_file(Role::Text, None, &guard.text));
+    }
+    inputs.extend(recipe.data.scan.suites.iter().map(|path| InputFiles::of_file(Role::Suite, None, path)));
+    inputs
+}

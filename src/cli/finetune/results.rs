@@ -1,0 +1,197 @@
+//! What a run leaves behind: OUT/result, all of it or nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Args;
+use super::gate::{self, Candidate};
+use super::prepare::Prepared;
+use crate::cli::{machine, merge, term};
+use crate::error::Failure;
+use crate::finetune::recipe::{AdapterKind, Export};
+use crate::finetune::run::Outcome;
+use crate::model::export;
+use crate::provenance::{
+    self, Content, DataLicence, Draft, FinetuneSettings, Licences, OutputRole, Started, licence_beside,
+    licence_of_model, sha256_of_file,
+};
+use crate::tensor::StagedDir;
+
+/// What was written.
+pub struct Exported {
+    pub paths: Vec<PathBuf>,
+    /// What `eval.gate` said.
+    pub verdict: Option<String>,
+    pub code: ExitCode,
+}
+
+/// Names in OUT/result.
+const ADAPTER: &str = "adapter";
+const GGUF_ADAPTER: &str = "adapter.gguf";
+const MERGED: &str = "merged";
+
+/// Writes what the recipe exports; with a gate, only if the result passes.
+pub fn export(
+    args: &Args,
+    prepared: &Prepared,
+    outcome: &Outcome,
+    dir: &Path,
+    started: Started,
+) -> Result<Exported, Failure> {
+    let path = dir.join("result");
+    let threads = machine::threads(args.threads);
+    let isa = machine::isa(args.isa.as_deref())?;
+    let draft = match args.no_manifest {
+        true => None,
+        false => {
+            let job = provenance::Job::Finetune(FinetuneSettings { recipe: prepared.recipe.to_yaml() });
+            Some(Draft::begin(&path, true, job, prepared.inputs.clone(), started, threads)?)
+        }
+    };
+    let io = || export::Error::io(&path, "write");
+    let staged = StagedDir::create(&path).map_err(io())?;
+    let names = write(args, prepared, outcome, &staged)?;
+    let (mut verdict, mut code) = (None, ExitCode::SUCCESS);
+    if let Some(gate) = &prepared.recipe.eval.gate {
+        let candidate = candidate(prepared, outcome, &staged)?;
+        let judged = gate::judge(args, prepared, gate, &candidate, dir)?;
+        (verdict, code) = (Some(judged.verdict), judged.code);
+        if !judged.passed {
+            return Ok(Exported { paths: Vec::new(), verdict, code });
+        }
+        // what was made for the gate alone
+        for name in [ADAPTER, MERGED].into_iter().filter(|name| !names.iter().any(|kept| kept == name)) {
+            let path = staged.file(name);
+            if path.exists() {
+                std::fs::remove_dir_all(&path).map_err(io())?;
+            }
+        }
+    }
+    staged.commit().map_err(io())?;
+    let paths: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
+    if let Some(draft) = draft {
+        let finished = provenance::Finished {
+            outputs: outputs(&paths)?,
+            samples: None,
+            licences: licences(prepared),
+            threads,
+            isa: isa.name(),
+        };
+        for note in draft.finish(finished)?.iter().filter(|_| !args.quiet) {
+            term::say(&format!("note: {}", term::printable(note)));
+        }
+    }
+    Ok(Exported { paths, verdict, code })
+}
+
+/// Writes every form that is wanted; returns their names.
+fn write(
+    args: &Args,
+    prepared: &Prepared,
+    outcome: &Outcome,
+    staged: &StagedDir,
+) -> Result<Vec<String>, Failure> {
+    let (recipe, model) = (&prepared.recipe, &prepared.model);
+    let mut names = Vec::new();
+    for form in &recipe.export {
+        match (form, &prepared.spec) {
+            (Export::Peft, Some(_)) => {
+                write_adapter(prepared, outcome, staged)?;
+                names.push(ADAPTER.to_owned());
+            }
+            (Export::GgufLora, Some(spec)) => {
+                let path = staged.file(GGUF_ADAPTER);
+                export::write_gguf_adapter(
+                    &path,
+                    model.decoder().config(),
+                    spec,
+                    model.parameters(),
+                    &outcome.params,
+                )?;
+                names.push(GGUF_ADAPTER.to_owned());
+            }
+            (Export::MergedSafetensors, _) => {
+                write_merged(prepared, outcome, staged)?;
+                names.push(MERGED.to_owned());
+            }
+            (Export::MergedGguf(quantization), _) => {
+                let merged = write_merged(prepared, outcome, staged)?;
+                let name = format!("model-{}.gguf", quantization.to_lowercase());
+                let how = merge::How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+                merge::quantize(&merged, quantization, &staged.file(&name), &how)?;
+                if !recipe.export.contains(&Export::MergedSafetensors) && recipe.eval.gate.is_none() {
+                    std::fs::remove_dir_all(&merged).map_err(export::Error::io(&merged, "remove"))?;
+                }
+                names.push(name);
+            }
+            // the recipe's reader lets no adapter be exported that there is not
+            (Export::Peft | Export::GgufLora, None) => {}
+        }
+    }
+    Ok(names)
+}
+
+/// Writes the adapter unless it is there.
+fn write_adapter(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<PathBuf, Failure> {
+    let path = staged.file(ADAPTER);
+    if let Some(spec) = prepared.spec.as_ref().filter(|_| !path.exists()) {
+        let parameters = prepared.model.parameters();
+        export::write_peft(&path, &prepared.recipe.model.path, spec, parameters, &outcome.params)?;
+    }
+    Ok(path)
+}
+
+/// Writes the merged checkpoint unless it is there.
+fn write_merged(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<PathBuf, Failure> {
+    let path = staged.file(MERGED);
+    if path.exists() {
+        return Ok(path);
+    }
+    let (model, isa) = (&prepared.model, prepared.model.decoder().compute().isa);
+    let changes = match &prepared.spec {
+        Some(spec) => export::Changes::of_adapter(spec, model.parameters(), &outcome.params),
+        None => export::Changes::of_weights(model.parameters(), &outcome.params),
+    };
+    export::write_merged(&path, &prepared.base, &changes, isa)?;
+    Ok(path)
+}
+
+/// Returns what the gate measures: the adapter where the decoder can apply it, else the merged model.
+fn candidate(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<Candidate, Failure> {
+    let adapter = &prepared.recipe.adapter;
+    let is_plain = adapter.low_rank.as_ref().is_some_and(|low_rank| low_rank.modules_to_save.is_empty());
+    Ok(match adapter.kind {
+        AdapterKind::Lora | AdapterKind::Rslora if is_plain => {
+            Candidate::Adapter(write_adapter(prepared, outcome, staged)?)
+        }
+        _ => Candidate::Model(write_merged(prepared, outcome, staged)?),
+    })
+}
+
+/// Returns what a manifest says of the files written: of directories the tensors.
+fn outputs(paths: &[PathBuf]) -> Result<Vec<provenance::Output>, Failure> {
+    let mut outputs = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default();
+        let is_adapter = name == ADAPTER || name == GGUF_ADAPTER;
+        let role = if is_adapter { OutputRole::Adapter } else { OutputRole::Model };
+        for file in export::tensor_files(path)? {
+            let sha256 = sha256_of_file(&file)?;
+            outputs.push(provenance::Output {
+                role,
+                path: file.display().to_string(),
+                content: Content::File,
+                sha256,
+            });
+        }
+    }
+    Ok(outputs)
+}
+
+fn licences(prepared: &Prepared) -> Licences {
+    let data = prepared.corpus.files().iter().map(|file| DataLicence {
+        name: file.path.display().to_string(),
+        licence: licence_beside(&file.path),
+    });
+    Licences { base: licence_of_model(&prepared.base), adapter: None, data: data.collect() }
+}

@@ -1,0 +1,81 @@
+//! Why a run ends early.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::Diagnostic;
+use crate::model::train;
+
+/// Why a run ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Train(#[from] train::Error),
+
+    #[error("{path}: cannot {what}")]
+    Io {
+        path: PathBuf,
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("{path}: a run is there already")]
+    Exists { path: PathBuf },
+
+    #[error("{path}: there is no complete checkpoint to go on from")]
+    NothingToResume { path: PathBuf },
+
+    #[error("{path}: is no checkpoint that can be read: {why}")]
+    Damaged { path: PathBuf, why: String },
+
+    #[error("{path}: the checkpoint is of another run\n{}", .differences.join("\n"))]
+    OtherRun { path: PathBuf, differences: Vec<String> },
+
+    #[error("{path}: has {found} bytes, and had {expected} when the checkpoint was written")]
+    LogLost { path: PathBuf, found: u64, expected: u64 },
+
+    #[error("step {step}: loss {loss}, gradient norm {norm}; its rows:\n{}", .rows.join("\n"))]
+    NotFinite { step: u64, loss: f64, norm: f64, rows: Vec<String> },
+
+    #[error("validation after step {step}: the loss is {loss}")]
+    ValidationNotFinite { step: u64, loss: f64 },
+
+    #[error("{count} {what}, more than the {most} that a run can have")]
+    TooMany { what: &'static str, count: u64, most: u64 },
+
+    #[error("{path}: {tokens} tokens, fewer than the 2 that a loss needs")]
+    ShortText { path: PathBuf, tokens: usize },
+}
+
+impl Error {
+    /// Returns an error of the file system as one of `map_err`.
+    pub fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, what, source }
+    }
+}
+
+impl Diagnostic for Error {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Train(error) => return error.hint(),
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "make room: the last checkpoint is complete, and --resume goes on from it".into()
+            }
+            Error::Exists { .. } => "--resume goes on with it; --out names another directory".into(),
+            Error::NothingToResume { .. } => "run it without --resume".into(),
+            Error::Damaged { .. } => "remove it: --resume takes the one before".into(),
+            Error::OtherRun { .. } => "give the recipe, data and model it began with, or another --out".into(),
+            Error::LogLost { .. } => "without its log the run cannot be gone on with exactly; --out begins another".into(),
+            Error::NotFinite { .. } => {
+                "the last checkpoint is from before; a lower `train.lr`, a longer warm-up or `train.max_grad_norm` may help"
+                    .into()
+            }
+            Error::ValidationNotFinite { .. } => "a lower `train.lr` may help".into(),
+            Error::TooMany { .. } => return None,
+            Error::ShortText { .. } => "`eval.forgetting.text` should be some thousand words of general text".into(),
+            Error::Io { .. } => return None,
+        })
+    }
+}

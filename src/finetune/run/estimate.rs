@@ -1,0 +1,136 @@
+//! What a run takes, before it begins.
+
+use std::time::Instant;
+
+use super::batches::Batches;
+use super::corpus::Corpus;
+use super::error::Error;
+use super::measure::Objective;
+use super::{groups, optimizer};
+use crate::finetune::Update;
+use crate::finetune::recipe::{Length, Recipe};
+use crate::kernel::ComputeMode;
+use crate::model::train::{Checkpointing, Trainable};
+
+/// What a run goes through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub steps: u64,
+    /// Epochs begun.
+    pub epochs: u64,
+    pub tokens: u64,
+    /// Tokens that are trained.
+    pub targets: u64,
+    /// Tokens of the largest micro-batch of the first epoch.
+    pub largest: usize,
+}
+
+/// Returns what a run goes through.
+///
+/// Errors if it has more steps than can be counted.
+pub fn totals(recipe: &Recipe, corpus: &Corpus) -> Result<Totals, Error> {
+    let batches = Batches::new(recipe, corpus);
+    let units = corpus.train();
+    let steps = batches.total_steps(recipe.train.length)?;
+    let mut totals = Totals { steps, ..Totals::default() };
+    let mut done = 0;
+    while done < steps {
+        // total_steps counted epochs in 32 bits, and every epoch has a step
+        let epoch = batches.epoch(totals.epochs as u32);
+        let wanted = (steps - done).min(epoch.len() as u64);
+        let all = || epoch.iter().take(wanted as usize).flatten();
+        let sum =
+            |count: &dyn Fn(usize) -> usize| all().flatten().map(|unit| count(*unit) as u64).sum::<u64>();
+        let (tokens, targets) = (sum(&|unit| units.tokens(unit)), sum(&|unit| units.targets(unit)));
+        if totals.epochs == 0 {
+            let of = |micro: &Vec<usize>| micro.iter().map(|unit| units.tokens(*unit)).sum();
+            totals.largest = all().map(of).max().unwrap_or(0);
+        }
+        totals.epochs += 1;
+        totals.tokens += tokens;
+        totals.targets += targets;
+        done += wanted;
+        if batches.epochs_are_alike() && corpus.mixture().parts.iter().all(|part| part.weight.fract() == 0.0)
+        {
+            // the same rows in another order: as many tokens
+            let whole = (steps - done) / epoch.len() as u64;
+            totals.epochs += whole;
+            totals.tokens += whole * tokens;
+            totals.targets += whole * targets;
+            done += whole * epoch.len() as u64;
+        }
+    }
+    if let Length::Epochs(epochs) = recipe.train.length {
+        totals.epochs = u64::from(epochs);
+    }
+    Ok(totals)
+}
+
+/// Returns the bytes that a run takes besides the model: parameters, gradients, moments, activations.
+///
+/// An estimate: activations are counted from the sizes of the model, by what the backward pass keeps.
+pub fn memory(recipe: &Recipe, model: &Trainable, largest: usize, checkpointing: Checkpointing) -> u64 {
+    let config = model.decoder().config();
+    let moments = optimizer(&recipe.train).n_moments();
+    let flat = 4 * ((1 + moments) * model.n_parameters() + model.gradient_len());
+    let n = if model.decoder().mode() == ComputeMode::F32 { 4 } else { 2 };
+    let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    let active = config.experts.as_ref().map_or(1, |experts| experts.n_used);
+    let d_ff = config.experts.as_ref().map_or(config.d_ff, |experts| experts.d_ff);
+    // of a block, per token: inputs of both halves in f32, what products and gates keep, and the attention's output
+    let kept = 2 * 4 * config.d_model
+        + n * (2 * config.d_model + q)
+        + 4 * (2 * q + 2 * kv)
+        + (8 + n) * active * d_ff;
+    // of the block at work: gradients of all that
+    let working = 4 * (4 * config.d_model + 2 * q + 2 * kv + 4 * active * d_ff);
+    let per_token = match checkpointing {
+        Checkpointing::None => config.n_layers * kept + working,
+        Checkpointing::Blocks => config.n_layers * 4 * config.d_model + kept + working,
+    };
+    // logits live 32 MiB at a time, forward and backward
+    (flat + largest * per_token + (64 << 20)) as u64
+}
+
+/// What a probe took.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    pub tokens: usize,
+    /// Of the forward and backward pass.
+    pub seconds: f64,
+    /// Of the optimizer.
+    pub step_seconds: f64,
+}
+
+/// Does a step over the largest micro-batch and forgets it; the process has then taken what a run takes.
+///
+/// Errors as a run does.
+pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Probe, Error> {
+    let batches = Batches::new(recipe, corpus);
+    let units = corpus.train();
+    let epoch = batches.epoch(0);
+    let tokens_of = |micro: &Vec<usize>| micro.iter().map(|unit| units.tokens(*unit)).sum::<usize>();
+    let Some(micro) = epoch.iter().flatten().max_by_key(|micro| tokens_of(micro)) else {
+        return Ok(Probe { tokens: 0, seconds: 0.0, step_seconds: 0.0 });
+    };
+    let optimizer = optimizer(&recipe.train);
+    let mut params = model.initial_parameters(recipe.train.seed);
+    let mut state = optimizer.state(params.len());
+    let mut grads = vec![0.0; model.gradient_len()];
+    let mut objective = Objective::new(model, recipe.dpo);
+    let batch = std::slice::from_ref(micro);
+    let (mut seconds, mut step_seconds) = (0.0, 0.0);
+    // the first pass warms up memory and threads
+    for _ in 0..2 {
+        let clock = Instant::now();
+        objective.step(&params, (units, batch), (recipe.train.seed, 0), &mut grads, || false)?;
+        seconds = clock.elapsed().as_secs_f64();
+        let clock = Instant::now();
+        let groups = groups(model, recipe.train.weight_decay);
+        let update = Update { lr: 0.0, gradient_factor: 1.0, groups: &groups };
+        let n = params.len();
+        optimizer.step(model.decoder().compute(), &mut state, &mut params, &grads[..n], &update);
+        step_seconds = clock.elapsed().as_secs_f64();
+    }
+    Ok(Probe { tokens: tokens_of(micro), seconds, step_seconds })
+}

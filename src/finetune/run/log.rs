@@ -1,0 +1,253 @@
+//! What a run writes down as it goes on: a line per step and validation, for people, spreadsheets and TensorBoard.
+//!
+//! A checkpoint knows the length of each file; a run that goes on cuts them there, so that they hold every event once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::tensorboard;
+use crate::finetune::recipe::Log;
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Step(StepEvent),
+    Validation(ValidationEvent),
+}
+
+/// What a step came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// From 1.
+    pub step: u64,
+    /// From 0.
+    pub epoch: u32,
+    /// Nats per trained token; of pairs the mean loss.
+    pub loss: f64,
+    pub lr: f64,
+    /// Before it is clipped.
+    pub grad_norm: f64,
+    /// Tokens of the step, and those of them that are trained.
+    pub tokens: u64,
+    pub targets: u64,
+    /// Of pairs: the share whose chosen answer gained on the rejected one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accuracy: Option<f64>,
+    /// Of pairs: mean difference of their rewards.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub margin: Option<f64>,
+    /// What it took.
+    pub seconds: f64,
+}
+
+/// What a validation came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ValidationEvent {
+    /// Steps done before it.
+    pub step: u64,
+    pub loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accuracy: Option<f64>,
+    pub seconds: f64,
+}
+
+const COLUMNS: &str = "event,step,epoch,loss,lr,grad_norm,tokens,targets,accuracy,margin,seconds\n";
+
+impl Event {
+    fn json_line(&self) -> String {
+        // numbers under keys that are texts
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+
+    fn csv_line(&self) -> String {
+        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        match self {
+            Event::Step(e) => format!(
+                "step,{},{},{},{},{},{},{},{},{},{}\n",
+                e.step,
+                e.epoch,
+                e.loss,
+                e.lr,
+                e.grad_norm,
+                e.tokens,
+                e.targets,
+                number(e.accuracy),
+                number(e.margin),
+                e.seconds
+            ),
+            Event::Validation(e) => {
+                format!("validation,{},,{},,,,,{},,{}\n", e.step, e.loss, number(e.accuracy), e.seconds)
+            }
+        }
+    }
+
+    fn record(&self) -> Vec<u8> {
+        let (step, values) = match self {
+            Event::Step(e) => {
+                let speed = e.tokens as f64 / e.seconds.max(1e-9);
+                let mut values = vec![
+                    ("train/loss", e.loss),
+                    ("train/learning_rate", e.lr),
+                    ("train/grad_norm", e.grad_norm),
+                    ("train/tokens_per_second", speed),
+                ];
+                values.extend(e.accuracy.map(|accuracy| ("train/accuracy", accuracy)));
+                values.extend(e.margin.map(|margin| ("train/margin", margin)));
+                (e.step, values)
+            }
+            Event::Validation(e) => {
+                let mut values = vec![("validation/loss", e.loss)];
+                values.extend(e.accuracy.map(|accuracy| ("validation/accuracy", accuracy)));
+                (e.step, values)
+            }
+        };
+        tensorboard::scalars(now(), step, &values)
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |passed| passed.as_secs_f64())
+}
+
+/// The logs of a run.
+pub struct Logs {
+    files: Vec<LogFile>,
+}
+
+struct LogFile {
+    log: Log,
+    path: PathBuf,
+    file: File,
+}
+
+/// Where a run in `dir` writes a log.
+pub fn log_path(dir: &Path, log: Log) -> PathBuf {
+    match log {
+        Log::Jsonl => dir.join("metrics.jsonl"),
+        Log::Csv => dir.join("metrics.csv"),
+        Log::Tensorboard => dir.join("tensorboard").join("events.out.tfevents.0000000001.lctl"),
+    }
+}
+
+fn key(log: Log) -> &'static str {
+    match log {
+        Log::Jsonl => "jsonl",
+        Log::Csv => "csv",
+        Log::Tensorboard => "tensorboard",
+    }
+}
+
+impl Logs {
+    /// Opens the logs, cut to `lengths`; those without a length begin anew. The JSONL is written in any case: the report
+    /// is made of it.
+    pub fn open(dir: &Path, logs: &[Log], lengths: &BTreeMap<String, u64>) -> Result<Logs, Error> {
+        let others = logs.iter().copied().filter(|log| *log != Log::Jsonl);
+        let files = [Log::Jsonl].into_iter().chain(others);
+        let files = files.map(|log| LogFile::open(log_path(dir, log), log, lengths.get(key(log)).copied()));
+        Ok(Logs { files: files.collect::<Result<_, _>>()? })
+    }
+
+    /// Adds an event to each.
+    pub fn write(&mut self, event: &Event) -> Result<(), Error> {
+        for file in &mut self.files {
+            let bytes = match file.log {
+                Log::Jsonl => event.json_line().into_bytes(),
+                Log::Csv => event.csv_line().into_bytes(),
+                Log::Tensorboard => event.record(),
+            };
+            file.file.write_all(&bytes).map_err(Error::io(&file.path, "write"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes all durable; returns their lengths.
+    pub fn sync(&mut self) -> Result<BTreeMap<String, u64>, Error> {
+        let mut lengths = BTreeMap::new();
+        for LogFile { log, path, file } in &mut self.files {
+            file.sync_data().map_err(Error::io(path, "write"))?;
+            let length = file.stream_position().map_err(Error::io(path, "write"))?;
+            lengths.insert(key(*log).to_owned(), length);
+        }
+        Ok(lengths)
+    }
+}
+
+impl LogFile {
+    fn open(path: PathBuf, log: Log, length: Option<u64>) -> Result<LogFile, Error> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(Error::io(dir, "make"))?;
+        }
+        let options = || OpenOptions::new().write(true).create(true).truncate(length.is_none()).clone();
+        let mut file = options().open(&path).map_err(Error::io(&path, "write"))?;
+        if let Some(expected) = length {
+            let found = file.metadata().map_err(Error::io(&path, "read"))?.len();
+            if found < expected {
+                return Err(Error::LogLost { path, found, expected });
+            }
+            file.set_len(expected).map_err(Error::io(&path, "write"))?;
+            file.seek(SeekFrom::End(0)).map_err(Error::io(&path, "write"))?;
+        }
+        let head = match log {
+            _ if length.is_some() => Vec::new(),
+            Log::Jsonl => Vec::new(),
+            Log::Csv => COLUMNS.as_bytes().to_vec(),
+            Log::Tensorboard => tensorboard::first_record(now()),
+        };
+        file.write_all(&head).map_err(Error::io(&path, "write"))?;
+        Ok(LogFile { log, path, file })
+    }
+}
+
+/// Reads the events of a run.
+pub fn read_events(dir: &Path) -> Result<Vec<Event>, Error> {
+    let path = log_path(dir, Log::Jsonl);
+    let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    let event =
+        |line| event_of(line).map_err(|error| Error::Damaged { path: path.clone(), why: error.to_string() });
+    text.lines().map(event).collect()
+}
+
+fn event_of(line: &str) -> Result<Event, serde_json::Error> {
+    // by hand: serde's tagged enums lose numbers of arbitrary precision
+    let value: serde_json::Value = serde_json::from_str(line)?;
+    match value.get("event").and_then(serde_json::Value::as_str) {
+        Some("validation") => serde_json::from_value(value).map(Event::Validation),
+        _ => serde_json::from_value(value).map(Event::Step),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64, loss: f64) -> Event {
+        Event::Step(StepEvent { step, loss, ..StepEvent::default() })
+    }
+
+    #[test]
+    fn logs_are_cut_to_what_a_checkpoint_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let kinds = [Log::Csv, Log::Tensorboard];
+        let mut logs = Logs::open(dir.path(), &kinds, &BTreeMap::new()).unwrap();
+        logs.write(&step(1, 0.1 + 0.2)).unwrap();
+        let lengths = logs.sync().unwrap();
+        logs.write(&step(2, 9.0)).unwrap();
+        drop(logs);
+        let mut logs = Logs::open(dir.path(), &kinds, &lengths).unwrap();
+        logs.write(&step(2, 1.5)).unwrap();
+        let events = read_events(dir.path()).unwrap();
+        assert_eq!(events, [step(1, 0.1 + 0.2), step(2, 1.5)]);
+        let csv = fs::read_to_string(log_path(dir.path(), Log::Csv)).unwrap();
+        assert_eq!(csv.lines().nth(1).unwrap().split(',').nth(3), Some("0.30000000000000004"));
+        assert_eq!(csv.lines().count(), 3);
+        let more = lengths.iter().map(|(key, length)| (key.clone(), length + 1000)).collect();
+        assert!(matches!(Logs::open(dir.path(), &kinds, &more), Err(Error::LogLost { .. })));
+    }
+}

@@ -1,0 +1,159 @@
+//! Losses and their gradients over batches of documents or pairs.
+
+use std::collections::HashMap;
+
+use super::corpus::Units;
+use super::error::Error;
+use crate::finetune::recipe::Dpo;
+use crate::finetune::{DpoLoss, DpoOutcome, PairLogProbs};
+use crate::model::train::{Document, StepKey, Trainable};
+
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Mean over trained tokens, or over pairs.
+    pub loss: f64,
+    pub accuracy: Option<f64>,
+    pub margin: Option<f64>,
+}
+
+/// The objective of a run.
+pub struct Objective<'a> {
+    model: &'a Trainable,
+    dpo: Option<Dpo>,
+    /// Log-probabilities of pairs before training, by (whether it is a validation pair, index).
+    reference: HashMap<(bool, usize), PairLogProbs>,
+}
+
+impl<'a> Objective<'a> {
+    pub fn new(model: &'a Trainable, dpo: Option<Dpo>) -> Self {
+        Objective { model, dpo, reference: HashMap::new() }
+    }
+
+    /// Adds the gradients of a step's mean loss to `grads`; `None` if `is_ended` said so between micro-batches.
+    pub fn step(
+        &mut self,
+        params: &[f32],
+        (units, batch): (Units<'_>, &[Vec<usize>]),
+        (seed, step): (u64, u32),
+        grads: &mut [f32],
+        is_ended: impl Fn() -> bool,
+    ) -> Result<Option<Measured>, Error> {
+        let n_pairs = batch.iter().map(Vec::len).sum::<usize>();
+        let n_targets: usize = batch.iter().flatten().map(|unit| units.targets(*unit)).sum();
+        let (mut nll, mut pairs) = (0.0, Vec::new());
+        let mut first_document = 0;
+        for micro in batch {
+            if is_ended() {
+                return Ok(None);
+            }
+            let documents = units.documents(micro);
+            let key = StepKey { seed, step, first_document };
+            match self.dpo {
+                None => {
+                    // a batch has fewer than 2^24 targets where f32 begins to round them; rounding is the same for all
+                    let scale = (1.0 / n_targets as f64) as f32;
+                    nll += self.model.forward_backward(params, &documents, scale, key, grads)?.nll;
+                }
+                Some(dpo) => {
+                    let reference = self.reference(units, micro, false)?;
+                    let slopes = |each: &[Vec<f32>]| {
+                        let found = outcomes(dpo, each, &reference);
+                        let slope = |outcome: &DpoOutcome| (outcome.d_chosen / n_pairs as f64) as f32;
+                        let slopes =
+                            found.iter().flat_map(|outcome| [slope(outcome), -slope(outcome)]).collect();
+                        pairs.extend(found);
+                        slopes
+                    };
+                    self.model.log_probs_backward(params, &documents, key, slopes, grads)?;
+                }
+            }
+            // a step has fewer documents than 2^32: they are in memory
+            first_document += documents.len() as u32;
+        }
+        self.model.finish_gradients(grads);
+        Ok(Some(match self.dpo {
+            None => Measured { loss: nll / n_targets as f64, ..Measured::default() },
+            Some(_) => summary(&pairs),
+        }))
+    }
+
+    /// Returns the mean loss over the batches, without dropout.
+    pub fn validation(
+        &mut self,
+        params: &[f32],
+        units: Units<'_>,
+        batches: &[Vec<usize>],
+    ) -> Result<Measured, Error> {
+        let (mut nll, mut targets, mut pairs) = (0.0, 0, Vec::new());
+        for batch in batches {
+            let documents = units.documents(batch);
+            match self.dpo {
+                None => {
+                    let sum = self.model.loss(Some(params), &documents)?;
+                    nll += sum.nll;
+                    targets += sum.tokens;
+                }
+                Some(dpo) => {
+                    let reference = self.reference(units, batch, true)?;
+                    let each = self.model.log_probs(Some(params), &documents)?;
+                    pairs.extend(outcomes(dpo, &each, &reference));
+                }
+            }
+        }
+        Ok(match self.dpo {
+            None => Measured { loss: nll / targets as f64, ..Measured::default() },
+            Some(_) => summary(&pairs),
+        })
+    }
+
+    /// Returns what the model as it was opened says of pairs. It is computed once: it does not depend on the batch.
+    fn reference(
+        &mut self,
+        units: Units<'_>,
+        pairs: &[usize],
+        is_held: bool,
+    ) -> Result<Vec<PairLogProbs>, Error> {
+        let is_new = |pair: &usize| !self.reference.contains_key(&(is_held, *pair));
+        let new: Vec<usize> = pairs.iter().copied().filter(is_new).collect();
+        if !new.is_empty() {
+            let each = self.model.log_probs(None, &units.documents(&new))?;
+            let keys = new.iter().map(|pair| (is_held, *pair));
+            self.reference.extend(keys.zip(pair_sums(&each)));
+        }
+        Ok(pairs.iter().map(|pair| self.reference[&(is_held, *pair)]).collect())
+    }
+}
+
+/// Returns the mean loss over documents, with `params` `None` of the model as it was opened.
+pub fn text_loss(model: &Trainable, params: Option<&[f32]>, texts: &[Vec<u32>]) -> Result<f64, Error> {
+    let (mut nll, mut targets) = (0.0, 0);
+    for tokens in texts {
+        let is_target: Vec<bool> = (0..tokens.len()).map(|at| at > 0).collect();
+        let sum = model.loss(params, &[Document { tokens, is_target: &is_target }])?;
+        nll += sum.nll;
+        targets += sum.tokens;
+    }
+    Ok(nll / targets as f64)
+}
+
+fn pair_sums(each: &[Vec<f32>]) -> Vec<PairLogProbs> {
+    let sum = |log_probs: &[f32]| log_probs.iter().fold(0.0, |sum, log_prob| sum + f64::from(*log_prob));
+    each.chunks_exact(2).map(|pair| PairLogProbs { chosen: sum(&pair[0]), rejected: sum(&pair[1]) }).collect()
+}
+
+fn outcomes(dpo: Dpo, each: &[Vec<f32>], reference: &[PairLogProbs]) -> Vec<DpoOutcome> {
+    let loss = DpoLoss::Sigmoid { label_smoothing: dpo.label_smoothing };
+    let pairs = pair_sums(each);
+    pairs.iter().zip(reference).map(|(policy, reference)| loss.of(dpo.beta, *policy, *reference)).collect()
+}
+
+fn summary(pairs: &[DpoOutcome]) -> Measured {
+    let n = pairs.len() as f64;
+    let mean = |value: fn(&DpoOutcome) -> f64| pairs.iter().fold(0.0, |sum, pair| sum + value(pair)) / n;
+    Measured {
+        loss: mean(|pair| pair.loss),
+        accuracy: Some(mean(|pair| f64::from(u8::from(pair.is_right())))),
+        margin: Some(mean(|pair| pair.reward_chosen - pair.reward_rejected)),
+    }
+}

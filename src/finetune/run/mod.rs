@@ -1,0 +1,403 @@
+//! The training loop: batches -> gradients -> clip -> optimizer, with checkpoints, validation and logs.
+//!
+//! Nothing random has a state: order, dropout and first values are drawn by counters of (seed, epoch, step, place). So a
+//! run that goes on from a checkpoint computes every loss and parameter to the bit as if it had not ended.
+
+mod batches;
+mod checkpoint;
+mod corpus;
+mod error;
+mod estimate;
+mod identity;
+mod log;
+mod measure;
+mod tensorboard;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::recipe::{self, Recipe};
+use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
+use crate::model::train::Trainable;
+
+pub use batches::{Batches, StepBatch};
+pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
+pub use corpus::{Corpus, Units};
+pub use error::Error;
+pub use estimate::{Probe, Totals, memory, probe, totals};
+pub use identity::Identity;
+pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
+pub use measure::{Measured, text_loss};
+
+use log::Logs;
+use measure::Objective;
+
+/// A run to be done.
+pub struct Job<'a> {
+    pub recipe: &'a Recipe,
+    pub model: &'a Trainable,
+    pub corpus: &'a Corpus,
+    /// Documents of a general text, whose loss is measured before and after.
+    pub general: Option<&'a [Vec<u32>]>,
+    /// Where checkpoints and logs go.
+    pub dir: &'a Path,
+    /// SHA-256 of the model's files.
+    pub model_sha256: &'a str,
+    /// Goes on from the last checkpoint.
+    pub resume: bool,
+    /// Ends the run at the next micro-batch, with a checkpoint.
+    pub interrupted: &'a AtomicBool,
+}
+
+/// Hears of what happens in a run.
+pub trait Observer {
+    /// The run begins, `done` of `total` steps behind it.
+    fn began(&mut self, _done: u64, _total: u64) {}
+    fn step(&mut self, _event: &StepEvent) {}
+    fn validated(&mut self, _event: &ValidationEvent) {}
+    fn saved(&mut self, _checkpoint: &Path) {}
+    fn note(&mut self, _note: &str) {}
+}
+
+/// Hears nothing.
+impl Observer for () {}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Finished,
+    /// Validation loss had not fallen for long enough.
+    Early,
+    Interrupted,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub ended: Ended,
+    /// Steps done, and those planned.
+    pub steps: u64,
+    pub total_steps: u64,
+    /// The parameters that are the result, and the step they are of: the best by validation if the recipe keeps it.
+    pub params: Vec<f32>,
+    pub chosen_step: u64,
+    /// Where the result's checkpoint is.
+    pub checkpoint: PathBuf,
+    pub best: Option<Best>,
+    /// Loss on the general text.
+    pub forgetting: Option<Forgetting>,
+    pub identity: Identity,
+}
+
+/// Loss on the general text before and after, in nats per token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forgetting {
+    pub before: f64,
+    pub after: f64,
+}
+
+/// Trains.
+///
+/// Errors if there is a run in the directory already (unless it is to go on), if a checkpoint is of another run, if a loss is not
+/// finite, and if something cannot be written; checkpoints written until then stay as they are.
+pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    let mut run = Run::new(job, observer)?;
+    let ended = run.train(observer)?;
+    run.finish(ended)
+}
+
+struct Run<'a> {
+    job: &'a Job<'a>,
+    batches: Batches<'a>,
+    total_steps: u64,
+    schedule: Schedule,
+    optimizer: Optimizer,
+    groups: Vec<Group>,
+    objective: Objective<'a>,
+    checkpoints: Checkpoints,
+    logs: Logs,
+    state: State,
+    params: Vec<f32>,
+    moments: OptimizerState,
+    /// The step of the last checkpoint.
+    saved: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn new(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Run<'a>, Error> {
+        let Job { recipe, model, corpus, dir, .. } = *job;
+        let batches = Batches::new(recipe, corpus);
+        let total_steps = batches.total_steps(recipe.train.length)?;
+        let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus);
+        let checkpoints = Checkpoints::open(dir)?;
+        let optimizer = optimizer(&recipe.train);
+        let restored = restored(job, &checkpoints, &identity, observer)?;
+        let saved = restored.as_ref().map(|restored| restored.state.step);
+        let (mut state, params, moments) = match restored {
+            Some(Restored { state, params, optimizer }) => (state, params, optimizer),
+            None => {
+                let params = model.initial_parameters(recipe.train.seed);
+                let moments = optimizer.state(params.len());
+                (State::new(identity), params, moments)
+            }
+        };
+        let logs = Logs::open(dir, &recipe.log, &state.logs)?;
+        if let (Some(general), None) = (job.general, state.general_before) {
+            state.general_before = Some(Exact(text_loss(model, None, general)?));
+        }
+        observer.began(state.step, total_steps);
+        Ok(Run {
+            job,
+            batches,
+            total_steps,
+            schedule: recipe.train.schedule(total_steps as usize),
+            optimizer,
+            groups: groups(model, recipe.train.weight_decay),
+            objective: Objective::new(model, recipe.dpo),
+            checkpoints,
+            logs,
+            state,
+            params,
+            moments,
+            saved,
+        })
+    }
+
+    fn train(&mut self, observer: &mut dyn Observer) -> Result<Ended, Error> {
+        let mut grads = vec![0.0; self.job.model.gradient_len()];
+        while self.state.step < self.total_steps && !self.is_out_of_patience() {
+            let epoch = self.batches.epoch(self.state.epoch);
+            let batch = &epoch[self.state.step_in_epoch];
+            let Some(event) = self.step(batch, &mut grads)? else {
+                self.save(observer)?;
+                return Ok(Ended::Interrupted);
+            };
+            let is_epochs_end = self.advance(epoch.len());
+            self.logs.write(&Event::Step(event.clone()))?;
+            observer.step(&event);
+            let is_better = match self.is_due(self.job.recipe.eval.every_steps, is_epochs_end) {
+                true => self.validate(observer)?,
+                false => false,
+            };
+            let keeps = &self.job.recipe.checkpoint;
+            if self.is_due(keeps.every_steps, is_epochs_end)
+                || (is_better && keeps.keep_best)
+                || self.is_out_of_patience()
+            {
+                self.save(observer)?;
+            }
+        }
+        let is_early = self.state.step < self.total_steps;
+        Ok(if is_early { Ended::Early } else { Ended::Finished })
+    }
+
+    /// Does a step; `None` if the run is interrupted in it, parameters as they were.
+    fn step(&mut self, batch: &[Vec<usize>], grads: &mut [f32]) -> Result<Option<StepEvent>, Error> {
+        let clock = Instant::now();
+        let Job { recipe, model, corpus, interrupted, .. } = *self.job;
+        let compute = model.decoder().compute();
+        // no more steps than a counter holds: `Batches::total_steps`
+        let step = self.state.step as u32;
+        grads.fill(0.0);
+        let is_ended = || interrupted.load(Ordering::SeqCst);
+        let units = corpus.train();
+        let key = (recipe.train.seed, step);
+        let Some(measured) = self.objective.step(&self.params, (units, batch), key, grads, is_ended)? else {
+            return Ok(None);
+        };
+        let gradients = &grads[..self.params.len()];
+        let norm = global_norm(compute, gradients);
+        if !measured.loss.is_finite() || !norm.is_finite() {
+            return Err(self.not_finite(batch, measured.loss, norm));
+        }
+        let lr = self.schedule.lr_at(self.state.step as usize);
+        let gradient_factor = match recipe.train.max_grad_norm {
+            0.0 => 1.0,
+            max => clip_factor(norm, max),
+        };
+        let update = Update { lr, gradient_factor, groups: &self.groups };
+        self.optimizer.step(compute, &mut self.moments, &mut self.params, gradients, &update);
+        let count = |of: &dyn Fn(usize) -> usize| batch.iter().flatten().map(|unit| of(*unit) as u64).sum();
+        Ok(Some(StepEvent {
+            step: self.state.step + 1,
+            epoch: self.state.epoch,
+            loss: measured.loss,
+            lr,
+            grad_norm: norm,
+            tokens: count(&|unit| units.tokens(unit)),
+            targets: count(&|unit| units.targets(unit)),
+            accuracy: measured.accuracy,
+            margin: measured.margin,
+            seconds: clock.elapsed().as_secs_f64(),
+        }))
+    }
+
+    fn not_finite(&self, batch: &[Vec<usize>], loss: f64, norm: f64) -> Error {
+        const LISTED: usize = 20;
+        let units = self.job.corpus.train();
+        let all: Vec<usize> = batch.iter().flatten().copied().collect();
+        let mut rows: Vec<String> =
+            all.iter().take(LISTED).map(|unit| units.place(*unit).to_string()).collect();
+        if all.len() > LISTED {
+            rows.push(format!("and {} more", all.len() - LISTED));
+        }
+        Error::NotFinite { step: self.state.step + 1, loss, norm, rows }
+    }
+
+    /// Counts a step; returns whether it was the epoch's last.
+    fn advance(&mut self, epoch_len: usize) -> bool {
+        let state = &mut self.state;
+        state.step += 1;
+        state.step_in_epoch += 1;
+        state.validation = None;
+        let is_epochs_end = state.step_in_epoch == epoch_len;
+        if is_epochs_end {
+            (state.epoch, state.step_in_epoch) = (state.epoch + 1, 0);
+        }
+        is_epochs_end
+    }
+
+    /// Returns whether something that comes every so many steps, or at the end of epochs, comes now.
+    fn is_due(&self, every: Option<u64>, is_epochs_end: bool) -> bool {
+        self.state.step == self.total_steps
+            || every.map_or(is_epochs_end, |every| self.state.step.is_multiple_of(every))
+    }
+
+    /// Validates, if there is what to validate on; returns whether the loss is the lowest so far.
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<bool, Error> {
+        let units = self.job.corpus.validation();
+        if units.is_empty() {
+            return Ok(false);
+        }
+        let clock = Instant::now();
+        let measured = self.objective.validation(&self.params, units, &self.batches.validation())?;
+        let Measured { loss, accuracy, .. } = measured;
+        let step = self.state.step;
+        if !loss.is_finite() {
+            return Err(Error::ValidationNotFinite { step, loss });
+        }
+        let seconds = clock.elapsed().as_secs_f64();
+        let event = ValidationEvent { step, loss, accuracy, seconds };
+        self.logs.write(&Event::Validation(event.clone()))?;
+        observer.validated(&event);
+        let state = &mut self.state;
+        state.validation = Some(Exact(loss));
+        let min_delta = self.job.recipe.eval.early_stopping.map_or(0.0, |early| early.min_delta);
+        match state.to_beat {
+            Some(Exact(to_beat)) if loss >= to_beat - min_delta => state.misses += 1,
+            _ => (state.to_beat, state.misses) = (Some(Exact(loss)), 0),
+        }
+        let is_better = state.best.is_none_or(|best| loss < best.loss.0);
+        if is_better {
+            state.best = Some(Best { step, loss: Exact(loss) });
+        }
+        Ok(is_better)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.job.recipe.eval.early_stopping.is_some_and(|early| self.state.misses >= early.patience)
+    }
+
+    /// Writes a checkpoint, unless the last one is of this step, and removes old ones.
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        self.state.logs = self.logs.sync()?;
+        let path =
+            self.checkpoints.write(&self.state, self.job.model.parameters(), &self.params, &self.moments)?;
+        self.saved = Some(self.state.step);
+        let keeps = &self.job.recipe.checkpoint;
+        let best = self.state.best.filter(|_| keeps.keep_best).map(|best| best.step);
+        self.checkpoints.prune(keeps.keep, best)?;
+        observer.saved(&path);
+        Ok(())
+    }
+
+    fn finish(mut self, ended: Ended) -> Result<Outcome, Error> {
+        self.logs.sync()?;
+        let Run { job, state, mut params, checkpoints, total_steps, .. } = self;
+        let mut chosen_step = state.step;
+        if let Some(best) =
+            state.best.filter(|best| job.recipe.checkpoint.keep_best && best.step != state.step)
+        {
+            params = checkpoints.read(best.step, job.model)?.params;
+            chosen_step = best.step;
+        }
+        let forgetting = match (job.general, state.general_before) {
+            (Some(general), Some(Exact(before))) if ended != Ended::Interrupted => {
+                Some(Forgetting { before, after: text_loss(job.model, Some(&params), general)? })
+            }
+            _ => None,
+        };
+        Ok(Outcome {
+            ended,
+            steps: state.step,
+            total_steps,
+            params,
+            chosen_step,
+            checkpoint: checkpoints.path(chosen_step),
+            best: state.best,
+            forgetting,
+            identity: state.identity,
+        })
+    }
+}
+
+/// Returns the checkpoint to go on from, if the run is to go on.
+fn restored(
+    job: &Job<'_>,
+    checkpoints: &Checkpoints,
+    identity: &Identity,
+    observer: &mut dyn Observer,
+) -> Result<Option<Restored>, Error> {
+    let there = checkpoints.steps()?;
+    let path = || job.dir.to_owned();
+    if !job.resume {
+        return match there.is_empty() && !log_path(job.dir, recipe::Log::Jsonl).exists() {
+            true => Ok(None),
+            false => Err(Error::Exists { path: path() }),
+        };
+    }
+    // before tensors are read: those of another model have other shapes
+    let mut differences = Vec::new();
+    if let Some(state) = there.iter().rev().find_map(|step| checkpoints.state(*step).ok()) {
+        differences = identity.differences(&state.identity);
+        if !differences.is_empty() {
+            return Err(Error::OtherRun { path: checkpoints.path(state.step), differences });
+        }
+    }
+    let mut notes = differences;
+    let last = checkpoints.last(job.model, &mut notes)?;
+    notes.iter().for_each(|note| observer.note(note));
+    // killed before its first checkpoint, a run begins anew
+    if last.is_none() && !log_path(job.dir, recipe::Log::Jsonl).exists() {
+        return Err(Error::NothingToResume { path: path() });
+    }
+    Ok(last)
+}
+
+/// Returns the optimizer of a recipe.
+fn optimizer(train: &recipe::Train) -> Optimizer {
+    let [beta1, beta2] = train.betas;
+    match train.optimizer {
+        recipe::Optimizer::Adamw => Optimizer::AdamW { beta1, beta2, eps: train.eps.unwrap_or(1e-8) },
+        recipe::Optimizer::Lion => Optimizer::Lion { beta1, beta2 },
+    }
+}
+
+/// Returns the parameters in groups: those that decay, and those that don't.
+fn groups(model: &Trainable, weight_decay: f64) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for info in model.parameters() {
+        let weight_decay = if info.decays { weight_decay } else { 0.0 };
+        match groups.last_mut() {
+            Some(last) if last.weight_decay == weight_decay && last.range.end == info.range.start => {
+                last.range.end = info.range.end;
+            }
+            _ => groups.push(Group { range: info.range.clone(), lr_factor: 1.0, weight_decay }),
+        }
+    }
+    groups
+}

@@ -1,0 +1,11 @@
+//! What training leaves for others to use: adapters as PEFT and llama.cpp read them, merged models.
+
+mod error;
+mod gguf_lora;
+mod merge;
+mod peft;
+
+pub use error::Error;
+pub use gguf_lora::write_gguf_adapter;
+pub use merge::{Changes, tensor_files, write_merged};
+pub use peft::{peft_config, read_spec, write_peft};

@@ -1,0 +1,146 @@
+//! A run that is killed and goes on computes what one computes that is left alone.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Setup, adapter_bytes, events};
+use crate::common::lctl;
+
+/// Starts a run and sends a signal when its log has `lines` lines; returns its exit status.
+fn run_and_kill(
+    setup: &Setup,
+    out: &str,
+    threads: &str,
+    resume: bool,
+    lines: usize,
+    signal: libc::c_int,
+) -> Option<i32> {
+    let mut args = vec!["finetune", "recipe.yaml", "--quiet", "--out", out, "--threads", threads];
+    args.extend(resume.then_some("--resume"));
+    let mut child =
+        lctl(setup.dir.path(), &args).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let log = setup.path(out).join("metrics.jsonl");
+    let begun = Instant::now();
+    loop {
+        let written = std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if written >= lines {
+            // SAFETY: the child is ours and has not been waited for
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+            return child.wait().unwrap().code();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(600), "the run does not go on");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn assert_same(setup: &Setup, whole: &str, cut: &str) {
+    let run = |name: &str| setup.path(name);
+    assert_eq!(events(&run(whole)), events(&run(cut)));
+    assert!(adapter_bytes(&run(whole)) == adapter_bytes(&run(cut)), "{cut}: another adapter");
+    let csv = |name: &str| {
+        let text = std::fs::read_to_string(run(name).join("metrics.csv")).unwrap();
+        text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(csv(whole), csv(cut));
+}
+
+fn checkpoints(run: &Path) -> Vec<String> {
+    crate::common::names_in(&run.join("checkpoints"))
+}
+
+#[test]
+fn killed_at_any_step_a_run_goes_on_to_the_same_bits() {
+    let setup = Setup::new(
+        &json!({"checkpoint": {"keep_best": true}, "eval": {"forgetting": {"text": "general.txt", "max_increase": 9.0}}}),
+    );
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "whole", "--threads", "2"]);
+    assert_eq!(code, 0, "{stderr}");
+    let whole = events(&setup.path("whole"));
+    assert_eq!(whole.len(), 10 + 4, "ten steps, validated after 3, 6, 9 and 10");
+    let losses: Vec<f64> =
+        whole.iter().filter(|e| e["event"] == "step").map(|e| e["loss"].as_f64().unwrap()).collect();
+    assert!(losses[9] < losses[0] - 0.3, "{losses:?}");
+    // other threads, killed by the log's length: before the first checkpoint, between, and behind the last
+    for (out, kills) in [("a", &[(1, "1"), (5, "7"), (12, "1")][..]), ("b", &[(3, "7"), (8, "1")])] {
+        for (i, (lines, threads)) in kills.iter().enumerate() {
+            run_and_kill(&setup, out, threads, i > 0, *lines, libc::SIGKILL);
+        }
+        let (code, _, stderr) = setup.run(&["--quiet", "--out", out, "--resume", "--threads", "2"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert_same(&setup, "whole", out);
+    }
+    // the three latest and perhaps the best
+    let kept = checkpoints(&setup.path("whole"));
+    assert!(kept.len() == 3 || kept.len() == 4, "{kept:?}");
+    assert!(kept.contains(&"step-00000010".to_owned()) && kept.contains(&"step-00000008".to_owned()));
+}
+
+#[test]
+fn sigterm_writes_a_checkpoint_and_ends_with_130() {
+    let setup = Setup::new(&json!({"checkpoint": {"every_steps": 100}, "train": {"max_steps": 12}}));
+    assert_eq!(setup.run(&["--quiet", "--out", "whole"]).0, 0);
+    let code = run_and_kill(&setup, "cut", "1", false, 3, libc::SIGTERM);
+    assert!(code == Some(130) || code == Some(0), "{code:?}");
+    if code == Some(130) {
+        assert_eq!(checkpoints(&setup.path("cut")).len(), 1);
+        assert!(!setup.path("cut/result").exists());
+    }
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "cut", "--resume"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_same(&setup, "whole", "cut");
+}
+
+#[test]
+fn packing_and_accumulation_change_no_bit_and_early_stopping_ends_a_run() {
+    // the same six documents a step, in one order
+    let shape = |packing: &str, size: usize, accumulation: usize| {
+        let setup = Setup::new(&json!({
+            "data": {"packing": packing, "val_fraction": 0.0},
+            "train": {"micro_batch_size": size, "grad_accum": accumulation, "max_steps": 4},
+            "eval": null,
+        }));
+        let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+        assert_eq!(code, 0, "{stderr}");
+        (events(&setup.path("run")), adapter_bytes(&setup.path("run")))
+    };
+    let whole = shape("off", 6, 1);
+    assert!(whole == shape("off", 1, 6), "accumulated");
+    let setup = Setup::new(&json!({
+        "train": {"max_steps": 30, "lr": 1e-12},
+        "eval": {"every_steps": 1, "early_stopping": {"patience": 2, "min_delta": 0.1}},
+    }));
+    let (code, stdout, stderr) = setup.run(&["--quiet", "--json", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let said: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((said["ended"].as_str(), said["steps"].as_u64()), (Some("early"), Some(3)));
+}
+
+#[test]
+fn preferences_are_learned_and_a_killed_run_of_pairs_goes_on() {
+    let setup = Setup::new(&json!({
+        "kind": "dpo",
+        "data": {"packing": null},
+        "dpo": {"beta": 0.2},
+        "train": {"micro_batch_size": 2, "max_steps": 8},
+    }));
+    let row = |i: usize| {
+        json!({"prompt": format!("event {i}:"), "chosen": " deny host", "rejected": " allow user"})
+            .to_string()
+    };
+    std::fs::write(setup.path("rows.jsonl"), (0..20).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "whole"]);
+    assert_eq!(code, 0, "{stderr}");
+    let steps = events(&setup.path("whole"));
+    assert!((steps[0]["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-3, "{}", steps[0]);
+    let last = steps.iter().rfind(|event| event["event"] == "step").unwrap();
+    assert!(last["loss"].as_f64().unwrap() < 0.5 && last["accuracy"] == 1.0, "{last}");
+    run_and_kill(&setup, "cut", "1", false, 5, libc::SIGKILL);
+    assert_eq!(setup.run(&["--quiet", "--out", "cut", "--resume"]).0, 0);
+    assert_same(&setup, "whole", "cut");
+}
