@@ -10,7 +10,7 @@ use super::source::{Kind, Source};
 use super::{Error, Recipe};
 use crate::kernel::Isa;
 use crate::tensor::gguf::{GgufWriter, Metadata, Split, WriteOptions};
-use crate::tensor::{Dtype, TensorDecl, is_same_file};
+use crate::tensor::{AtomicFile, Dtype, TensorDecl, is_same_file};
 
 /// What the user asked for, parsed.
 pub struct Request {
@@ -112,10 +112,15 @@ impl Prepared {
         self.source.tensors.tensors().iter().map(|t| t.n_bytes).sum()
     }
 
-    /// Errors if the output is an input, or is there already and may not be replaced; shards are checked by
-    /// [`Prepared::execute`], which knows their number.
+    /// Errors if the output is an input, is there already and may not be replaced, or cannot be written where it
+    /// is to lie; shards are checked by [`Prepared::execute`], which knows their number.
     pub fn check(&self, output: &Output) -> Result<(), Error> {
-        self.check_output(output.path, output.force || output.split.is_some())
+        self.check_output(output.path, output.force || output.split.is_some())?;
+        if output.split.is_none() {
+            // makes its temporary file and removes it again; shards have other names
+            AtomicFile::create(output.path, None, false)?;
+        }
+        Ok(())
     }
 
     /// Encodes and writes everything.

@@ -126,7 +126,7 @@ fn outputs_that_cannot_be_written() {
     fails(
         dir.path(),
         &["quantize", "m.gguf", "--type", "Q8_0", "-o", "nowhere/out.gguf"],
-        "error: nowhere/out.gguf.manifest.json: the directory `nowhere` does not exist\nhint: create it first",
+        "error: nowhere/out.gguf: the directory `nowhere` does not exist\nhint: create it first",
     );
     let (status, _, stderr) =
         run_lctl(dir.path(), &["quantize", "m.gguf", "--type", "Q8_0", "-o", "/proc/out.gguf"]);
