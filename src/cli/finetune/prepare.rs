@@ -127,7 +127,8 @@ impl Opened {
             context: None,
             threads: args.threads,
             isa: args.isa.as_deref(),
-            weights: WeightsArg::Auto,
+            // the gradients of inputs read the rows, which packed weights have no more
+            weights: WeightsArg::Mapped,
             digests: true,
             quiet: args.quiet,
         })?;
@@ -148,7 +149,7 @@ impl Opened {
             threads: machine::threads(args.threads),
             adapter: None,
             context: None,
-            residence: Residence::Auto,
+            residence: Residence::Mapped,
         };
         let config = base.join("config.json");
         let tokenizer = Tokenizer::open(&base)?;

@@ -129,16 +129,12 @@ impl Trainable {
         Trainable { checkpointing, ..self }
     }
 
-    /// Opens a model for training. Block formats stay mapped whatever `options` say: training decodes them, and packed ones
-    /// are laid out for products of integers.
+    /// Opens a model for training. Weights stay mapped whatever `options` say: the gradients of inputs read rows, and packed
+    /// weights are laid out for products with columns.
     ///
     /// Errors as [`Decoder::open`] and [`Trainable::new`].
     pub fn open(path: &Path, method: &Method, options: &LoadOptions) -> Result<Self, Error> {
-        let source = crate::tensor::open(path).map_err(super::Error::from)?.into_source();
-        let mut options = options.clone();
-        if source.tensors().iter().any(|info| info.dtype.block_len() > 1) {
-            options.residence = Residence::Mapped;
-        }
+        let options = LoadOptions { residence: Residence::Mapped, ..options.clone() };
         Trainable::new(Decoder::open(path, &options)?, method)
     }
 
