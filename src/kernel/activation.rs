@@ -39,6 +39,16 @@ pub fn add_scaled(compute: &Compute, x: &mut [f32], factor: f32, y: &[f32]) {
     zip(compute, x, y, AddScaled(factor));
 }
 
+/// Returns `x + y`.
+pub fn sum(compute: &Compute, x: &[f32], y: &[f32]) -> Vec<f32> {
+    zipped(compute, x, y, Add)
+}
+
+/// Returns `x + factor * y`, product and sum each rounded.
+pub fn scaled_sum(compute: &Compute, x: &[f32], factor: f32, y: &[f32]) -> Vec<f32> {
+    zipped(compute, x, y, AddScaled(factor))
+}
+
 /// Replaces x by `factor * x`.
 pub fn scale(compute: &Compute, x: &mut [f32], factor: f32) {
     map(compute, x, Scale(factor));
@@ -74,6 +84,17 @@ fn zip(compute: &Compute, x: &mut [f32], y: &[f32], function: impl Binary) {
     for_row_blocks(&compute.team, x, 1, |first, x| {
         dispatch_fma(compute.isa, Zip { y: &y[first..][..x.len()], x, function });
     });
+}
+
+fn zipped(compute: &Compute, x: &[f32], y: &[f32], function: impl Binary) -> Vec<f32> {
+    assert_eq!(x.len(), y.len());
+    let mut out = vec![0.0; x.len()];
+    for_row_blocks(&compute.team, &mut out, 1, |first, out| {
+        // a part at a time, so that it is in the cache when it is added to
+        out.copy_from_slice(&x[first..][..out.len()]);
+        dispatch_fma(compute.isa, Zip { y: &y[first..][..out.len()], x: out, function });
+    });
+    out
 }
 
 fn map(compute: &Compute, x: &mut [f32], function: impl Unary) {

@@ -42,8 +42,7 @@ impl CustomOp2 for AddScaled {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
         }
-        let mut y = a.to_vec();
-        activation::add_scaled(&self.compute, &mut y, self.scale, b);
+        let y = activation::scaled_sum(&self.compute, a, self.scale, b);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 }
@@ -68,8 +67,7 @@ impl CustomOp2 for Add {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a sum of shapes {:?} and {:?}", l1.shape(), l2.shape());
         }
-        let mut y = a.to_vec();
-        activation::add(&self.compute, &mut y, b);
+        let y = activation::sum(&self.compute, a, b);
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 }

@@ -41,18 +41,22 @@ pub const fn x_row_bytes<S: Step>(k: usize) -> usize {
 #[inline(always)]
 pub unsafe fn pack_x<S: Step>(x: &[f32], k: usize, out: &mut [u8]) {
     for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(x_row_bytes::<S>(k))) {
-        // SAFETY: `out` is 64-aligned, as rows are whole cache lines; any bits are integers.
-        let (_, lanes, _) = unsafe { out.align_to_mut::<u32>() };
         if S::DEPTH == 1 {
+            // SAFETY: `out` is 64-aligned, as rows are whole cache lines; any bits are integers.
+            let (_, lanes, _) = unsafe { out.align_to_mut::<u32>() };
+            let lanes = &mut lanes[..k];
             for t in 0..k {
                 lanes[t] = x[t].to_bits();
             }
         } else {
-            for t in 0..k / 2 {
-                lanes[t] = bf16_operand(x[2 * t + 1]) << 16 | bf16_operand(x[2 * t]);
+            // SAFETY: as above; the even k of a lane is its lower half, which lies first.
+            let (_, halves, _) = unsafe { out.align_to_mut::<u16>() };
+            let halves = &mut halves[..k.next_multiple_of(2)];
+            for t in 0..k {
+                halves[t] = bf16_operand(x[t]) as u16;
             }
             if k % 2 == 1 {
-                lanes[k / 2] = bf16_operand(x[k - 1]);
+                halves[k] = 0;
             }
         }
     }
