@@ -77,13 +77,10 @@ pub fn memory(recipe: &Recipe, model: &Trainable, largest: usize, checkpointing:
     let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
     let active = config.experts.as_ref().map_or(1, |experts| experts.n_used);
     let d_ff = config.experts.as_ref().map_or(config.d_ff, |experts| experts.d_ff);
-    // of a block, per token: inputs of both halves in f32, what products and gates keep, and the attention's output
-    let kept = 2 * 4 * config.d_model
-        + n * (2 * config.d_model + q)
-        + 4 * (2 * q + 2 * kv)
-        + (8 + n) * active * d_ff;
-    // of the block at work: gradients of all that
-    let working = 4 * (4 * config.d_model + 2 * q + 2 * kv + 4 * active * d_ff);
+    // of a block, per token: inputs of both halves, q, k, v and the attention's output, gates; log-sums in f32
+    let kept = n * (2 * config.d_model + 2 * q + 2 * kv + 2 * active * d_ff) + 4 * config.n_heads;
+    // of the block at work: gates, their product, the gradients of these, packed for the products
+    let working = 4 * (4 * config.d_model + 2 * q + 2 * kv) + (24 + 2 * n) * active * d_ff;
     let per_token = match checkpointing {
         Checkpointing::None => config.n_layers * kept + working,
         Checkpointing::Blocks => config.n_layers * 4 * config.d_model + kept + working,

@@ -147,7 +147,8 @@ impl Group {
         for adapter in adapters {
             let dropped = adapter.dropped(pass, x, places)?;
             let low = match undropped.next() {
-                Some(low) => low,
+                // a copy: the view would keep the results of all products until the backward
+                Some(low) => low.force_contiguous()?,
                 None => one(nn::products(pass.compute, &dropped, vec![adapter.down(pass)])?)?,
             };
             let ups = nn::products(pass.compute, &low, adapter.ups(pass, &self.parts))?;
