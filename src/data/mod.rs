@@ -1,9 +1,11 @@
 //! Training data: local files become token ids with a mask of what is trained.
 //!
-//!     file -> rows                      container: JSONL, JSON, CSV, Parquet, plain text
-//!       -> records                      format: chat, prompt/completion, text, alpaca, sharegpt, preference
-//!       -> examples                     encode: chat template, mask, truncation
-//!       -> scans, split, order, packs   scan, split, mixture, pack
+//! ```text
+//! file -> rows                      container: JSONL, JSON, CSV, Parquet, plain text
+//!   -> records                      format: chat, prompt/completion, text, alpaca, sharegpt, preference
+//!   -> examples                     encode: chat template, mask, truncation
+//!   -> scans, split, order, packs   scan, split, mixture, pack
+//! ```
 //!
 //! Everything that is wrong with the rows of all files is said at once, each with file and line. Nothing depends on
 //! the number of threads, and every random choice on seed, epoch and content alone (Philox).

@@ -1,9 +1,11 @@
 //! Checkpoints: directories with all that a run needs to go on as if it had not ended.
 //!
-//!     checkpoints/step-00000040/
-//!         parameters.safetensors   by their names, as an adapter has them
-//!         moments.safetensors      of the optimizer, flat: moment.0, moment.1
-//!         state.json               step, place in the data, best so far, lengths of the logs, what run it is
+//! ```text
+//! checkpoints/step-00000040/
+//!     parameters.safetensors   by their names, as an adapter has them
+//!     moments.safetensors      of the optimizer, flat: moment.0, moment.1
+//!     state.json               step, place in the data, best so far, lengths of the logs, what run it is
+//! ```
 //!
 //! A directory gets its name when all of it is on the disk. Random numbers are drawn by counters, so they have no state.
 
