@@ -2,6 +2,7 @@
 
 mod bad;
 mod exports;
+mod quantized;
 mod resume;
 
 use std::path::{Path, PathBuf};
@@ -110,7 +111,7 @@ fn write_base(dir: &Path) {
 
 /// Width, width of the feed-forward, tokens.
 const C: usize = 64;
-const F: usize = 96;
+const F: usize = 128;
 const V: usize = 288;
 
 fn usual() -> Value {

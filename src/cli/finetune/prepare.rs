@@ -25,9 +25,6 @@ use crate::text::{EncodeOptions, Tokenizer};
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("`model.quantization: nf4` is not done yet")]
-    Nf4,
-
     #[error("`{key}`: {}: cannot read", .path.display())]
     Read {
         key: String,
@@ -43,7 +40,6 @@ enum Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Nf4 => Some("take a GGUF of the model, such as Q4_K_M, as `model.path`".into()),
             Error::Read { .. } => {
                 Some("paths are taken from the current directory; --set changes one for now".into())
             }
@@ -74,9 +70,6 @@ impl Prepared {
         let mut set = recipe::SetArgs { set: args.set.set.clone() };
         set.set.extend(args.compute.as_ref().map(|mode| format!("model.compute={mode}")));
         let recipe = recipe::open(&args.recipe, &set)?;
-        if recipe.model.quantization == Quantization::Nf4 {
-            return Err(Error::Nf4.into());
-        }
         for (key, path) in recipe.files() {
             if let Err(source) = path.metadata() {
                 return Err(Error::Read { key, path: path.to_owned(), source }.into());
@@ -137,7 +130,11 @@ impl Opened {
         let spec =
             recipe.adapter.low_rank.as_ref().map(|low_rank| low_rank_spec(low_rank, recipe.adapter.kind));
         let method = spec.clone().map_or(Method::Full, Method::LowRank);
-        let model = Trainable::new(decoder, &method)?;
+        let format = match recipe.model.quantization {
+            Quantization::None => None,
+            Quantization::Blocks(format) => Some(format),
+        };
+        let model = Trainable::with_base(decoder, &method, format)?;
         Ok(Opened { model, tokenizer, base, inputs, spec })
     }
 

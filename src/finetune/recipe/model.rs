@@ -1,8 +1,9 @@
 //! The model that a run starts from.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::read::{name, one_of_or};
+use crate::model::train::BaseFormat;
 use crate::yaml::Node;
 
 /// The model that a run starts from.
@@ -29,13 +30,21 @@ pub enum Compute {
 }
 
 /// What frozen matrices become when they are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantization {
+    /// What they are.
     #[default]
     None,
-    /// Four-bit NormalFloat (Dettmers et al., arXiv:2305.14314).
-    Nf4,
+    Blocks(BaseFormat),
+}
+
+impl Serialize for Quantization {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Quantization::None => serializer.serialize_str("none"),
+            Quantization::Blocks(format) => serializer.serialize_str(&format.name()),
+        }
+    }
 }
 
 /// Where the first weights come from.
@@ -59,12 +68,9 @@ pub fn read(node: &Node) -> Model {
             &[("auto", Compute::Auto), ("f32", Compute::F32), ("bf16", Compute::Bf16)],
             Compute::Auto,
         ),
-        quantization: one_of_or(
-            &fields,
-            "quantization",
-            &[("none", Quantization::None), ("nf4", Quantization::Nf4)],
-            Quantization::None,
-        ),
+        quantization: fields
+            .optional("quantization")
+            .map_or(Quantization::None, |node| read_quantization(&node)),
         init: one_of_or(
             &fields,
             "init",
@@ -72,4 +78,11 @@ pub fn read(node: &Node) -> Model {
             Init::Weights,
         ),
     }
+}
+
+fn read_quantization(node: &Node) -> Quantization {
+    let formats = BaseFormat::all().into_iter().map(|format| (format.name(), Quantization::Blocks(format)));
+    let all: Vec<_> = std::iter::once(("none".to_owned(), Quantization::None)).chain(formats).collect();
+    let names: Vec<_> = all.iter().map(|(name, quantization)| (name.as_str(), *quantization)).collect();
+    node.one_of(&names)
 }

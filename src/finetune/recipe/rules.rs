@@ -23,7 +23,7 @@ type At<'r, 'a> = dyn Fn(&str, &str) -> Node<'a> + 'r;
 
 fn model(at: &At, recipe: &Recipe) {
     let trains_all = recipe.adapter.kind == AdapterKind::None;
-    if trains_all && recipe.model.quantization == Quantization::Nf4 {
+    if trains_all && recipe.model.quantization != Quantization::None {
         at("model", "quantization").note("quantized weights cannot be trained (`adapter.type: none`)");
     }
     if recipe.model.init == Init::Random {

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::nested::Nested;
 use super::panels::{Layout, PANEL_ROWS};
 use super::{Arithmetic, Compute};
 use crate::kernel::Isa;
 use crate::kernel::arena::{Arena, Block};
 use crate::kernel::disjoint::for_row_blocks;
-use crate::tensor::format::{BF16, BlockFormat as _, F16, F32};
+use crate::tensor::format::{BF16, BlockFormat as _, F16, F32, Nf4};
 use crate::tensor::{Dtype, RowMap};
 
 /// Bytes that outlive the matrices over them.
@@ -68,6 +69,8 @@ pub struct Matrix {
 enum Storage {
     Rows(Rows),
     Panels(Panels),
+    /// Of the format NF4.
+    Nested(Arc<Nested>),
 }
 
 /// Rows one after another, perhaps to be read in another order.
@@ -101,7 +104,7 @@ impl Panels {
 
 /// How a matrix lies.
 pub enum Stored<'a> {
-    /// Row by row: see [`Matrix::row`].
+    /// Row by row: see [`Matrix::row`] and [`Matrix::decode_cols`].
     Rows,
     Panels(&'a Panels),
 }
@@ -158,12 +161,21 @@ impl Matrix {
     #[inline]
     pub fn stored(&self) -> Stored<'_> {
         match &self.storage {
-            Storage::Rows(_) => Stored::Rows,
+            Storage::Rows(_) | Storage::Nested(_) => Stored::Rows,
             Storage::Panels(panels) => Stored::Panels(panels),
         }
     }
 
-    /// Returns the stored bytes of row `row`; of a packed matrix they are put together anew.
+    /// Returns the bytes that the matrix takes, where it lies or packed.
+    pub fn stored_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Rows(_) => self.rows * self.row_bytes,
+            Storage::Panels(_) => self.packed_bytes(),
+            Storage::Nested(nested) => nested.bytes(),
+        }
+    }
+
+    /// Returns the stored bytes of row `row`; where they lie in another form they are put together anew.
     ///
     /// # Panics
     /// If `row >= rows()`.
@@ -178,7 +190,14 @@ impl Matrix {
                 layout.unpack(panel, row % PANEL_ROWS, 0..layout.units(), &mut out);
                 Cow::Owned(out)
             }
+            Storage::Nested(nested) => Cow::Owned(nested.nf4(self.blocks(row, 0..self.cols))),
         }
+    }
+
+    /// Returns which blocks of all rows `cols` of row `row` are.
+    fn blocks(&self, row: usize, cols: Range<usize>) -> Range<usize> {
+        let (len, first) = (self.dtype.block_len(), row * self.cols);
+        (first + cols.start) / len..(first + cols.end) / len
     }
 
     /// Returns the bytes of row `row` where they lie.
@@ -200,7 +219,26 @@ impl Matrix {
     /// # Panics
     /// If `row >= rows()` or `out.len() != cols()`.
     pub fn decode_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
-        self.dtype.decode(isa, &self.row(row), out);
+        self.decode_cols(isa, row, 0..self.cols, out);
+    }
+
+    /// Writes columns `cols` of row `row`, whole blocks, as f32.
+    ///
+    /// # Panics
+    /// If they are no whole blocks of the matrix, or `out.len() != cols.len()`.
+    #[inline]
+    pub fn decode_cols(&self, isa: Isa, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let len = self.dtype.block_len();
+        assert!(row < self.rows && cols.end <= self.cols);
+        assert!(cols.start.is_multiple_of(len) && cols.end.is_multiple_of(len));
+        let at = |col: usize| col / len * self.dtype.block_bytes();
+        match &self.storage {
+            Storage::Rows(_) => {
+                self.dtype.decode(isa, &self.mapped_row(row)[at(cols.start)..at(cols.end)], out);
+            }
+            Storage::Panels(_) => self.dtype.decode(isa, &self.row(row)[at(cols.start)..at(cols.end)], out),
+            Storage::Nested(nested) => nested.decode(isa, self.blocks(row, cols), out),
+        }
     }
 
     /// Returns whether products in `arithmetic` gain from [`Matrix::packed`]: where they would decode the weights
@@ -246,11 +284,86 @@ impl Matrix {
         Matrix { storage: Storage::Panels(Panels { bytes, layout }), ..self.clone() }
     }
 
+    /// Returns the matrix in memory in a format of blocks; the memory of the stored rows is given back. With `nested`, which is for
+    /// NF4, the scales are quantized too.
+    ///
+    /// Errors with the first weight that is not finite, or is not in that format.
+    ///
+    /// # Panics
+    /// If rows are no whole blocks, the format has no encoder, or `nested` is set for another one.
+    pub fn quantized(
+        &self,
+        compute: &Compute,
+        dtype: Dtype,
+        nested: bool,
+    ) -> Result<Matrix, Unquantizable> {
+        assert!(self.cols.is_multiple_of(dtype.block_len()) && dtype.can_encode());
+        assert!(!nested || dtype.name() == Nf4.name());
+        let row_bytes = self.cols / dtype.block_len() * dtype.block_bytes();
+        let mut bytes = vec![0; self.rows * row_bytes];
+        let bad = Mutex::new(None::<Unquantizable>);
+        let together = (RELEASE_BYTES / self.row_bytes.max(1)).max(1);
+        for (i, out) in bytes.chunks_mut((together * row_bytes).max(1)).enumerate() {
+            for_row_blocks(&compute.team, out, row_bytes, |first, out| {
+                let first = i * together + first;
+                if let Err(found) = self.encode_rows(compute.isa, dtype, first, out) {
+                    let mut bad = bad.lock().unwrap_or_else(PoisonError::into_inner);
+                    // the first of all, whichever thread comes first
+                    *bad = Some(bad.map_or(found, |other| other.min(found)));
+                }
+            });
+            if let Storage::Rows(Rows { bytes, offset, .. }) = &self.storage {
+                let row = |row: usize| offset + row.min(self.rows) * self.row_bytes;
+                bytes.release(row(i * together)..row((i + 1) * together));
+            }
+        }
+        if let Some(bad) = bad.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(bad);
+        }
+        let storage = match nested {
+            true => Storage::Nested(Arc::new(Nested::of(&bytes))),
+            false => Storage::Rows(Rows { bytes: Arc::new(bytes), offset: 0, map: RowMap::Identity }),
+        };
+        Ok(Matrix { dtype, row_bytes, storage, ..*self })
+    }
+
+    /// Encodes rows from `first` on.
+    fn encode_rows(
+        &self,
+        isa: Isa,
+        dtype: Dtype,
+        first: usize,
+        out: &mut [u8],
+    ) -> Result<(), Unquantizable> {
+        let row_bytes = self.cols / dtype.block_len() * dtype.block_bytes();
+        let mut values = vec![0.0; self.cols];
+        for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
+            let finite = |values: &[f32]| match values.iter().position(|value| !value.is_finite()) {
+                Some(col) => Err(Unquantizable { row, col }),
+                None => Ok(()),
+            };
+            self.decode_row(isa, row, &mut values);
+            finite(&values)?;
+            dtype.encode(isa, &values, self.cols, None, out);
+            // a scale may not fit into its half
+            dtype.decode(isa, out, &mut values);
+            finite(&values)?;
+        }
+        Ok(())
+    }
+
     fn pack_panel(&self, isa: Isa, layout: &Layout, panel: usize, out: &mut [u8]) {
         let row = |row: usize| self.row((panel * PANEL_ROWS + row).min(self.rows - 1));
         let rows: [Cow<'_, [u8]>; PANEL_ROWS] = std::array::from_fn(row);
         layout.pack(isa, &std::array::from_fn(|row| &*rows[row]), 0..layout.units(), out);
     }
+}
+
+/// Where a weight is that a format cannot hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unquantizable {
+    pub row: usize,
+    pub col: usize,
 }
 
 /// Bytes that are packed before those they came from are given back.

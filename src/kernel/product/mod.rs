@@ -9,6 +9,7 @@ mod driver;
 mod float;
 mod int8;
 mod matrix;
+mod nested;
 #[cfg(test)]
 mod oracle;
 mod panels;
@@ -21,10 +22,10 @@ use std::mem::MaybeUninit;
 
 use super::{Isa, Team};
 use crate::tensor::Dtype;
-use crate::tensor::format::{BF16, BlockFormat};
+use crate::tensor::format::{BF16, BlockFormat, Nf4};
 use driver::{Job, Product};
 
-pub use matrix::{Bytes, Matrix, SharedBytes, Values};
+pub use matrix::{Bytes, Matrix, SharedBytes, Unquantizable, Values};
 pub use transposed::{Operand, accumulate_outer, matmul_transposed};
 
 /// What the products of a matrix take.
@@ -44,7 +45,7 @@ pub enum Arithmetic {
 /// Which arithmetic each weight format gets (`--compute`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ComputeMode {
-    /// The default: f32 for F32 and F16 weights, bf16 for BF16, int8 for block formats.
+    /// The default: f32 for F32 and F16 weights, bf16 for BF16 and NF4, int8 for the other block formats.
     #[default]
     Auto,
     F32,
@@ -78,8 +79,12 @@ impl ComputeMode {
         match self {
             ComputeMode::F32 => Arithmetic::F32,
             ComputeMode::Bf16 => Arithmetic::Bf16,
-            ComputeMode::Auto | ComputeMode::Int8 if dtype.block_len() > 1 => Arithmetic::Int8,
-            ComputeMode::Auto | ComputeMode::Int8 if dtype.name() == BF16.name() => Arithmetic::Bf16,
+            ComputeMode::Auto | ComputeMode::Int8 if dtype.block_len() > 1 && dtype.name() != Nf4.name() => {
+                Arithmetic::Int8
+            }
+            ComputeMode::Auto | ComputeMode::Int8 if dtype.block_len() > 1 || dtype.name() == BF16.name() => {
+                Arithmetic::Bf16
+            }
             ComputeMode::Auto | ComputeMode::Int8 => Arithmetic::F32,
         }
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::tensor::RowMap;
-use crate::tensor::format::{REGISTRY, by_name};
+use crate::tensor::format::{Nf4, REGISTRY, by_name};
 
 /// Values of every sign, about as large as activations and weights, with zeros and extremes among them.
 fn noise(n: usize, seed: u64) -> Vec<f32> {
@@ -133,6 +133,44 @@ fn block_formats_are_decoded_to_the_oracles_bits() {
         seen += 1;
     }
     assert!(seen > 5);
+}
+
+#[test]
+fn quantized_matrices_are_decoded_to_the_oracles_bits() {
+    // 7 of whose rows of 64 values begin within a block of 256 scales
+    let dense = matrix(by_name("F32").unwrap(), 32, 640, RowMap::Deinterleave { head_dim: 16 });
+    let compute = Compute::new(Isa::detect(), 2).unwrap();
+    let nf4 = dense.quantized(&compute, Dtype(&Nf4), false).unwrap();
+    let nested = dense.quantized(&compute, Dtype(&Nf4), true).unwrap();
+    assert_ne!(nf4.row(9), nested.row(9));
+    for w in [&nf4, &nested] {
+        for m in [1, 3, 9] {
+            check(w, &noise(m * 640, m as u64), "NF4");
+        }
+        check_transposed(&[w.clone(), nf4.clone()], [Arithmetic::Bf16, Arithmetic::F32], 10, "NF4");
+        assert!(!w.packs_for(ComputeMode::Auto.arithmetic(w.dtype())));
+    }
+    let mut row = vec![0.0; 640];
+    let mut bytes = vec![0; 360];
+    for i in 0..32 {
+        dense.decode_row(Isa::Portable, i, &mut row);
+        Nf4.encode(Isa::Portable, &row, 640, None, &mut bytes);
+        assert_eq!(*nf4.row(i), bytes);
+    }
+}
+
+#[test]
+fn a_weight_that_no_format_holds_is_found() {
+    let compute = Compute::new(Isa::detect(), 2).unwrap();
+    for (value, format) in [(f32::NAN, Dtype(&Nf4)), (1e9, by_name("Q8_0").unwrap())] {
+        let mut values = noise(300 * 64, 5);
+        values[77 * 64 + 13] = value;
+        values[200 * 64] = f32::INFINITY;
+        let w = Matrix::of_values(Arc::new(Values(values)), 0, 300, 64);
+        let found = w.quantized(&compute, format, false).err().unwrap();
+        assert_eq!(found.row, 77, "{}", format.name());
+        assert!(found.col == 13 || !value.is_nan(), "{}", format.name());
+    }
 }
 
 #[test]

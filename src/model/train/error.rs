@@ -1,6 +1,7 @@
 //! What can be wrong with what is to be trained.
 
 use crate::error::Diagnostic;
+use crate::tensor::Dtype;
 
 /// A method or a batch that does not fit the model.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,18 @@ pub enum Error {
     #[error("integer products have no gradient")]
     IntegerProducts,
 
+    #[error("`{name}` is {found} already: only dense weights are quantized")]
+    InBlocks { name: String, found: Dtype },
+
+    #[error("`{name}`: row length {cols} is not a multiple of {} (block of `{}`)", .format.block_len(), .format.name().to_lowercase())]
+    PartialBlocks { name: String, cols: usize, format: Dtype },
+
+    #[error("`{name}`: row {row}, column {col}: the weight is not finite, or not within the range of `{}`", .format.name().to_lowercase())]
+    Unquantizable { name: String, row: usize, col: usize, format: Dtype },
+
+    #[error("every weight is trained: none is frozen, to be quantized")]
+    NothingFrozen,
+
     #[error("document {index} has {found} flags for {expected} tokens")]
     Flags { index: usize, found: usize, expected: usize },
 
@@ -57,6 +70,15 @@ impl Diagnostic for Error {
             ),
             Error::OutputTarget => Some("train it whole: `modules_to_save: [lm_head]`".to_owned()),
             Error::IntegerProducts => Some("use `--compute auto` or `--compute f32`".to_owned()),
+            Error::InBlocks { .. } => Some("leave `model.quantization` out: a GGUF keeps its types".to_owned()),
+            Error::PartialBlocks { cols, .. } if cols.is_multiple_of(32) => {
+                Some("take a format of blocks of 32, such as `q4_0`, `iq4_nl` or `q8_0`".to_owned())
+            }
+            Error::PartialBlocks { .. } => Some("leave `model.quantization` out".to_owned()),
+            Error::Unquantizable { .. } => {
+                Some("the model's file is damaged, or take another `model.quantization`".to_owned())
+            }
+            Error::NothingFrozen => Some("train an adapter, or leave `model.quantization` out".to_owned()),
             Error::TooLong { .. } => Some("truncate or split long documents".to_owned()),
             _ => None,
         }

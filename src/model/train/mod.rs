@@ -6,6 +6,7 @@
 //! micro-batches changes no bit, nor do threads, instruction sets, or whether blocks are computed anew in the backward.
 
 mod adapted;
+mod base;
 mod block;
 mod dora;
 mod error;
@@ -39,6 +40,7 @@ use crate::kernel::ComputeMode;
 use crate::kernel::product::Values;
 use crate::nn::{self, Head};
 
+pub use base::BaseFormat;
 pub use error::Error;
 pub use spec::{LowRankSpec, Method, TargetModules};
 
@@ -110,11 +112,28 @@ impl Trainable {
     /// Errors on a name or pattern that fits no module, on settings no adapter can have, on a model opened with an
     /// adapter, and on [`ComputeMode::Int8`].
     pub fn new(decoder: Decoder, method: &Method) -> Result<Self, Error> {
+        Trainable::with_base(decoder, method, None)
+    }
+
+    /// Returns the same with the matrices of frozen linear layers in blocks, if `base` says so (QLoRA). Embedding, output layer, norms,
+    /// routers and modules that are trained whole stay as they are. Should be given a decoder whose weights are mapped: packed ones
+    /// keep their memory until the last is quantized.
+    ///
+    /// Errors as [`Trainable::new`]; on a matrix that is in blocks already, whose rows are no whole blocks, or with a weight that is
+    /// not finite in that format; and if nothing is frozen.
+    pub fn with_base(
+        mut decoder: Decoder,
+        method: &Method,
+        base: Option<BaseFormat>,
+    ) -> Result<Self, Error> {
         if is_adapted(&decoder) {
             return Err(Error::AdaptedBase);
         }
         if decoder.mode == ComputeMode::Int8 {
             return Err(Error::IntegerProducts);
+        }
+        if let Some(format) = base {
+            base::quantize(&mut decoder, method, format)?;
         }
         let plan = plan::plan(&decoder, method)?;
         let rate = match method {
@@ -176,6 +195,29 @@ impl Trainable {
     /// Returns the model without what is trained.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// Returns the bytes of the model's matrices as they lie: in their file, or in memory if they were packed or quantized.
+    pub fn base_bytes(&self) -> usize {
+        let weights = &self.decoder.weights;
+        let mut bytes = weights.token_embedding.stored_bytes();
+        if !self.decoder.config.tied_embeddings {
+            bytes += weights.output.weight.stored_bytes();
+        }
+        let mlp = |mlp: &Mlp| {
+            [&mlp.gate, &mlp.up, &mlp.down].iter().map(|linear| linear.weight.stored_bytes()).sum::<usize>()
+        };
+        for layer in &weights.layers {
+            let linears = [&layer.q, &layer.k, &layer.v, &layer.o];
+            bytes += linears.iter().map(|linear| linear.weight.stored_bytes()).sum::<usize>();
+            bytes += match &layer.ffn {
+                FeedForward::Dense(dense) => mlp(dense),
+                FeedForward::Experts { router, experts } => {
+                    router.weight.stored_bytes() + experts.iter().map(mlp).sum::<usize>()
+                }
+            };
+        }
+        bytes
     }
 
     /// Returns the parameters in the order of the flat vector.

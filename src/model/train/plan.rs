@@ -13,7 +13,7 @@ use super::spec::{LowRankSpec, Method, TargetModules, is_named};
 use super::start::Start;
 use super::{Error, ParameterInfo};
 use crate::kernel::{Arithmetic, ComputeMode, Matrix};
-use crate::model::arch::{self, Role, Transform};
+use crate::model::arch::{self, Arch, Role, Transform};
 use crate::model::decoder::Decoder;
 use crate::model::weights::{self, Linear, Vector};
 use crate::tensor::Dtype;
@@ -39,14 +39,17 @@ pub(super) struct Embedding {
 
 /// What is trained of a module.
 #[derive(Clone, Copy)]
-enum Trains {
+pub(super) enum Trains {
     Nothing,
     Whole,
     Pair { rank: usize, scale: f32 },
 }
 
-/// A module's place in the model.
-type Place = (Role, usize, usize);
+/// A module's place in the model: role, layer, expert.
+pub(super) type Place = (Role, usize, usize);
+
+/// Modules by their places, each with its index among the model's and what is trained of it.
+pub(super) type Trained = HashMap<Place, (u32, Module, Trains)>;
 
 /// Returns the arithmetic that weights of a type are trained with: no product is of integers.
 fn arithmetic(mode: ComputeMode, dtype: Dtype) -> Arithmetic {
@@ -60,13 +63,7 @@ fn arithmetic(mode: ComputeMode, dtype: Dtype) -> Arithmetic {
 ///
 /// Errors on a name or pattern that fits nothing, on a pair for the output layer, and on settings no adapter can have.
 pub(super) fn plan(decoder: &Decoder, method: &Method) -> Result<Plan, Error> {
-    let arch = arch::by_gguf_name(decoder.config.arch, std::path::Path::new(decoder.config.arch))?;
-    let modules = modules(arch, &decoder.config);
-    let mut places = HashMap::new();
-    for (index, (module, trains)) in modules.iter().zip(choose(&modules, method, decoder)?).enumerate() {
-        // a model has fewer than 2^32 modules
-        places.insert((module.role, module.layer, module.expert), (index as u32, module.clone(), trains));
-    }
+    let arch = arch_of(decoder)?;
     let is_less_one =
         |role: Role| arch.rows.iter().any(|row| row.role == role && row.transform == Transform::AddOne);
     let offsets =
@@ -79,14 +76,37 @@ pub(super) fn plan(decoder: &Decoder, method: &Method) -> Result<Plan, Error> {
         decoder,
         prefix: if matches!(method, Method::Full) { "" } else { "base_model.model." },
         is_dora: matches!(method, Method::LowRank(spec) if spec.use_dora),
-        is_fused: arch.rows.iter().any(|row| row.role == Role::QkvProj),
-        places,
+        is_fused: is_fused(decoder)?,
+        places: trained(decoder, method)?,
         offsets,
         parameters: Vec::new(),
         starts: Vec::new(),
         n: 0,
     };
     builder.build(matches!(method, Method::Full) && decoder.config.tied_embeddings)
+}
+
+fn arch_of(decoder: &Decoder) -> Result<&'static Arch, Error> {
+    let name = decoder.config.arch;
+    Ok(arch::by_gguf_name(name, std::path::Path::new(name))?)
+}
+
+/// Returns true if q, k and v are one module, as are gate and up.
+pub(super) fn is_fused(decoder: &Decoder) -> Result<bool, Error> {
+    Ok(arch_of(decoder)?.rows.iter().any(|row| row.role == Role::QkvProj))
+}
+
+/// Returns what `method` trains of each module.
+///
+/// Errors as [`plan`].
+pub(super) fn trained(decoder: &Decoder, method: &Method) -> Result<Trained, Error> {
+    let modules = modules(arch_of(decoder)?, &decoder.config);
+    let mut places = HashMap::new();
+    for (index, (module, trains)) in modules.iter().zip(choose(&modules, method, decoder)?).enumerate() {
+        // a model has fewer than 2^32 modules
+        places.insert((module.role, module.layer, module.expert), (index as u32, module.clone(), trains));
+    }
+    Ok(places)
 }
 
 /// Returns what is trained of each module.
@@ -174,7 +194,7 @@ struct Builder<'a> {
     is_dora: bool,
     /// q, k and v are one module, as are gate and up.
     is_fused: bool,
-    places: HashMap<Place, (u32, Module, Trains)>,
+    places: Trained,
     /// What a norm's parameter is less than its factor.
     offsets: HashMap<Role, f32>,
     parameters: Vec<ParameterInfo>,

@@ -10,6 +10,7 @@ mod descent;
 mod iq4;
 mod iq4_nl;
 mod iq4_xs;
+pub(crate) mod nf4;
 mod opaque;
 #[cfg(test)]
 mod oracle_affine;
@@ -23,9 +24,10 @@ mod q5_k;
 mod q6_k;
 mod symmetric;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub(crate) use iq4::LEVELS as IQ4_LEVELS;
+pub use nf4::Nf4;
 pub use plain::{BF16, F16, F32};
 
 use crate::kernel::Isa;
@@ -82,7 +84,7 @@ pub trait BlockFormat: Send + Sync {
     fn encode(&self, isa: Isa, rows: &[f32], row_len: usize, importance: Option<&[f32]>, out: &mut [u8]);
 }
 
-/// Every known format. Adding one is one file and one line here.
+/// Every format that files have. Adding one is one file and one line here. [`Nf4`] is of memory alone.
 pub static REGISTRY: &[&dyn BlockFormat] = &[
     &plain::F32,
     &plain::F16,

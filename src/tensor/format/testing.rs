@@ -82,7 +82,7 @@ fn importance() -> Vec<f32> {
 }
 
 /// Returns the 19 inputs of the goldens by name, each `ROWS` rows of `COLS`.
-pub(super) fn inputs() -> Vec<(&'static str, Vec<f32>)> {
+pub(crate) fn inputs() -> Vec<(&'static str, Vec<f32>)> {
     let flat = 0..(ROWS * COLS) as u64;
     let value = |at: fn(u64) -> (i64, i32), i| {
         let (integer, exponent) = at(i);
@@ -95,11 +95,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn float_bytes(x: &[f32]) -> Vec<u8> {
+pub(crate) fn float_bytes(x: &[f32]) -> Vec<u8> {
     // sign and payload of a NaN are not promised
     x.iter().flat_map(|v| if v.is_nan() { f32::NAN.to_le_bytes() } else { v.to_le_bytes() }).collect()
 }

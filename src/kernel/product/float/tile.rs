@@ -266,15 +266,13 @@ unsafe fn decode_rows<S: Step>(
     block: &Range<usize>,
     decoded: &mut [u8],
 ) -> Rows {
-    let dtype = w.dtype();
-    let bytes_at = |k: usize| k / dtype.block_len() * dtype.block_bytes();
     let mut from = [std::ptr::null(); 16];
     for (j, row) in rows.take(S::L::LANES).enumerate() {
         let out = &mut decoded[j * DEPTH * 4..][..block.len() * 4];
         from[j] = out.as_ptr();
         // SAFETY: the buffer is 64-aligned, and any bits are an f32.
         let values = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<f32>(), block.len()) };
-        dtype.decode(isa, &w.row(row)[bytes_at(block.start)..bytes_at(block.end)], values);
+        w.decode_cols(isa, row, block.clone(), values);
         if S::DEPTH == 2 {
             for t in 0..block.len() {
                 let operand = bf16_operand(values[t]) as u16;

@@ -79,12 +79,9 @@ unsafe fn block<S: Step>(isa: Isa, tile: &Tile<'_>, rows: Range<usize>, decoded:
     for (i, row) in rows.enumerate() {
         block.rows[i] = match (tile.w, source) {
             (Operand::Matrix(w), Source::Decoded) => {
-                let dtype = w.dtype();
-                let at = |col: usize| col / dtype.block_len() * dtype.block_bytes();
-                let bytes = &w.row(row)[at(cols.start)..at(cols.end)];
                 let out = &mut decoded[4 * MAX_COLS * i..][..4 * cols.len()];
                 // SAFETY: the caller's.
-                unsafe { decode::<S>(|values| dtype.decode(isa, bytes, values), out) }
+                unsafe { decode::<S>(|values| w.decode_cols(isa, row, cols.clone(), values), out) }
             }
             (Operand::Values { values, cols: k }, Source::Decoded) => {
                 let row = &values[row * k..][cols.clone()];
