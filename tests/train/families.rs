@@ -226,6 +226,46 @@ fn dropout_depends_on_the_step_and_the_seed() {
 }
 
 #[test]
+fn rows_without_a_target_change_no_bit_of_the_others() {
+    let documents = documents();
+    let all: Vec<Vec<bool>> = documents.iter().map(|(tokens, _)| vec![true; tokens.len()]).collect();
+    let whole: Vec<Document> =
+        documents.iter().zip(&all).map(|((tokens, _), is_target)| Document { tokens, is_target }).collect();
+    for name in FAMILIES {
+        let spec = LowRankSpec { lora_dropout: 0.25, ..low_rank() };
+        for method in [Method::LowRank(spec.clone()), Method::Full] {
+            let model = model(name, 2, &method);
+            let params = moved(&model);
+            // of every row that is computed, what it is when all are
+            let some = model.log_probs(Some(&params), &borrowed(&documents)).unwrap();
+            let every = model.log_probs(Some(&params), &whole).unwrap();
+            for (((_, flags), some), every) in documents.iter().zip(&some).zip(&every) {
+                let at = (1..flags.len()).filter(|i| flags[*i]).map(|i| every[i - 1]);
+                assert!(at.eq(some.iter().copied()), "{name}");
+            }
+            // a row with a gradient of zero, and one that is not there
+            let none: Vec<Vec<bool>> = documents.iter().map(|(tokens, _)| vec![false; tokens.len()]).collect();
+            let half = |i: usize| if i.is_multiple_of(3) { &all[i] } else { &none[i] };
+            let half: Vec<Document> = (0..whole.len())
+                .map(|i| Document { tokens: whole[i].tokens, is_target: half(i) })
+                .collect();
+            let gradients = |documents: &[Document]| {
+                let slopes = |each: &[Vec<f32>]| {
+                    (0..each.len()).map(|i| if i.is_multiple_of(3) { 0.3 } else { 0.0 }).collect()
+                };
+                let mut grads = vec![0.0; model.gradient_len()];
+                model.log_probs_backward(&params, documents, key(3, 0), slopes, &mut grads).unwrap();
+                grads
+            };
+            // zeros have a sign here and there
+            let (expected, found) = (gradients(&whole), gradients(&half));
+            assert!(expected == found, "{name}");
+            assert!(found.iter().any(|g| *g != 0.0));
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name() {
     use lctl::error::Diagnostic;
     let path = golden_dir().join("decoder/llama");

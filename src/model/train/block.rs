@@ -1,16 +1,19 @@
 //! One layer: attention and feed-forward, forward and backward.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::feed_forward::{self, FeedForward, wanted};
 use super::kept::Kept;
 use super::linear::{Back, Group, Low, one};
 use super::pass::{Norm, Pass};
 use crate::kernel::attention::AttentionShape;
+use crate::kernel::dropout::RowPlace;
 use crate::model::config::{Attention, ModelConfig};
 use crate::nn::{self, Turns};
 
 pub(super) struct Block {
+    /// Behind attention only rows that a target is predicted from are computed: nothing comes after that reads others.
+    pub is_last: bool,
     pub attention: Attention,
     pub attn_norm: Norm,
     /// q, k, v
@@ -36,6 +39,7 @@ pub(super) struct Saved {
     o_lows: Vec<Low>,
     /// Before a norm behind attention, where there is one.
     attn_y: Option<Kept>,
+    /// What follows, too, is of the rows that are computed behind attention.
     middle: Kept,
     ffn: feed_forward::Saved,
     ffn_y: Option<Kept>,
@@ -93,20 +97,46 @@ impl Block {
         }
     }
 
-    /// Returns the block's output, and what its backward needs.
+    /// Returns the rows of x, `[T, C]`, that are computed behind attention.
+    fn picked(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor> {
+        match self.is_last {
+            true => nn::gather(x, &pass.sheet.scored),
+            false => Ok(x.clone()),
+        }
+    }
+
+    /// Returns gradients of those rows among zeros for all `n_rows`.
+    fn picked_backward(&self, pass: &Pass<'_>, dy: &Tensor, n_rows: usize) -> Result<Tensor> {
+        if !self.is_last {
+            return Ok(dy.clone());
+        }
+        let len = dy.dim(1)?;
+        let mut dx = vec![0.0; n_rows * len];
+        nn::gather_backward(dy, &pass.sheet.scored, &mut dx)?;
+        Tensor::from_vec(dx, (n_rows, len), &Device::Cpu)
+    }
+
+    /// Returns where those rows are.
+    fn places<'p>(&self, pass: &'p Pass<'_>) -> &'p [RowPlace] {
+        if self.is_last { &pass.sheet.scored_places } else { &pass.sheet.places }
+    }
+
+    /// Returns the block's output, of the last block for the rows that targets are predicted from, and what its backward
+    /// needs.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, Saved)> {
-        let places = &pass.sheet.places;
-        let (qkv, qkv_lows) = self.qkv.forward(pass, &self.attn_norm.forward(pass, x)?, places)?;
+        let normed = self.attn_norm.forward(pass, x)?;
+        let (qkv, qkv_lows) = self.qkv.forward(pass, &normed, &pass.sheet.places)?;
         let [q, k, v]: [Tensor; 3] =
             qkv.try_into().map_err(|_| candle_core::Error::Msg("not q, k and v".to_owned()))?;
         let qkv = [pass.keep(&q)?, pass.keep(&k)?, pass.keep(&v)?];
         let (q, k) = (self.turned(pass, &q, &self.q_norm)?, self.turned(pass, &k, &self.k_norm)?);
         let shape = self.shape(pass.config);
         let (attended, lse) = nn::document_attention(pass.compute, shape, &q, &k, &v, &pass.sheet.cu)?;
-        let (y, o_lows) = self.o.forward(pass, &attended, places)?;
+        let places = self.places(pass);
+        let (y, o_lows) = self.o.forward(pass, &self.picked(pass, &attended)?, places)?;
         let (y, attn_y) = behind(pass, &self.post_attn_norm, one(y)?)?;
-        let middle = nn::add(pass.compute, x, &y)?;
-        let (y, ffn) = self.ffn.forward(pass, &self.ffn_norm.forward(pass, &middle)?)?;
+        let middle = nn::add(pass.compute, &self.picked(pass, x)?, &y)?;
+        let (y, ffn) = self.ffn.forward(pass, &self.ffn_norm.forward(pass, &middle)?, places)?;
         let (y, ffn_y) = behind(pass, &self.post_ffn_norm, y)?;
         let out = nn::add(pass.compute, &middle, &y)?;
         let saved = Saved {
@@ -124,7 +154,8 @@ impl Block {
         Ok((out, saved))
     }
 
-    /// Adds to the gradients of what is trained here; returns that of the block's input, if it is wanted.
+    /// Adds to the gradients of what is trained here, given that of the output; returns that of the block's input, if it is
+    /// wanted.
     pub fn backward(
         &self,
         pass: &Pass<'_>,
@@ -136,17 +167,21 @@ impl Block {
         let dmiddle = self.ffn_backward(pass, saved, dout, grads)?;
         let dy = behind_backward(pass, &self.post_attn_norm, &saved.attn_y, &dmiddle, grads)?;
         let attended = pass.back(&saved.attended)?;
-        let places = &pass.sheet.places;
-        let dys = std::slice::from_ref(&dy);
-        let back = Back { x: &attended, dys, lows: &saved.o_lows, places, wants_dx: true };
-        let dattended = wanted(self.o.backward(pass, back, grads)?)?;
+        let n_rows = attended.dim(0)?;
+        let dattended = {
+            let (x, dys) = (self.picked(pass, &attended)?, std::slice::from_ref(&dy));
+            let back = Back { x: &x, dys, lows: &saved.o_lows, places: self.places(pass), wants_dx: true };
+            self.picked_backward(pass, &wanted(self.o.backward(pass, back, grads)?)?, n_rows)?
+        };
         let dqkv = self.attention_backward(pass, saved, &attended, &dattended, grads)?;
         let x = pass.back(&saved.x)?;
+        let places = &pass.sheet.places;
         let normed = self.attn_norm.forward(pass, &x)?;
         let wants_dnormed = wants_dx || self.attn_norm.range.is_some();
         let back = Back { x: &normed, dys: &dqkv, lows: &saved.qkv_lows, places, wants_dx: wants_dnormed };
         let Some(dnormed) = self.qkv.backward(pass, back, grads)? else { return Ok(None) };
         let dx = self.attn_norm.backward(pass, &x, &dnormed, grads)?;
+        let dmiddle = self.picked_backward(pass, &dmiddle, n_rows)?;
         Ok(Some(nn::add(pass.compute, &dmiddle, &dx)?))
     }
 
@@ -160,7 +195,8 @@ impl Block {
         let dy = behind_backward(pass, &self.post_ffn_norm, &saved.ffn_y, dout, grads)?;
         let middle = pass.back(&saved.middle)?;
         let normed = self.ffn_norm.forward(pass, &middle)?;
-        let dnormed = self.ffn.backward(pass, &saved.ffn, &normed, &dy, grads)?;
+        let at = (&normed, self.places(pass));
+        let dnormed = self.ffn.backward(pass, &saved.ffn, at, &dy, grads)?;
         let dmiddle = self.ffn_norm.backward(pass, &middle, &dnormed, grads)?;
         nn::add(pass.compute, dout, &dmiddle)
     }

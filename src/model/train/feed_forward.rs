@@ -89,13 +89,19 @@ impl FeedForward {
         }
     }
 
-    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<(Tensor, Saved)> {
+    /// Returns the output for rows x that are at `places`, and what the backward needs.
+    pub fn forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Tensor,
+        places: &[RowPlace],
+    ) -> Result<(Tensor, Saved)> {
         match self {
             FeedForward::Dense(mlp) => {
-                let (y, saved) = mlp.forward(pass, x, &pass.sheet.places)?;
+                let (y, saved) = mlp.forward(pass, x, places)?;
                 Ok((y, Saved::Dense(saved)))
             }
-            FeedForward::Experts { router, experts } => mixture(pass, router, experts, x),
+            FeedForward::Experts { router, experts } => mixture(pass, router, experts, (x, places)),
         }
     }
 
@@ -103,19 +109,19 @@ impl FeedForward {
         &self,
         pass: &Pass<'_>,
         saved: &Saved,
-        x: &Tensor,
+        (x, places): (&Tensor, &[RowPlace]),
         dy: &Tensor,
         grads: &mut [f32],
     ) -> Result<Tensor> {
         match (self, saved) {
             (FeedForward::Dense(mlp), Saved::Dense(saved)) => {
-                mlp.backward(pass, saved, (x, dy), &pass.sheet.places, grads)
+                mlp.backward(pass, saved, (x, dy), places, grads)
             }
             (
                 FeedForward::Experts { router, experts },
                 Saved::Experts { probabilities, router_lows, experts: saved },
             ) => {
-                let routed = Routed { router, experts, probabilities, router_lows, saved };
+                let routed = Routed { router, experts, places, probabilities, router_lows, saved };
                 routed.backward(pass, x, dy, grads)
             }
             _ => candle_core::bail!("activations of another feed-forward"),
@@ -130,14 +136,19 @@ fn settings<'a>(pass: &Pass<'a>) -> Result<&'a Experts> {
     }
 }
 
-fn places_of(pass: &Pass<'_>, rows: &[(usize, f32)]) -> (Vec<usize>, Vec<RowPlace>) {
-    rows.iter().map(|(row, _)| (*row, pass.sheet.places[*row])).unzip()
+fn places_of(places: &[RowPlace], rows: &[(usize, f32)]) -> (Vec<usize>, Vec<RowPlace>) {
+    rows.iter().map(|(row, _)| (*row, places[*row])).unzip()
 }
 
 /// Each expert computes its tokens' rows at once; a token's experts are summed in ascending index.
-fn mixture(pass: &Pass<'_>, router: &Group, experts: &[Mlp], x: &Tensor) -> Result<(Tensor, Saved)> {
+fn mixture(
+    pass: &Pass<'_>,
+    router: &Group,
+    experts: &[Mlp],
+    (x, places): (&Tensor, &[RowPlace]),
+) -> Result<(Tensor, Saved)> {
     let config = settings(pass)?;
-    let (logits, router_lows) = router.forward(pass, x, &pass.sheet.places)?;
+    let (logits, router_lows) = router.forward(pass, x, places)?;
     let probabilities = nn::softmax(pass.compute, &one(logits)?)?; // [T, E]
     let mut rows_of: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
     nn::with_values(&probabilities, |probabilities| {
@@ -154,8 +165,8 @@ fn mixture(pass: &Pass<'_>, router: &Group, experts: &[Mlp], x: &Tensor) -> Resu
             saved.push(None);
             continue;
         }
-        let (indexes, places) = places_of(pass, &rows);
-        let (out, mlp) = mlp.forward(pass, &nn::gather(x, &indexes)?, &places)?;
+        let (indexes, own) = places_of(places, &rows);
+        let (out, mlp) = mlp.forward(pass, &nn::gather(x, &indexes)?, &own)?;
         nn::scatter_scaled(&out, &rows, &mut y)?;
         saved.push(Some(SavedExpert { y: pass.keep(&out)?, rows, mlp }));
     }
@@ -167,6 +178,7 @@ fn mixture(pass: &Pass<'_>, router: &Group, experts: &[Mlp], x: &Tensor) -> Resu
 struct Routed<'a> {
     router: &'a Group,
     experts: &'a [Mlp],
+    places: &'a [RowPlace],
     probabilities: &'a Tensor,
     router_lows: &'a [Low],
     saved: &'a [Option<SavedExpert>],
@@ -179,7 +191,7 @@ impl Routed<'_> {
         let mut dweights = vec![0.0; self.probabilities.elem_count()];
         for (expert, (mlp, saved)) in self.experts.iter().zip(self.saved).enumerate() {
             let Some(SavedExpert { rows, mlp: saved, y }) = saved else { continue };
-            let (indexes, places) = places_of(pass, rows);
+            let (indexes, places) = places_of(self.places, rows);
             let y = pass.back(y)?;
             let scattered = |dy: &[f32]| nn::scatter_scaled_backward(pass.compute, &y, rows, dy);
             let (dout, dots) = nn::with_values(dy, scattered)??;
@@ -192,8 +204,7 @@ impl Routed<'_> {
         }
         let dx = Tensor::from_vec(dx, x.shape(), &Device::Cpu)?;
         let dys = [self.logit_gradients(pass, &dweights)?];
-        let places = &pass.sheet.places;
-        let back = Back { x, dys: &dys, lows: self.router_lows, places, wants_dx: true };
+        let back = Back { x, dys: &dys, lows: self.router_lows, places: self.places, wants_dx: true };
         let through_router = wanted(self.router.backward(pass, back, grads)?)?;
         nn::add(pass.compute, &dx, &through_router)
     }

@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use self::adapted::Putter;
 use self::block::Saved;
@@ -266,18 +266,17 @@ impl Trainable {
     ) -> Result<LossSum, Error> {
         assert_eq!(grads.len(), self.gradient_len());
         let sheet = self.sheet(documents, step.first_document)?;
-        let pass = self.pass(Some(params), &sheet, Some(step));
-        let (x, tape) = self.forward(&pass, true)?;
         if sheet.scored.is_empty() {
             return Ok(LossSum::default());
         }
-        let picked = nn::gather(&x, &sheet.scored)?; // [R, C]
+        let pass = self.pass(Some(params), &sheet, Some(step));
+        let (picked, tape) = self.forward(&pass, true)?; // [R, C]
         let hidden = self.plan.output_norm.forward(&pass, &picked)?;
         let gradient = self.plan.output_gradient.clone().map(|range| &mut grads[range]);
         let head = self.head(&pass);
         let nn::CrossEntropy { nll, d_hidden } =
             nn::cross_entropy(pass.compute, &hidden, &head, &sheet.targets, scale, gradient)?;
-        self.backward(&pass, (&picked, &d_hidden), (x.dims(), tape), grads)?;
+        self.backward(&pass, (&picked, &d_hidden), tape, grads)?;
         Ok(LossSum { nll: sum(&nll), tokens: nll.len() })
     }
 
@@ -310,9 +309,12 @@ impl Trainable {
         documents: &[Document<'_>],
     ) -> Result<Vec<Vec<f32>>, Error> {
         let sheet = self.sheet(documents, 0)?;
+        if sheet.scored.is_empty() {
+            return Ok(vec![Vec::new(); documents.len()]);
+        }
         let pass = self.pass(params, &sheet, None);
-        let (x, _) = self.forward(&pass, false)?;
-        let hidden = self.plan.output_norm.forward(&pass, &nn::gather(&x, &sheet.scored)?)?;
+        let (picked, _) = self.forward(&pass, false)?;
+        let hidden = self.plan.output_norm.forward(&pass, &picked)?;
         let log_probs = nn::log_probs(pass.compute, &hidden, &self.head(&pass), &sheet.targets)?;
         Ok(sheet.scored_cu.windows(2).map(|ends| log_probs[ends[0]..ends[1]].to_vec()).collect())
     }
@@ -335,9 +337,12 @@ impl Trainable {
     ) -> Result<(), Error> {
         assert_eq!(grads.len(), self.gradient_len());
         let sheet = self.sheet(documents, step.first_document)?;
+        if sheet.scored.is_empty() {
+            assert_eq!(slopes(&vec![Vec::new(); documents.len()]).len(), documents.len());
+            return Ok(());
+        }
         let pass = self.pass(Some(params), &sheet, Some(step));
-        let (x, tape) = self.forward(&pass, true)?;
-        let picked = nn::gather(&x, &sheet.scored)?; // [R, C]
+        let (picked, tape) = self.forward(&pass, true)?; // [R, C]
         let hidden = self.plan.output_norm.forward(&pass, &picked)?;
         let (head, targets) = (self.head(&pass), &sheet.targets);
         let log_probs = nn::log_probs(pass.compute, &hidden, &head, targets)?;
@@ -345,14 +350,11 @@ impl Trainable {
         let each: Vec<Vec<f32>> = ends().map(|ends| log_probs[ends[0]..ends[1]].to_vec()).collect();
         let slopes = slopes(&each);
         assert_eq!(slopes.len(), documents.len());
-        if sheet.scored.is_empty() {
-            return Ok(());
-        }
         let repeated = ends().zip(slopes).flat_map(|(ends, slope)| vec![slope; ends[1] - ends[0]]);
         let slopes: Vec<f32> = repeated.collect();
         let gradient = self.plan.output_gradient.clone().map(|range| &mut grads[range]);
         let d_hidden = nn::log_probs_backward(pass.compute, &hidden, &head, targets, &slopes, gradient)?;
-        self.backward(&pass, (&picked, &d_hidden), (x.dims(), tape), grads)
+        self.backward(&pass, (&picked, &d_hidden), tape, grads)
     }
 
     /// Returns the number of tokens there are: a GGUF may lack rows that its keys count.
@@ -397,7 +399,8 @@ impl Trainable {
         }
     }
 
-    /// Returns the last block's output, `[T, C]`, and what the backward needs of the blocks from the first trained one on.
+    /// Returns the last block's output for the rows that targets are predicted from, `[R, C]`, and what the backward needs of the
+    /// blocks from the first trained one on.
     fn forward(&self, pass: &Pass<'_>, is_kept: bool) -> Result<(Tensor, Vec<Taped>), Error> {
         let table = match pass.own(&self.plan.embedding.range) {
             Some(values) => linear::matrix(values, self.vocab_size(), pass.config.d_model),
@@ -425,16 +428,12 @@ impl Trainable {
         &self,
         pass: &Pass<'_>,
         (picked, dhidden): (&Tensor, &Tensor),
-        (dims, mut tape): (&[usize], Vec<Taped>),
+        mut tape: Vec<Taped>,
         grads: &mut [f32],
     ) -> Result<(), Error> {
-        let dpicked = self.plan.output_norm.backward(pass, picked, dhidden, grads)?;
+        let mut dx = self.plan.output_norm.backward(pass, picked, dhidden, grads)?;
         let first = self.first_trained();
         let embedding = &self.plan.embedding.range;
-        let rows: Vec<(usize, f32)> = pass.sheet.scored.iter().map(|row| (*row, 1.0)).collect();
-        let mut dx = vec![0.0; dims.iter().product()];
-        nn::scatter_scaled(&dpicked, &rows, &mut dx)?;
-        let mut dx = Tensor::from_vec(dx, dims, &Device::Cpu)?;
         for (i, block) in self.plan.blocks.iter().enumerate().skip(first).rev() {
             let Some(taped) = tape.pop() else { break };
             let saved = match taped {

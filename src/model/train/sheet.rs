@@ -18,6 +18,8 @@ pub(super) struct Sheet {
     pub local_turns: Turns,
     /// Rows that a target is predicted from, ascending.
     pub scored: Vec<usize>,
+    /// The places of those rows.
+    pub scored_places: Vec<RowPlace>,
     pub targets: Vec<u32>,
     /// Where the documents begin in `scored`, and its length.
     pub scored_cu: Vec<usize>,
@@ -42,6 +44,7 @@ impl Sheet {
             turns: Turns { positions: Arc::from([]), tables: Vec::new() },
             local_turns: Turns { positions: Arc::from([]), tables: Vec::new() },
             scored: Vec::new(),
+            scored_places: Vec::new(),
             targets: Vec::new(),
             scored_cu: vec![0],
         };
@@ -60,6 +63,7 @@ impl Sheet {
             }
             sheet.scored_cu.push(sheet.scored.len());
         }
+        sheet.scored_places = sheet.scored.iter().map(|row| sheet.places[*row]).collect();
         sheet.turns.positions = sheet.places.iter().map(|place| place.position).collect();
         sheet.local_turns = match &ropes.local {
             Some(table) => Turns {
