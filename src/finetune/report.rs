@@ -224,7 +224,7 @@ mod tests {
             ended: Ended::Finished,
             steps: 2,
             total_steps: 2,
-            params: Vec::new(),
+            params: Vec::new().into(),
             chosen_step: 2,
             checkpoint: "c".into(),
             best: None,

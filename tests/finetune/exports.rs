@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lctl::kernel::{ComputeMode, Isa};
 use lctl::model::export::{self, Changes};
-use lctl::model::train::{Document, LowRankSpec, Method, Trainable};
+use lctl::model::train::{Document, LowRankSpec, Method, Parameters, Trainable};
 use lctl::model::{Decoder, LoadOptions, Segment, Wanted};
 use lctl::tensor::safetensors::SafeTensors;
 use lctl::tensor::{StagedDir, TensorInfo, TensorSource};
@@ -53,7 +53,7 @@ fn in_f32(name: &str, into: &Path) -> PathBuf {
 }
 
 /// Returns a trainer of a golden model, parameters that change something, and the model's directory.
-fn trained(name: &str, spec: &LowRankSpec, into: &Path) -> (PathBuf, Trainable, Vec<f32>) {
+fn trained(name: &str, spec: &LowRankSpec, into: &Path) -> (PathBuf, Trainable, Parameters) {
     let base = in_f32(name, into);
     let decoder = Decoder::open(&base, &options(None)).unwrap();
     let model = Trainable::new(decoder, &Method::LowRank(spec.clone())).unwrap();

@@ -76,8 +76,7 @@ fn double_quantization_costs_little_and_saves_its_share() {
         assert!((a - b).abs() < 0.02 * a, "{a} and {b}");
     }
     let bytes = |format| {
-        let options =
-            LoadOptions { residence: Residence::Mapped, ..LoadOptions::new(ComputeMode::Auto, 1) };
+        let options = LoadOptions { residence: Residence::Mapped, ..LoadOptions::new(ComputeMode::Auto, 1) };
         let decoder = Decoder::open(&setup.path("base"), &options).unwrap();
         let method = Method::LowRank(LowRankSpec::new(4));
         Trainable::with_base(decoder, &method, format).unwrap().base_bytes()
@@ -100,7 +99,12 @@ fn what_cannot_be_quantized_is_named() {
         err
     };
     let err = refused(&["model.quantization=q4_k"]);
-    assert!(err.contains("`model.layers.0.self_attn.q_proj`: row length 64 is not a multiple of 256 (block of `q4_k`)"), "{err}");
+    assert!(
+        err.contains(
+            "`model.layers.0.self_attn.q_proj`: row length 64 is not a multiple of 256 (block of `q4_k`)"
+        ),
+        "{err}"
+    );
     assert!(err.contains("`q4_0`"), "{err}");
     let err = refused(&["model.quantization=nf5"]);
     assert!(err.contains("did you mean `nf4`?"), "{err}");

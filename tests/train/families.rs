@@ -3,7 +3,7 @@
 use lctl::finetune::{Group, Optimizer, Update};
 use lctl::kernel::ComputeMode;
 use lctl::model::train::{
-    Checkpointing, Document, Error, LowRankSpec, Method, StepKey, TargetModules, Trainable,
+    Checkpointing, Document, Error, LowRankSpec, Method, Parameters, StepKey, TargetModules, Trainable,
 };
 use lctl::model::{Decoder, LoadOptions, Segment, Wanted};
 
@@ -46,7 +46,7 @@ fn borrowed(documents: &[(Vec<u32>, Vec<bool>)]) -> Vec<Document<'_>> {
 }
 
 /// Returns the gradients of one step, and its loss; `together` documents share a micro-batch.
-fn gradients(model: &Trainable, params: &[f32], together: usize) -> (Vec<f32>, f64) {
+fn gradients(model: &Trainable, params: &Parameters, together: usize) -> (Vec<f32>, f64) {
     let documents = documents();
     let documents = borrowed(&documents);
     let n_targets: usize = documents.iter().map(Document::n_targets).sum();
@@ -70,7 +70,7 @@ fn low_rank() -> LowRankSpec {
 }
 
 /// Returns parameters none of which is as it began.
-fn moved(model: &Trainable) -> Vec<f32> {
+fn moved(model: &Trainable) -> Parameters {
     let mut params = model.initial_parameters(5);
     for (i, value) in params.iter_mut().enumerate() {
         *value += ((i * 48_271) % 1009) as f32 / 20_000.0 - 0.025;
@@ -179,7 +179,8 @@ fn gradients_are_the_slopes_of_the_loss() {
                 .collect();
             let n_targets: usize = documents.iter().map(Document::n_targets).sum();
             let at = |by: f32| {
-                let params: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + by * d).collect();
+                let moved: Vec<f32> = params.iter().zip(&direction).map(|(p, d)| p + by * d).collect();
+                let params = Parameters::from(moved);
                 model.loss(Some(&params), &documents).unwrap().nll / n_targets as f64
             };
             assert!((at(0.0) - loss).abs() < 1e-6, "{name}: the loss without gradients is the same");
@@ -244,11 +245,11 @@ fn rows_without_a_target_change_no_bit_of_the_others() {
                 assert!(at.eq(some.iter().copied()), "{name}");
             }
             // a row with a gradient of zero, and one that is not there
-            let none: Vec<Vec<bool>> = documents.iter().map(|(tokens, _)| vec![false; tokens.len()]).collect();
+            let none: Vec<Vec<bool>> =
+                documents.iter().map(|(tokens, _)| vec![false; tokens.len()]).collect();
             let half = |i: usize| if i.is_multiple_of(3) { &all[i] } else { &none[i] };
-            let half: Vec<Document> = (0..whole.len())
-                .map(|i| Document { tokens: whole[i].tokens, is_target: half(i) })
-                .collect();
+            let half: Vec<Document> =
+                (0..whole.len()).map(|i| Document { tokens: whole[i].tokens, is_target: half(i) }).collect();
             let gradients = |documents: &[Document]| {
                 let slopes = |each: &[Vec<f32>]| {
                     (0..each.len()).map(|i| if i.is_multiple_of(3) { 0.3 } else { 0.0 }).collect()

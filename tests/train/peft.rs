@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lctl::finetune::{Decay, Group, Optimizer, Schedule, Update, clip_factor, global_norm};
 use lctl::kernel::ComputeMode;
-use lctl::model::train::{LowRankSpec, Trainable};
+use lctl::model::train::{LowRankSpec, Parameters, Trainable};
 use lctl::tensor::TensorSource;
 use lctl::tensor::safetensors::SafeTensors;
 use serde_json::Value;
@@ -48,11 +48,11 @@ pub struct Logged {
     pub losses: Vec<f64>,
     pub norms: Vec<f64>,
     pub rates: Vec<f64>,
-    pub params: Vec<f32>,
+    pub params: Parameters,
 }
 
 /// Repeats a recorded run, micro-batches of `per_micro_batch` documents.
-pub fn repeat(run: &Run, model: &Trainable, mut params: Vec<f32>, per_micro_batch: usize) -> Logged {
+pub fn repeat(run: &Run, model: &Trainable, mut params: Parameters, per_micro_batch: usize) -> Logged {
     let batches = run.batches();
     let schedule = Schedule {
         peak_lr: run.number("lr"),

@@ -22,7 +22,7 @@ use super::identity::Identity;
 use crate::data::hex;
 use crate::finetune::OptimizerState;
 use crate::kernel::Isa;
-use crate::model::train::{ParameterInfo, Trainable};
+use crate::model::train::{ParameterInfo, Parameters, Trainable};
 use crate::tensor::safetensors::SafeTensors;
 use crate::tensor::{StagedDir, TensorSource, remove_dir_whole, remove_partial_dirs};
 
@@ -236,7 +236,7 @@ impl Checkpoints {
 /// A checkpoint in memory.
 pub struct Restored {
     pub state: State,
-    pub params: Vec<f32>,
+    pub params: Parameters,
     pub optimizer: OptimizerState,
 }
 

@@ -6,7 +6,7 @@ use super::corpus::Units;
 use super::error::Error;
 use crate::finetune::recipe::Dpo;
 use crate::finetune::{DpoLoss, DpoOutcome, PairLogProbs};
-use crate::model::train::{Document, StepKey, Trainable};
+use crate::model::train::{Document, Parameters, StepKey, Trainable};
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,7 +33,7 @@ impl<'a> Objective<'a> {
     /// Adds the gradients of a step's mean loss to `grads`; `None` if `is_ended` said so between micro-batches.
     pub fn step(
         &mut self,
-        params: &[f32],
+        params: &Parameters,
         (units, batch): (Units<'_>, &[Vec<usize>]),
         (seed, step): (u64, u32),
         grads: &mut [f32],
@@ -81,7 +81,7 @@ impl<'a> Objective<'a> {
     /// Returns the mean loss over the batches, without dropout.
     pub fn validation(
         &mut self,
-        params: &[f32],
+        params: &Parameters,
         units: Units<'_>,
         batches: &[Vec<usize>],
     ) -> Result<Measured, Error> {
@@ -126,7 +126,7 @@ impl<'a> Objective<'a> {
 }
 
 /// Returns the mean loss over documents, with `params` `None` of the model as it was opened.
-pub fn text_loss(model: &Trainable, params: Option<&[f32]>, texts: &[Vec<u32>]) -> Result<f64, Error> {
+pub fn text_loss(model: &Trainable, params: Option<&Parameters>, texts: &[Vec<u32>]) -> Result<f64, Error> {
     let (mut nll, mut targets) = (0.0, 0);
     for tokens in texts {
         let is_target: Vec<bool> = (0..tokens.len()).map(|at| at > 0).collect();

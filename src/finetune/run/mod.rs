@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::recipe::{self, Recipe};
 use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
-use crate::model::train::Trainable;
+use crate::model::train::{Parameters, Trainable};
 
 pub use batches::{Batches, StepBatch};
 pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
@@ -80,7 +80,7 @@ pub struct Outcome {
     pub steps: u64,
     pub total_steps: u64,
     /// The parameters that are the result, and the step they are of: the best by validation if the recipe keeps it.
-    pub params: Vec<f32>,
+    pub params: Parameters,
     pub chosen_step: u64,
     /// Where the result's checkpoint is.
     pub checkpoint: PathBuf,
@@ -118,7 +118,7 @@ struct Run<'a> {
     checkpoints: Checkpoints,
     logs: Logs,
     state: State,
-    params: Vec<f32>,
+    params: Parameters,
     moments: OptimizerState,
     /// The step of the last checkpoint.
     saved: Option<u64>,
@@ -317,11 +317,13 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, ended: Ended) -> Result<Outcome, Error> {
         self.logs.sync()?;
-        let Run { job, state, mut params, checkpoints, total_steps, .. } = self;
+        let Run { job, state, mut params, moments, checkpoints, total_steps, .. } = self;
+        drop(moments);
         let mut chosen_step = state.step;
         if let Some(best) =
             state.best.filter(|best| job.recipe.checkpoint.keep_best && best.step != state.step)
         {
+            drop(params);
             params = checkpoints.read(best.step, job.model)?.params;
             chosen_step = best.step;
         }

@@ -27,7 +27,7 @@ impl Bytes for Vec<u8> {
 }
 
 /// Values that matrices can lie in, as the parameters of a training do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Values(pub Vec<f32>);
 
 impl AsRef<[u8]> for Values {
@@ -241,6 +241,13 @@ impl Matrix {
         }
     }
 
+    /// Gives back the memory of the stored rows, if it can be had again when they are read.
+    pub fn release(&self) {
+        if let Storage::Rows(Rows { bytes, offset, .. }) = &self.storage {
+            bytes.release(*offset..offset + self.rows * self.row_bytes);
+        }
+    }
+
     /// Returns whether products in `arithmetic` gain from [`Matrix::packed`]: where they would decode the weights
     /// first, they don't.
     pub fn packs_for(&self, arithmetic: Arithmetic) -> bool {
@@ -291,12 +298,7 @@ impl Matrix {
     ///
     /// # Panics
     /// If rows are no whole blocks, the format has no encoder, or `nested` is set for another one.
-    pub fn quantized(
-        &self,
-        compute: &Compute,
-        dtype: Dtype,
-        nested: bool,
-    ) -> Result<Matrix, Unquantizable> {
+    pub fn quantized(&self, compute: &Compute, dtype: Dtype, nested: bool) -> Result<Matrix, Unquantizable> {
         assert!(self.cols.is_multiple_of(dtype.block_len()) && dtype.can_encode());
         assert!(!nested || dtype.name() == Nf4.name());
         let row_bytes = self.cols / dtype.block_len() * dtype.block_bytes();
@@ -328,13 +330,7 @@ impl Matrix {
     }
 
     /// Encodes rows from `first` on.
-    fn encode_rows(
-        &self,
-        isa: Isa,
-        dtype: Dtype,
-        first: usize,
-        out: &mut [u8],
-    ) -> Result<(), Unquantizable> {
+    fn encode_rows(&self, isa: Isa, dtype: Dtype, first: usize, out: &mut [u8]) -> Result<(), Unquantizable> {
         let row_bytes = self.cols / dtype.block_len() * dtype.block_bytes();
         let mut values = vec![0.0; self.cols];
         for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {

@@ -70,7 +70,9 @@ impl Diagnostic for Error {
             ),
             Error::OutputTarget => Some("train it whole: `modules_to_save: [lm_head]`".to_owned()),
             Error::IntegerProducts => Some("use `--compute auto` or `--compute f32`".to_owned()),
-            Error::InBlocks { .. } => Some("leave `model.quantization` out: a GGUF keeps its types".to_owned()),
+            Error::InBlocks { .. } => {
+                Some("leave `model.quantization` out: a GGUF keeps its types".to_owned())
+            }
             Error::PartialBlocks { cols, .. } if cols.is_multiple_of(32) => {
                 Some("take a format of blocks of 32, such as `q4_0`, `iq4_nl` or `q8_0`".to_owned())
             }

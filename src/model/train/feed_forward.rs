@@ -90,12 +90,7 @@ impl FeedForward {
     }
 
     /// Returns the output for rows x that are at `places`, and what the backward needs.
-    pub fn forward(
-        &self,
-        pass: &Pass<'_>,
-        x: &Tensor,
-        places: &[RowPlace],
-    ) -> Result<(Tensor, Saved)> {
+    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor, places: &[RowPlace]) -> Result<(Tensor, Saved)> {
         match self {
             FeedForward::Dense(mlp) => {
                 let (y, saved) = mlp.forward(pass, x, places)?;

@@ -7,9 +7,8 @@ use candle_core::{Device, Result, Tensor};
 
 use super::dora;
 use super::pass::Pass;
+use crate::kernel::Arithmetic;
 use crate::kernel::activation::scale;
-use crate::kernel::product::Values;
-use crate::kernel::{Arithmetic, Matrix};
 use crate::model::weights::{Linear, Vector};
 use crate::nn::{self, Product, RowPlace};
 
@@ -57,10 +56,7 @@ pub(super) type Gradients<'a> = &'a mut [f32];
 impl Part {
     pub fn product(&self, pass: &Pass<'_>) -> Product {
         let (rows, cols) = (self.base.weight.rows(), self.base.weight.cols());
-        let weight = match pass.own(&self.weight) {
-            Some(values) => matrix(values, rows, cols),
-            None => self.base.weight.clone(),
-        };
+        let weight = pass.matrix(&self.weight, rows, cols).unwrap_or_else(|| self.base.weight.clone());
         Product { weight, bias: None, arithmetic: self.arithmetic }
     }
 
@@ -72,15 +68,9 @@ impl Part {
     }
 }
 
-/// Returns a matrix of parameters.
-pub(super) fn matrix(values: &[f32], rows: usize, cols: usize) -> Matrix {
-    Matrix::of_values(Arc::new(Values(values.to_vec())), 0, rows, cols)
-}
-
 impl Adapter {
     fn down(&self, pass: &Pass<'_>) -> Product {
-        let values = &pass.params[self.a.clone()];
-        let weight = matrix(values, self.rank, values.len() / self.rank);
+        let weight = pass.values(&self.a, self.rank, self.a.len() / self.rank);
         Product { weight, bias: None, arithmetic: Arithmetic::F32 }
     }
 
@@ -96,7 +86,7 @@ impl Adapter {
 
     fn ups(&self, pass: &Pass<'_>, parts: &[Part]) -> Vec<Product> {
         let product = |range: Range<usize>| {
-            let weight = matrix(&pass.params[range.clone()], range.len() / self.rank, self.rank);
+            let weight = pass.values(&range, range.len() / self.rank, self.rank);
             Product { weight, bias: None, arithmetic: Arithmetic::F32 }
         };
         self.b_ranges(parts).into_iter().map(product).collect()

@@ -14,6 +14,7 @@ mod feed_forward;
 mod kept;
 mod linear;
 mod modules;
+mod params;
 mod pass;
 mod plan;
 mod random;
@@ -23,7 +24,6 @@ mod start;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -31,17 +31,17 @@ use self::adapted::Putter;
 use self::block::Saved;
 use self::kept::Form;
 use self::pass::Pass;
-use self::plan::Plan;
+use self::plan::{Embedding, Plan};
 use self::sheet::Sheet;
 use super::decoder::{Decoder, LoadOptions};
 use super::residence::Residence;
 use super::weights::{FeedForward, Layer, Linear, Mlp};
 use crate::kernel::ComputeMode;
-use crate::kernel::product::Values;
 use crate::nn::{self, Head};
 
 pub use base::BaseFormat;
 pub use error::Error;
+pub use params::Parameters;
 pub use spec::{LowRankSpec, Method, TargetModules};
 
 /// A run of the flat vector: one tensor, under the name that adapters (PEFT's) or checkpoints have for it.
@@ -121,11 +121,7 @@ impl Trainable {
     ///
     /// Errors as [`Trainable::new`]; on a matrix that is in blocks already, whose rows are no whole blocks, or with a weight that is
     /// not finite in that format; and if nothing is frozen.
-    pub fn with_base(
-        mut decoder: Decoder,
-        method: &Method,
-        base: Option<BaseFormat>,
-    ) -> Result<Self, Error> {
+    pub fn with_base(mut decoder: Decoder, method: &Method, base: Option<BaseFormat>) -> Result<Self, Error> {
         if is_adapted(&decoder) {
             return Err(Error::AdaptedBase);
         }
@@ -170,12 +166,11 @@ impl Trainable {
     ///
     /// # Panics
     /// If there are not as many parameters.
-    pub fn adapted(&self, params: &[f32]) -> Result<Decoder, Error> {
+    pub fn adapted(&self, params: &Parameters) -> Result<Decoder, Error> {
         let sheet = self.sheet(&[], 0)?;
         let pass = self.pass(Some(params), &sheet, None);
         let mut weights = self.decoder.weights.clone();
-        let values = Arc::new(Values(params.to_vec()));
-        Putter { pass: &pass, values }.put(&self.plan, &mut weights)?;
+        Putter { pass: &pass, values: params.shared() }.put(&self.plan, &mut weights)?;
         let Decoder { config, compute, mode, context, ropes, .. } = &self.decoder;
         Ok(Decoder {
             config: config.clone(),
@@ -238,15 +233,15 @@ impl Trainable {
     }
 
     /// Returns the parameters before the first step: an adapter's A as PEFT draws it (but from our numbers), B zero.
-    pub fn initial_parameters(&self, seed: u64) -> Vec<f32> {
-        start::initial(&self.plan, self.decoder.compute.isa, seed)
+    pub fn initial_parameters(&self, seed: u64) -> Parameters {
+        start::initial(&self.plan, self.decoder.compute.isa, seed).into()
     }
 
     /// Returns the parameters in a safetensors file, such as an adapter_model.safetensors.
     ///
     /// Errors on one that is missing, of another shape or no float, and on a tensor that is no parameter.
-    pub fn read_parameters(&self, path: &Path) -> Result<Vec<f32>, Error> {
-        start::read(&self.plan.parameters, self.decoder.compute.isa, path)
+    pub fn read_parameters(&self, path: &Path) -> Result<Parameters, Error> {
+        Ok(start::read(&self.plan.parameters, self.decoder.compute.isa, path)?.into())
     }
 
     /// Adds the gradients of `scale` times the summed loss of the documents to `grads`, which is
@@ -258,7 +253,7 @@ impl Trainable {
     /// If `params` or `grads` have another length.
     pub fn forward_backward(
         &self,
-        params: &[f32],
+        params: &Parameters,
         documents: &[Document<'_>],
         scale: f32,
         step: StepKey,
@@ -293,7 +288,7 @@ impl Trainable {
     /// Returns the summed loss of the documents, without dropout; with `params` `None` of the model as it was opened.
     ///
     /// Errors as [`Trainable::forward_backward`].
-    pub fn loss(&self, params: Option<&[f32]>, documents: &[Document<'_>]) -> Result<LossSum, Error> {
+    pub fn loss(&self, params: Option<&Parameters>, documents: &[Document<'_>]) -> Result<LossSum, Error> {
         let log_probs = self.log_probs(params, documents)?;
         let nll = log_probs.iter().flatten().fold(0.0, |sum, log_prob| sum - f64::from(*log_prob));
         Ok(LossSum { nll, tokens: log_probs.iter().map(Vec::len).sum() })
@@ -305,7 +300,7 @@ impl Trainable {
     /// Errors as [`Trainable::forward_backward`].
     pub fn log_probs(
         &self,
-        params: Option<&[f32]>,
+        params: Option<&Parameters>,
         documents: &[Document<'_>],
     ) -> Result<Vec<Vec<f32>>, Error> {
         let sheet = self.sheet(documents, 0)?;
@@ -329,7 +324,7 @@ impl Trainable {
     /// If `params` or `grads` have another length, or there are not as many slopes as documents.
     pub fn log_probs_backward(
         &self,
-        params: &[f32],
+        params: &Parameters,
         documents: &[Document<'_>],
         step: StepKey,
         slopes: impl FnOnce(&[Vec<f32>]) -> Vec<f32>,
@@ -367,13 +362,19 @@ impl Trainable {
         Sheet::new(documents, first, &decoder.ropes, self.vocab_size(), decoder.context)
     }
 
-    fn pass<'a>(&'a self, params: Option<&'a [f32]>, sheet: &'a Sheet, step: Option<StepKey>) -> Pass<'a> {
+    fn pass<'a>(
+        &'a self,
+        params: Option<&'a Parameters>,
+        sheet: &'a Sheet,
+        step: Option<StepKey>,
+    ) -> Pass<'a> {
         assert!(params.is_none_or(|params| params.len() == self.plan.n_parameters));
         let key = step.unwrap_or(StepKey { seed: 0, step: 0, first_document: 0 });
         Pass {
             compute: &self.decoder.compute,
             config: &self.decoder.config,
-            params: params.unwrap_or(&[]),
+            params: params.map_or(&[], |params| params),
+            shared: params.map(Parameters::shared).unwrap_or_default(),
             is_base: params.is_none(),
             sheet,
             rate: if step.is_some() { self.rate } else { 0.0 },
@@ -402,10 +403,8 @@ impl Trainable {
     /// Returns the last block's output for the rows that targets are predicted from, `[R, C]`, and what the backward needs of the
     /// blocks from the first trained one on.
     fn forward(&self, pass: &Pass<'_>, is_kept: bool) -> Result<(Tensor, Vec<Taped>), Error> {
-        let table = match pass.own(&self.plan.embedding.range) {
-            Some(values) => linear::matrix(values, self.vocab_size(), pass.config.d_model),
-            None => self.plan.embedding.base.clone(),
-        };
+        let Embedding { base, range } = &self.plan.embedding;
+        let table = pass.matrix(range, base.rows(), base.cols()).unwrap_or_else(|| base.clone());
         let scale = pass.config.embedding_scale;
         let mut x = nn::embedding(pass.compute, &table, &pass.sheet.tokens, scale)?;
         let first = self.first_trained();

@@ -7,8 +7,9 @@ use candle_core::{Result, Tensor};
 
 use super::kept::{Form, Kept};
 use super::sheet::Sheet;
-use crate::kernel::Compute;
 use crate::kernel::dropout::{MaskKey, RowPlace};
+use crate::kernel::product::Values;
+use crate::kernel::{Compute, Matrix};
 use crate::model::config::ModelConfig;
 use crate::model::weights::Vector;
 use crate::nn;
@@ -17,6 +18,8 @@ pub(super) struct Pass<'a> {
     pub compute: &'a Arc<Compute>,
     pub config: &'a ModelConfig,
     pub params: &'a [f32],
+    /// The same, as matrices share them.
+    pub shared: Arc<Values>,
     /// The model as it was opened: nothing that is trained counts.
     pub is_base: bool,
     pub sheet: &'a Sheet,
@@ -31,6 +34,17 @@ impl<'a> Pass<'a> {
     /// Returns the trained values of a range, if there is one and it counts.
     pub fn own(&self, range: &Option<Range<usize>>) -> Option<&'a [f32]> {
         range.as_ref().filter(|_| !self.is_base).map(|range| &self.params[range.clone()])
+    }
+
+    /// Returns the trained matrix of a range, if there is one and it counts.
+    pub fn matrix(&self, range: &Option<Range<usize>>, rows: usize, cols: usize) -> Option<Matrix> {
+        range.as_ref().filter(|_| !self.is_base).map(|range| self.values(range, rows, cols))
+    }
+
+    /// Returns the parameters of a range as a matrix, where they lie.
+    pub fn values(&self, range: &Range<usize>, rows: usize, cols: usize) -> Matrix {
+        debug_assert_eq!(range.len(), rows * cols);
+        Matrix::of_values(self.shared.clone(), range.start, rows, cols)
     }
 
     pub fn mask_key<'p>(&self, module: u32, places: &'p [RowPlace]) -> MaskKey<'p> {

@@ -257,7 +257,19 @@ impl Builder<'_> {
         let post_ffn_norm = weights.post_ffn_norm.as_ref().map(|w| self.norm(Role::PostFfnNorm, layer, w));
         let attention = self.decoder.config.attention[layer];
         let is_last = layer + 1 == self.decoder.config.n_layers;
-        Block { is_last, attention, attn_norm, qkv, q_norm, k_norm, o, post_attn_norm, ffn_norm, ffn, post_ffn_norm }
+        Block {
+            is_last,
+            attention,
+            attn_norm,
+            qkv,
+            q_norm,
+            k_norm,
+            o,
+            post_attn_norm,
+            ffn_norm,
+            ffn,
+            post_ffn_norm,
+        }
     }
 
     fn feed_forward(&mut self, layer: usize, ffn: &weights::FeedForward) -> FeedForward {

@@ -48,6 +48,8 @@ impl Start {
                         matrix.decode_row(isa, i, row);
                     }
                     rest = behind;
+                    // they are trained from here on: what was read is not looked at again
+                    matrix.release();
                 }
             }
             Start::Vectors { vectors, offset } => {
