@@ -8,7 +8,7 @@ use super::gate::{self, Candidate};
 use super::prepare::Prepared;
 use crate::cli::{machine, merge, term};
 use crate::error::Failure;
-use crate::finetune::recipe::{AdapterKind, Export};
+use crate::finetune::recipe::{AdapterKind, Export, Quantization};
 use crate::finetune::run::Outcome;
 use crate::model::export;
 use crate::provenance::{
@@ -51,6 +51,12 @@ pub fn export(
     let io = || export::Error::io(&path, "write");
     let staged = StagedDir::create(&path).map_err(io())?;
     let names = write(args, prepared, outcome, &staged)?;
+    if let (Quantization::Blocks(format), false) = (prepared.recipe.model.quantization, args.quiet) {
+        let (format, base) = (format.name(), term::printable(&prepared.recipe.model.path));
+        term::say(&format!(
+            "note: trained on {base} in {format}; what is exported stands beside, or is merged into, its own dense weights"
+        ));
+    }
     let (mut verdict, mut code) = (None, ExitCode::SUCCESS);
     if let Some(gate) = &prepared.recipe.eval.gate {
         let candidate = candidate(prepared, outcome, &staged)?;
