@@ -234,19 +234,11 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::testing::noise;
     use crate::kernel::{Isa, Team};
 
     fn compute(threads: usize) -> Compute {
         Compute { isa: Isa::detect(), team: Team::new(threads).unwrap() }
-    }
-
-    fn noise(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
     }
 
     /// Runs some steps; gradients of step i are noise of seed i.

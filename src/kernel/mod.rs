@@ -20,6 +20,8 @@ pub mod scan;
 pub mod simd;
 pub mod softmax;
 mod team;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use arena::Arena;
 pub use isa::Isa;

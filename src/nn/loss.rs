@@ -181,21 +181,13 @@ fn for_chunks(
 mod tests {
     use super::*;
     use crate::kernel::product::Values;
+    use crate::kernel::testing::noise;
     use crate::kernel::{Arithmetic, Isa, Matrix};
     use candle_core::Device;
 
     const WIDTH: usize = 5;
     const VOCAB: usize = 11;
     const TARGETS: [u32; 4] = [3, 0, 10, 3];
-
-    fn noise(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
 
     fn head(weights: &[f32], cap: Option<f32>) -> Head {
         let weight = Matrix::of_values(Arc::new(Values(weights.to_vec())), 0, VOCAB, WIDTH);

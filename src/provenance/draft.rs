@@ -221,19 +221,7 @@ mod tests {
     use crate::provenance::{Content, EvalMode, EvalSettings, OutputRole, QuantizeSettings};
 
     fn job() -> Job {
-        Job::Quantize(QuantizeSettings {
-            r#type: "Q8_0".into(),
-            tensor_types: Vec::new(),
-            output_tensor_type: None,
-            token_embedding_type: None,
-            pure: false,
-            leave_output_tensor: false,
-            allow_requantize: false,
-            override_kv: Vec::new(),
-            pre: None,
-            split_max_bytes: None,
-            directory: None,
-        })
+        Job::Quantize(QuantizeSettings::new("Q8_0"))
     }
 
     fn finished(output: &Path) -> Finished<'static> {

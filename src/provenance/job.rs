@@ -48,6 +48,25 @@ pub struct QuantizeSettings {
     pub directory: Option<String>,
 }
 
+impl QuantizeSettings {
+    /// Returns the settings that make this type and leave everything else as it is by default.
+    pub fn new(r#type: &str) -> QuantizeSettings {
+        QuantizeSettings {
+            r#type: r#type.to_owned(),
+            tensor_types: Vec::new(),
+            output_tensor_type: None,
+            token_embedding_type: None,
+            pure: false,
+            leave_output_tensor: false,
+            allow_requantize: false,
+            override_kv: Vec::new(),
+            pre: None,
+            split_max_bytes: None,
+            directory: None,
+        }
+    }
+}
+
 /// A `--tensor-type`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,21 +1,7 @@
 use super::*;
+use crate::kernel::attention::tests::{bits, noise};
 use crate::kernel::attention::{Span, attention, document_attention};
 use crate::kernel::{Isa, KvCache, KvShape, Team};
-
-fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / 2f32.powi(31) - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
 
 fn compute(isa: Isa, threads: usize) -> Compute {
     Compute { isa, team: Team::new(threads).unwrap() }
