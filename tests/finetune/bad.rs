@@ -1,9 +1,15 @@
 //! Input that is wrong: errors that say where, and nothing half-written.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lctl::tensor::TensorSource as _;
+use lctl::tensor::safetensors::SafeTensors;
+use lctl::text::{EncodeOptions, Tokenizer};
 use serde_json::json;
 
 use super::{Setup, events};
-use crate::common::names_in;
+use crate::common::{lctl, names_in};
 
 /// Runs and returns what was said; the exit status is 2.
 fn refused(setup: &Setup, args: &[&str]) -> String {
@@ -65,23 +71,108 @@ fn a_checkpoint_goes_on_in_no_other_run() {
     assert!(said.contains("no complete checkpoint"), "{said}");
 }
 
-#[test]
-fn a_loss_that_is_not_finite_names_its_rows_and_keeps_the_checkpoint() {
-    let setup = Setup::new(&json!({
-        "train": {"lr": 10.0, "max_steps": 40, "max_grad_norm": 0, "warmup_steps": 0, "lr_schedule": "constant", "optimizer": "lion"},
-        "eval": {"every_steps": 1000},
-        "checkpoint": {"every_steps": 1},
-    }));
-    let (code, _, said) = setup.run(&["--quiet", "--out", "run"]);
-    if code == 0 {
-        // huge weights need not overflow f32: then nothing was wrong
-        println!("the loss stayed finite");
-        return;
+/// Puts NaN into the row of a token in a table of the base.
+fn poison(setup: &Setup, table: &str, token: u32) {
+    let path = setup.path("base/model.safetensors");
+    let source = SafeTensors::open_file(&path).unwrap();
+    let info = source.find(table).unwrap();
+    let at = info.offset as usize + token as usize * info.row_bytes();
+    let end = at + info.row_bytes();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at..end].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&f32::NAN.to_le_bytes()));
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// Returns the steps that a checkpoint is of; every value in it is finite.
+fn finite_checkpoints(setup: &Setup) -> Vec<u64> {
+    let dir = setup.path("run/checkpoints");
+    let names = names_in(&dir);
+    for name in &names {
+        let path = dir.join(name).join("parameters.safetensors");
+        let source = SafeTensors::open_file(&path).unwrap();
+        for info in source.tensors() {
+            let bytes = source.bytes(info).unwrap().chunks_exact(4);
+            let mut values = bytes.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+            assert!(values.all(f32::is_finite), "{name}: {}", info.name);
+        }
     }
-    assert_eq!(code, 2, "{said}");
-    assert!(said.contains("rows.jsonl:") || said.contains("validation"), "{said}");
-    assert!(!names_in(&setup.path("run/checkpoints")).is_empty());
+    names.iter().map(|name| name.strip_prefix("step-").unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn a_row_whose_loss_is_nan_ends_the_run_and_is_named() {
+    const POISONED: usize = 15;
+    let setup = Setup::new(&json!({
+        "data": {"val_fraction": 0.0, "packing": "off"},
+        "train": {"grad_accum": 3},
+        "checkpoint": {"every_steps": 1, "keep": 2},
+        "eval": null,
+    }));
+    // one row has a token that no other has, and the model's vector of it is NaN
+    let tokenizer = Tokenizer::open(&setup.path("base")).unwrap();
+    let tokens = tokenizer.encode("Z", EncodeOptions::default()).unwrap();
+    poison(&setup, "model.embed_tokens.weight", tokens[0]);
+    let rows = std::fs::read_to_string(setup.path("rows.jsonl")).unwrap();
+    let mut rows: Vec<String> = rows.lines().map(str::to_owned).collect();
+    rows[POISONED - 1] = json!({"prompt": "event Z:", "completion": " deny host"}).to_string();
+    std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();
+    let said = refused(&setup, &["--out", "run"]);
+    let step = events(&setup.path("run")).len() as u64 + 1;
+    assert!(step > 3, "the row comes too early for this test: in step {step}");
+    assert!(said.contains(&format!("step {step}: loss NaN, gradient norm NaN; micro-batch ")), "{said}");
+    assert_eq!(said.matches("rows.jsonl:").count(), 1, "{said}");
+    assert!(said.contains(&format!("of 3:\nrows.jsonl:{POISONED}\n")), "{said}");
+    // what was reached before stays, and is good
+    assert_eq!(finite_checkpoints(&setup), [step - 2, step - 1]);
+    assert!(said.contains(&format!("run/checkpoints/step-{:08} is kept", step - 1)), "{said}");
+    assert!(!setup.path("run/result").exists() && !setup.path("run/result.manifest.json").exists());
+    assert_eq!(refused(&setup, &["--out", "run", "--resume"]), said);
+    // without the row the run goes well
+    rows.remove(POISONED - 1);
+    std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();
+    assert_eq!(setup.run(&["--quiet", "--out", "without"]).0, 0);
+}
+
+#[test]
+fn a_model_that_is_nan_is_told_before_the_first_checkpoint() {
+    let setup = Setup::new(&json!({"train": {"max_steps": 3}}));
+    poison(&setup, "model.layers.0.self_attn.q_proj.weight", 0);
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("step 1: loss NaN") && said.contains("the model itself may hold a NaN"), "{said}");
+    assert!(!setup.path("run/checkpoints").exists() && !setup.path("run/result").exists());
+}
+
+#[test]
+fn a_run_that_overflows_keeps_the_checkpoint_from_before() {
+    // B is 10 after the first step, and 2.5e37 times what is added to the outputs
+    let train = json!({
+        "lr": 10.0, "max_steps": 4, "warmup_steps": 0, "lr_schedule": "constant", "optimizer": "lion", "weight_decay": 0.0,
+    });
+    let parts = json!({
+        "adapter": {"alpha": 1e38, "dropout": 0.0},
+        "train": train,
+        "data": {"val_fraction": 0.0},
+        "eval": null,
+        "checkpoint": {"every_steps": 1},
+    });
+    let setup = Setup::new(&parts);
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("step 2: loss NaN") && said.contains("rows.jsonl:"), "{said}");
+    assert_eq!(finite_checkpoints(&setup), [1]);
+    // seen by a validation first, its rows are named
+    let mut parts = parts;
+    (parts["eval"], parts["data"]["val_fraction"]) = (json!({"every_steps": 1}), json!(0.2));
+    let setup = Setup::new(&parts);
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("validation after step 1: the loss is NaN; its batch 1:\nrows.jsonl:"), "{said}");
     assert!(!setup.path("run/result").exists());
+    // parameters that overflow by themselves are never written
+    parts["adapter"]["alpha"] = json!(8);
+    parts["train"]["weight_decay"] = json!(1e39);
+    let setup = Setup::new(&parts);
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("step 1: parameters overflow; loss "), "{said}");
+    assert!(!setup.path("run/checkpoints").exists());
 }
 
 #[test]
@@ -92,15 +183,81 @@ fn what_cannot_be_written_is_told_and_leaves_nothing_half_done() {
     std::fs::write(setup.path("run/checkpoints"), "").unwrap();
     let said = refused(&setup, &["--out", "run"]);
     assert!(said.contains("checkpoints"), "{said}");
-    // a disk without room: every write fails there
-    if std::path::Path::new("/dev/full").exists() {
-        let setup = Setup::new(&json!({"train": {"max_steps": 2}, "log": ["jsonl", "csv"]}));
-        std::fs::create_dir(setup.path("run")).unwrap();
-        std::os::unix::fs::symlink("/dev/full", setup.path("run/metrics.csv")).unwrap();
-        let said = refused(&setup, &["--out", "run"]);
-        assert!(said.contains("metrics.csv") && said.contains("No space left"), "{said}");
-        assert!(!setup.path("run/result").exists());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_leaves_the_checkpoints_and_the_run_goes_on_when_there_is_room() {
+    // every write to this log fails
+    let setup = Setup::new(&json!({"train": {"max_steps": 2}, "log": ["jsonl", "csv"]}));
+    std::fs::create_dir(setup.path("run")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", setup.path("run/metrics.csv")).unwrap();
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("metrics.csv") && said.contains("No space left"), "{said}");
+    assert!(!setup.path("run/result").exists());
+    // from some checkpoint on no file may grow: the next one is written in part
+    let setup = Setup::new(
+        &json!({"train": {"max_steps": 1_000_000}, "checkpoint": {"every_steps": 1}, "eval": null,
+        "data": {"val_fraction": 0.0}, "log": ["jsonl"]}),
+    );
+    let (code, said) = until_checkpoint(&setup, &["--out", "run"], 3, |child| {
+        let limit = libc::rlimit { rlim_cur: 4096, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the child is ours; the limit is read, and the old one not asked for
+        assert_eq!(unsafe { libc::prlimit(child, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()) }, 0);
+    });
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("File too large") && said.contains("error: run/"), "{said}");
+    assert!(!setup.path("run/result").exists());
+    let kept = finite_checkpoints(&setup);
+    let last = *kept.last().unwrap();
+    assert!(last >= 3 && kept.len() <= 3, "{kept:?}");
+    let (code, said) = until_checkpoint(&setup, &["--out", "run", "--resume"], last + 2, |child| {
+        // SAFETY: the child is ours and has not been waited for
+        unsafe { libc::kill(child, libc::SIGTERM) };
+    });
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains(&format!("going on after step {last} of 1000000")), "{said}");
+}
+
+/// Starts a run, does something to it when it has written the checkpoint of that step or a later one, and waits for its end; returns
+/// its exit status and what it said.
+#[cfg(target_os = "linux")]
+fn until_checkpoint(
+    setup: &Setup,
+    args: &[&str],
+    step: u64,
+    then: impl FnOnce(libc::pid_t),
+) -> (Option<i32>, String) {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = lctl(setup.dir.path(), &[&["finetune", "recipe.yaml"], args].concat());
+    // SAFETY: signal() may be called between fork and exec; a write beyond the limit is then an error
+    let ignore = || unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        Ok(())
+    };
+    // SAFETY: as said, the closure does nothing else
+    unsafe { command.pre_exec(ignore) };
+    let said = std::fs::File::create(setup.path("said")).unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    let begun = Instant::now();
+    let checkpoints = setup.path("run/checkpoints");
+    let latest = || {
+        let entries = std::fs::read_dir(&checkpoints).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        names.filter_map(|name| name.strip_prefix("step-")?.parse::<u64>().ok()).max()
+    };
+    while latest().is_none_or(|latest| latest < step) {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "{}",
+            std::fs::read_to_string(setup.path("said")).unwrap()
+        );
+        assert!(begun.elapsed() < Duration::from_secs(600), "the run does not go on");
+        std::thread::sleep(Duration::from_millis(2));
     }
+    then(child.id() as libc::pid_t);
+    let status = child.wait().unwrap();
+    (status.code(), std::fs::read_to_string(setup.path("said")).unwrap())
 }
 
 #[test]

@@ -35,11 +35,11 @@ pub enum Error {
     #[error("{path}: has {found} bytes, and had {expected} when the checkpoint was written")]
     LogLost { path: PathBuf, found: u64, expected: u64 },
 
-    #[error("step {step}: loss {loss}, gradient norm {norm}; its rows:\n{}", .rows.join("\n"))]
-    NotFinite { step: u64, loss: f64, norm: f64, rows: Vec<String> },
+    #[error("step {step}: {what}; {batch}:\n{}", .rows.join("\n"))]
+    NotFinite { step: u64, what: String, batch: String, rows: Vec<String>, checkpoint: Option<PathBuf> },
 
-    #[error("validation after step {step}: the loss is {loss}")]
-    ValidationNotFinite { step: u64, loss: f64 },
+    #[error("validation after step {step}: the loss is {loss}; its batch {batch}:\n{}", .rows.join("\n"))]
+    ValidationNotFinite { step: u64, loss: f64, batch: usize, rows: Vec<String>, checkpoint: Option<PathBuf> },
 
     #[error("{count} {what}, more than the {most} that a run can have")]
     TooMany { what: &'static str, count: u64, most: u64 },
@@ -66,15 +66,23 @@ impl Diagnostic for Error {
             Error::Exists { .. } => "--resume goes on with it; --out names another directory".into(),
             Error::NothingToResume { .. } => "run it without --resume".into(),
             Error::Damaged { .. } => "remove it: --resume takes the one before".into(),
-            Error::OtherRun { .. } => "give the recipe, data and model it began with, or another --out".into(),
-            Error::LogLost { .. } => "without its log the run cannot be gone on with exactly; --out begins another".into(),
-            Error::NotFinite { .. } => {
-                "the last checkpoint is from before; a lower `train.lr`, a longer warm-up or `train.max_grad_norm` may help"
-                    .into()
+            Error::OtherRun { .. } => {
+                "give the recipe, data and model it began with, or another --out".into()
             }
-            Error::ValidationNotFinite { .. } => "a lower `train.lr` may help".into(),
+            Error::LogLost { .. } => {
+                "without its log the run cannot be gone on with exactly; --out begins another".into()
+            }
+            Error::NotFinite { checkpoint, .. } | Error::ValidationNotFinite { checkpoint, .. } => {
+                let kept = match checkpoint {
+                    Some(path) => format!("{} is kept", path.display()),
+                    None => "there was no checkpoint yet: the model itself may hold a NaN".to_owned(),
+                };
+                format!("{kept}; a lower `train.lr`, a longer warm-up or `train.max_grad_norm` may help")
+            }
             Error::TooMany { .. } => return None,
-            Error::ShortText { .. } => "`eval.forgetting.text` should be some thousand words of general text".into(),
+            Error::ShortText { .. } => {
+                "`eval.forgetting.text` should be some thousand words of general text".into()
+            }
             Error::Io { .. } => return None,
         })
     }

@@ -15,6 +15,8 @@ pub struct Measured {
     pub loss: f64,
     pub accuracy: Option<f64>,
     pub margin: Option<f64>,
+    /// The first micro-batch whose loss is not finite.
+    pub broken: Option<usize>,
 }
 
 /// The objective of a run.
@@ -42,8 +44,8 @@ impl<'a> Objective<'a> {
         let n_pairs = batch.iter().map(Vec::len).sum::<usize>();
         let n_targets: usize = batch.iter().flatten().map(|unit| units.targets(*unit)).sum();
         let (mut nll, mut pairs) = (0.0, Vec::new());
-        let mut first_document = 0;
-        for micro in batch {
+        let (mut first_document, mut broken) = (0, None);
+        for (index, micro) in batch.iter().enumerate() {
             if is_ended() {
                 return Ok(None);
             }
@@ -53,7 +55,9 @@ impl<'a> Objective<'a> {
                 None => {
                     // a batch has fewer than 2^24 targets where f32 begins to round them; rounding is the same for all
                     let scale = (1.0 / n_targets as f64) as f32;
-                    nll += self.model.forward_backward(params, &documents, scale, key, grads)?.nll;
+                    let loss = self.model.forward_backward(params, &documents, scale, key, grads)?.nll;
+                    note_broken(&mut broken, index, loss);
+                    nll += loss;
                 }
                 Some(dpo) => {
                     let reference = self.reference(units, micro, false)?;
@@ -62,6 +66,7 @@ impl<'a> Objective<'a> {
                         let slope = |outcome: &DpoOutcome| (outcome.d_chosen / n_pairs as f64) as f32;
                         let slopes =
                             found.iter().flat_map(|outcome| [slope(outcome), -slope(outcome)]).collect();
+                        note_broken(&mut broken, index, summary(&found).loss);
                         pairs.extend(found);
                         slopes
                     };
@@ -72,10 +77,11 @@ impl<'a> Objective<'a> {
             first_document += documents.len() as u32;
         }
         self.model.finish_gradients(grads);
-        Ok(Some(match self.dpo {
+        let measured = match self.dpo {
             None => Measured { loss: nll / n_targets as f64, ..Measured::default() },
             Some(_) => summary(&pairs),
-        }))
+        };
+        Ok(Some(Measured { broken, ..measured }))
     }
 
     /// Returns the mean loss over the batches, without dropout.
@@ -85,26 +91,30 @@ impl<'a> Objective<'a> {
         units: Units<'_>,
         batches: &[Vec<usize>],
     ) -> Result<Measured, Error> {
-        let (mut nll, mut targets, mut pairs) = (0.0, 0, Vec::new());
-        for batch in batches {
+        let (mut nll, mut targets, mut pairs, mut broken) = (0.0, 0, Vec::new(), None);
+        for (index, batch) in batches.iter().enumerate() {
             let documents = units.documents(batch);
             match self.dpo {
                 None => {
                     let sum = self.model.loss(Some(params), &documents)?;
+                    note_broken(&mut broken, index, sum.nll);
                     nll += sum.nll;
                     targets += sum.tokens;
                 }
                 Some(dpo) => {
                     let reference = self.reference(units, batch, true)?;
                     let each = self.model.log_probs(Some(params), &documents)?;
-                    pairs.extend(outcomes(dpo, &each, &reference));
+                    let found = outcomes(dpo, &each, &reference);
+                    note_broken(&mut broken, index, summary(&found).loss);
+                    pairs.extend(found);
                 }
             }
         }
-        Ok(match self.dpo {
+        let measured = match self.dpo {
             None => Measured { loss: nll / targets as f64, ..Measured::default() },
             Some(_) => summary(&pairs),
-        })
+        };
+        Ok(Measured { broken, ..measured })
     }
 
     /// Returns what the model as it was opened says of pairs. It is computed once: it does not depend on the batch.
@@ -137,6 +147,13 @@ pub fn text_loss(model: &Trainable, params: Option<&Parameters>, texts: &[Vec<u3
     Ok(nll / targets as f64)
 }
 
+/// Keeps the index of the first batch whose loss is not finite.
+fn note_broken(broken: &mut Option<usize>, index: usize, loss: f64) {
+    if !loss.is_finite() {
+        broken.get_or_insert(index);
+    }
+}
+
 fn pair_sums(each: &[Vec<f32>]) -> Vec<PairLogProbs> {
     let sum = |log_probs: &[f32]| log_probs.iter().fold(0.0, |sum, log_prob| sum + f64::from(*log_prob));
     each.chunks_exact(2).map(|pair| PairLogProbs { chosen: sum(&pair[0]), rejected: sum(&pair[1]) }).collect()
@@ -155,5 +172,6 @@ fn summary(pairs: &[DpoOutcome]) -> Measured {
         loss: mean(|pair| pair.loss),
         accuracy: Some(mean(|pair| f64::from(u8::from(pair.is_right())))),
         margin: Some(mean(|pair| pair.reward_chosen - pair.reward_rejected)),
+        broken: None,
     }
 }

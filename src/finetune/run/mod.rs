@@ -209,7 +209,8 @@ impl<'a> Run<'a> {
         let gradients = &grads[..self.params.len()];
         let norm = global_norm(compute, gradients);
         if !measured.loss.is_finite() || !norm.is_finite() {
-            return Err(self.not_finite(batch, measured.loss, norm));
+            let what = format!("loss {}, gradient norm {norm}", measured.loss);
+            return self.not_finite(batch, measured.broken, what);
         }
         let lr = self.schedule.lr_at(self.state.step as usize);
         let gradient_factor = match recipe.train.max_grad_norm {
@@ -218,6 +219,11 @@ impl<'a> Run<'a> {
         };
         let update = Update { lr, gradient_factor, groups: &self.groups };
         self.optimizer.step(compute, &mut self.moments, &mut self.params, gradients, &update);
+        // before they could become a checkpoint
+        if !global_norm(compute, &self.params).is_finite() {
+            let what = format!("parameters overflow; loss {}, gradient norm {norm}", measured.loss);
+            return self.not_finite(batch, None, what);
+        }
         let count = |of: &dyn Fn(usize) -> usize| batch.iter().flatten().map(|unit| of(*unit) as u64).sum();
         Ok(Some(StepEvent {
             step: self.state.step + 1,
@@ -233,16 +239,28 @@ impl<'a> Run<'a> {
         }))
     }
 
-    fn not_finite(&self, batch: &[Vec<usize>], loss: f64, norm: f64) -> Error {
-        const LISTED: usize = 20;
+    /// Returns the error of a step that went wrong: with the rows of the micro-batch that did, if it is known, else with all.
+    fn not_finite<T>(&self, batch: &[Vec<usize>], broken: Option<usize>, what: String) -> Result<T, Error> {
         let units = self.job.corpus.train();
-        let all: Vec<usize> = batch.iter().flatten().copied().collect();
-        let mut rows: Vec<String> =
-            all.iter().take(LISTED).map(|unit| units.place(*unit).to_string()).collect();
-        if all.len() > LISTED {
-            rows.push(format!("and {} more", all.len() - LISTED));
-        }
-        Error::NotFinite { step: self.state.step + 1, loss, norm, rows }
+        let (batch, rows) = match broken {
+            Some(index) => {
+                let batch_of = format!("micro-batch {} of {}", index + 1, batch.len());
+                (batch_of, rows(units, &batch[index]))
+            }
+            None => ("the rows of its batch".to_owned(), rows(units, &batch.concat())),
+        };
+        Err(Error::NotFinite {
+            step: self.state.step + 1,
+            what,
+            batch,
+            rows,
+            checkpoint: self.last_checkpoint()?,
+        })
+    }
+
+    /// Returns where the last checkpoint lies.
+    fn last_checkpoint(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(self.checkpoints.steps()?.last().map(|step| self.checkpoints.path(*step)))
     }
 
     /// Counts a step; returns whether it was the epoch's last.
@@ -271,11 +289,15 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let clock = Instant::now();
-        let measured = self.objective.validation(&self.params, units, &self.batches.validation())?;
-        let Measured { loss, accuracy, .. } = measured;
+        let batches = self.batches.validation();
+        let measured = self.objective.validation(&self.params, units, &batches)?;
+        let Measured { loss, accuracy, broken, .. } = measured;
         let step = self.state.step;
         if !loss.is_finite() {
-            return Err(Error::ValidationNotFinite { step, loss });
+            let index = broken.unwrap_or(0);
+            let (batch, rows) = (index + 1, rows(units, &batches[index]));
+            let checkpoint = self.last_checkpoint()?;
+            return Err(Error::ValidationNotFinite { step, loss, batch, rows, checkpoint });
         }
         let seconds = clock.elapsed().as_secs_f64();
         let event = ValidationEvent { step, loss, accuracy, seconds };
@@ -345,6 +367,16 @@ impl<'a> Run<'a> {
             identity: state.identity,
         })
     }
+}
+
+/// Returns the places of units, the first of them.
+fn rows(units: Units<'_>, of: &[usize]) -> Vec<String> {
+    const LISTED: usize = 20;
+    let mut rows: Vec<String> = of.iter().take(LISTED).map(|unit| units.place(*unit).to_string()).collect();
+    if of.len() > LISTED {
+        rows.push(format!("and {} more", of.len() - LISTED));
+    }
+    rows
 }
 
 /// Returns the checkpoint to go on from, if the run is to go on.
