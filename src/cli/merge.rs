@@ -6,17 +6,18 @@ use super::quantize::{Progress, QuantizeJob, interrupt_flag};
 use super::source::model_path;
 use super::{machine, term};
 use crate::error::Failure;
-use crate::model::export::{self, Changes};
+use crate::kernel::Isa;
+use crate::model::export::{self, Changes, Stored};
 use crate::provenance::QuantizeSettings;
 use crate::quantize::{Control, Recipe};
 
 /// Add an adapter to a model's weights
 ///
-/// Weights are decoded, the adapter's product is added in f32, and the sum is rounded once. Tokenizer, chat template and settings
-/// are kept.
+/// Weights are decoded, the adapter's product is added in f32, and the sum is rounded once: to the type that a weight had, or to
+/// that of --type. Tokenizer, chat template and settings are kept.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A checkpoint's directory or a hub id ORG/NAME[@REVISION]
+    /// A checkpoint's directory, a GGUF of any type (of a split one the first shard) or a hub id ORG/NAME[@REVISION]
     #[arg(value_name = "BASE")]
     base: String,
 
@@ -24,7 +25,7 @@ pub struct Args {
     #[arg(value_name = "ADAPTER")]
     adapter: PathBuf,
 
-    /// The directory to write; with --type the GGUF file
+    /// The directory to write; of a GGUF, or with --type, the GGUF file
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
 
@@ -70,7 +71,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.quantization.as_deref().map(Recipe::by_name).transpose()?;
     let changes = Changes::open(&args.adapter, isa)?;
     match &args.quantization {
-        None => export::write_merged(&args.output, &base, &changes, isa)?,
+        None => write_merged(&args.output, &base, &changes, Stored::Own, isa)?,
         Some(quantization) => {
             let parent = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
@@ -78,7 +79,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             // general.name may come from a directory's name
             let name = base.canonicalize().ok().and_then(|base| Some(base.file_name()?.to_owned()));
             let merged = work.path().join(name.unwrap_or_else(|| "merged".into()));
-            export::write_merged(&merged, &base, &changes, isa)?;
+            write_merged(&merged, &base, &changes, Stored::F32, isa)?;
             let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
             quantize(&merged, quantization, &args.output, &how)?;
         }
@@ -89,21 +90,35 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Quantizes a checkpoint; a file that is there is replaced.
+/// Merges into a checkpoint's directory, or into a GGUF: what comes out is of the same kind.
+///
+/// `stored` is the type of what changes in a GGUF; in a checkpoint it has the one it had.
+pub fn write_merged(
+    path: &Path,
+    base: &Path,
+    changes: &Changes,
+    stored: Stored,
+    isa: Isa,
+) -> Result<(), export::Error> {
+    match is_gguf(base) {
+        true => export::write_merged_gguf(path, base, changes, stored, isa),
+        false => export::write_merged(path, base, changes, isa),
+    }
+}
+
+/// Returns true if the model at a path is a GGUF: a file.
+pub fn is_gguf(base: &Path) -> bool {
+    base.is_file()
+}
+
+/// Quantizes a merged model; a file that is there is replaced.
+///
+/// What a GGUF has in blocks and no change touched may get another type.
 pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) -> Result<(), Failure> {
     let job = QuantizeJob {
         settings: QuantizeSettings {
-            r#type: quantization.to_owned(),
-            tensor_types: Vec::new(),
-            output_tensor_type: None,
-            token_embedding_type: None,
-            pure: false,
-            leave_output_tensor: false,
-            allow_requantize: false,
-            override_kv: Vec::new(),
-            pre: None,
-            split_max_bytes: None,
-            directory: None,
+            allow_requantize: is_gguf(model),
+            ..QuantizeSettings::new(quantization)
         },
         given: model.display().to_string(),
         model: model.to_owned(),

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::batch::{Batch, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
 use super::decode::{Scored, Segment, Wanted};
-use super::moe::route;
+use super::moe::rows_of_experts;
 use super::residence::{self, Residence};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
@@ -69,24 +69,30 @@ impl Decoder {
         };
         let mut weights = loader.weights()?;
         let config = loader.config;
+        let compute = compute(&config, path, options)?;
         if let Some(adapter) = &options.adapter {
-            super::adapter::apply(adapter, &config, &mut weights, options.isa)?;
+            super::adapter::apply(adapter, &config, &mut weights, &compute)?;
         }
-        if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
-            return Err(Error::RopeKind { path: path.to_path_buf(), kind: kind.clone() });
-        }
-        let compute =
-            Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
         residence::settle(&mut weights, options.residence, options.mode, &compute)
             .map_err(|source| Error::Memory { path: path.to_path_buf(), source })?;
-        Ok(Decoder {
+        Ok(Decoder::assembled(config, weights, compute, options))
+    }
+
+    /// Returns the decoder of these weights.
+    pub(super) fn assembled(
+        config: ModelConfig,
+        weights: Weights,
+        compute: Arc<Compute>,
+        options: &LoadOptions,
+    ) -> Decoder {
+        Decoder {
             ropes: Ropes::new(&config),
             context: options.context.unwrap_or(config.context_length),
             config,
             weights,
-            compute: Arc::new(compute),
+            compute,
             mode: options.mode,
-        })
+        }
     }
 
     /// Returns the model's sizes and settings.
@@ -303,19 +309,10 @@ impl Decoder {
     fn experts(&self, router: &Linear, experts: &[Mlp], x: &Tensor) -> candle_core::Result<Tensor> {
         let Some(config) = &self.config.experts else { candle_core::bail!("experts without a config") };
         // a router is F32 in every GGUF, so it is computed in f32 whatever a checkpoint stores it in
-        let [mut logits] = take(nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?)?;
-        if let Some(low_rank) = &router.low_rank {
-            logits = low_rank.add_to(&self.compute, &logits, x)?;
-        }
+        let [logits] = take(nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?)?;
+        let logits = router.adapted(&self.compute, logits, x)?;
         let probabilities = nn::softmax(&self.compute, &logits)?; // [T, E]
-        let mut rows_of: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
-        nn::with_values(&probabilities, |probabilities| {
-            for (row, probabilities) in probabilities.chunks_exact(experts.len()).enumerate() {
-                for (expert, weight) in route(probabilities, config) {
-                    rows_of[expert].push((row, weight));
-                }
-            }
-        })?;
+        let rows_of = rows_of_experts(&probabilities, config)?;
         let mut y = vec![0.0; x.elem_count()];
         for (mlp, rows) in experts.iter().zip(&rows_of).filter(|(_, rows)| !rows.is_empty()) {
             let indexes: Vec<usize> = rows.iter().map(|(row, _)| *row).collect();
@@ -335,12 +332,8 @@ impl Decoder {
 
     fn linears(&self, x: &Tensor, linears: &[&Linear]) -> candle_core::Result<Vec<Tensor>> {
         let product = |linear: &&Linear| linear.product(self.mode.arithmetic(linear.weight.dtype()));
-        let mut out = nn::products(&self.compute, x, linears.iter().map(product).collect())?;
-        for (y, linear) in out.iter_mut().zip(linears) {
-            let Some(low_rank) = &linear.low_rank else { continue };
-            *y = low_rank.add_to(&self.compute, y, x)?;
-        }
-        Ok(out)
+        let out = nn::products(&self.compute, x, linears.iter().map(product).collect())?;
+        out.into_iter().zip(linears).map(|(y, linear)| linear.adapted(&self.compute, y, x)).collect()
     }
 
     /// Returns the logits of hidden states `[R, C]`, capped if the model caps them: `[R, V]`.
@@ -389,9 +382,35 @@ impl Decoder {
     }
 }
 
+/// Returns what a model of that config (of `path`) runs on.
+///
+/// Errors on a kind of rope that the decoder lacks, and where the system gives no threads.
+pub(super) fn compute(
+    config: &ModelConfig,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<Arc<Compute>, Error> {
+    if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
+        return Err(Error::RopeKind { path: path.to_path_buf(), kind: kind.clone() });
+    }
+    let compute = Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
+    Ok(Arc::new(compute))
+}
+
 impl Linear {
+    /// Returns the product without the adapter, and without the bias if that comes behind the adapter.
     fn product(&self, arithmetic: Arithmetic) -> nn::Product {
-        nn::Product { weight: self.weight.clone(), bias: self.bias.clone(), arithmetic }
+        let comes_behind = self.low_rank.as_ref().is_some_and(|low_rank| low_rank.is_scaled());
+        let bias = self.bias.clone().filter(|_| !comes_behind);
+        nn::Product { weight: self.weight.clone(), bias, arithmetic }
+    }
+
+    /// Returns the output for x, of which `y` is the product.
+    fn adapted(&self, compute: &Arc<Compute>, y: Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.low_rank {
+            None => Ok(y),
+            Some(low_rank) => low_rank.add_to(compute, &y, x, self.bias.as_ref()),
+        }
     }
 }
 

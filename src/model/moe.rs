@@ -1,13 +1,16 @@
 //! Mixture of experts: which experts a token goes to, and with what weight.
 
+use candle_core::Tensor;
+
 use super::config::Experts;
+use crate::nn;
 
 /// Returns the experts of one token in ascending index, each with its weight; `probabilities` is the softmax
 /// of the router's logits.
 ///
 /// The most probable `n_used` are chosen, of equal ones the lowest indexes; `renormalize` divides their
 /// probabilities by their sum, added up in the order of choice (Mixtral, arXiv:2401.04088).
-pub(super) fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32)> {
+fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32)> {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     // stable: equal probabilities keep ascending indexes
     order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
@@ -16,6 +19,24 @@ pub(super) fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32
     let by = if experts.renormalize { sum } else { 1.0 };
     order.sort_unstable();
     order.into_iter().map(|expert| (expert, probabilities[expert] / by)).collect()
+}
+
+/// Returns the rows that go to each expert, ascending, each with its weight; `probabilities` is the softmax of the router's
+/// logits, row by row.
+pub(super) fn rows_of_experts(
+    probabilities: &Tensor,
+    experts: &Experts,
+) -> candle_core::Result<Vec<Vec<(usize, f32)>>> {
+    let n = probabilities.dims().last().copied().unwrap_or(0).max(1);
+    let mut rows_of = vec![Vec::new(); n];
+    nn::with_values(probabilities, |probabilities| {
+        for (row, probabilities) in probabilities.chunks_exact(n).enumerate() {
+            for (expert, weight) in route(probabilities, experts) {
+                rows_of[expert].push((row, weight));
+            }
+        }
+    })?;
+    Ok(rows_of)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lctl::error::Diagnostic;
 use lctl::kernel::ComputeMode;
+use lctl::model::export::{self, Changes, Stored};
 use lctl::model::{Decoder, Error, LoadOptions};
 use lctl::tensor::TensorSource;
 use lctl::tensor::format::by_name;
@@ -32,7 +33,9 @@ fn golden(name: &str) -> (String, Vec<f32>) {
 #[test]
 fn adapters_compute_what_peft_computes() {
     let tmp = tempfile::tempdir().unwrap();
-    for name in ["llama", "llama-patterns", "qwen3-rslora", "phi3"] {
+    for name in
+        ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved", "gemma2-saved"]
+    {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let dir = golden_dir().join(&base);
@@ -79,10 +82,9 @@ fn settings_that_are_not_applied_are_refused_by_name() {
     let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
     let original: Value = serde_json::from_str(&text).unwrap();
     let changes = [
-        ("use_dora", json!(true)),
+        ("ensure_weight_tying", json!(true)),
         ("lora_bias", json!(true)),
         ("bias", json!("all")),
-        ("modules_to_save", json!(["lm_head"])),
         ("peft_type", json!("IA3")),
         ("r", json!(0)),
         ("r", json!("four")),
@@ -100,6 +102,22 @@ fn settings_that_are_not_applied_are_refused_by_name() {
         let error = error.unwrap_or_else(|| panic!("{key} = {value}"));
         assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
     }
+    // pairs without magnitudes, and the reverse
+    for (name, base, use_dora, said) in [
+        ("llama", "llama", true, "`lora_magnitude_vector`"),
+        ("qwen2-dora", "qwen2", false, "`use_dora` is false"),
+    ] {
+        let tmp = tempfile::tempdir().unwrap();
+        let from = adapter_dir().join(name);
+        std::fs::copy(from.join("adapter_model.safetensors"), tmp.path().join("adapter_model.safetensors"))
+            .unwrap();
+        let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config["use_dora"] = json!(use_dora);
+        std::fs::write(tmp.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let error = open_with(&golden_dir().join(base), tmp.path()).err().unwrap();
+        assert!(error.to_string().contains(said), "{error}");
+    }
     // the rank in the config is not that of the tensors
     let tmp = tempfile::tempdir().unwrap();
     std::fs::copy(from.join("adapter_model.safetensors"), tmp.path().join("adapter_model.safetensors"))
@@ -109,4 +127,67 @@ fn settings_that_are_not_applied_are_refused_by_name() {
     std::fs::write(tmp.path().join("adapter_config.json"), config.to_string()).unwrap();
     let error = open_with(&golden_dir().join("llama"), tmp.path()).err().unwrap();
     assert!(matches!(error, Error::AdapterShape { .. }), "{error}");
+}
+
+/// What is merged computes what is added beside it, in a checkpoint and in a GGUF.
+#[test]
+fn adapters_are_merged_into_checkpoints_and_ggufs() {
+    let tmp = tempfile::tempdir().unwrap();
+    let isa = lctl::kernel::Isa::detect();
+    for name in ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved"] {
+        let (base, expected) = golden(name);
+        let tokens = Golden::read(&base).tokens;
+        let dir = golden_dir().join(&base);
+        let changes = Changes::open(&adapter_dir().join(name), isa).unwrap();
+        let gguf = tmp.path().join(format!("{name}-base.gguf"));
+        write_gguf(&dir, by_name("F32").unwrap(), &gguf);
+        let merged = tmp.path().join(format!("{name}.gguf"));
+        export::write_merged_gguf(&merged, &gguf, &changes, Stored::Own, isa).unwrap();
+        let found = difference(&all_logits(&open(&merged), &tokens), &expected);
+        assert!(found <= TOLERANCE, "{name}, GGUF: {found}");
+        // the checkpoint is in BF16, to which the sum is rounded: what is merged in f32 and rounded then is the same
+        let merged = tmp.path().join(name);
+        export::write_merged(&merged, &dir, &changes, isa).unwrap();
+        let rounded = tmp.path().join(format!("{name}-bf16.gguf"));
+        let bf16 = tmp.path().join(format!("{name}-bf16-base.gguf"));
+        write_gguf(&dir, by_name("BF16").unwrap(), &bf16);
+        export::write_merged_gguf(&rounded, &bf16, &changes, Stored::Own, isa).unwrap();
+        let of_checkpoint = all_logits(&open(&merged), &tokens);
+        assert!(of_checkpoint == all_logits(&open(&rounded), &tokens), "{name}: checkpoint and GGUF differ");
+        let found = difference(&of_checkpoint, &expected);
+        assert!(found < 0.1, "{name}, rounded to BF16: {found}");
+    }
+}
+
+#[test]
+fn a_tied_model_whose_output_is_trained_becomes_one_of_two_matrices() {
+    let tmp = tempfile::tempdir().unwrap();
+    let isa = lctl::kernel::Isa::detect();
+    let changes = Changes::open(&adapter_dir().join("tied-saved"), isa).unwrap();
+    let base = golden_dir().join("llama3-scaled-tied");
+    let merged = tmp.path().join("merged");
+    export::write_merged(&merged, &base, &changes, isa).unwrap();
+    let config: Value = serde_json::from_slice(&std::fs::read(merged.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["tie_word_embeddings"], json!(false));
+    let source = SafeTensors::open_dir(&merged).unwrap();
+    let own = SafeTensors::open_dir(&base).unwrap();
+    let bytes = |source: &SafeTensors, name: &str| source.bytes(source.find(name).unwrap()).unwrap().to_vec();
+    let embedding = "model.embed_tokens.weight";
+    assert!(own.find("lm_head.weight").is_none());
+    assert!(bytes(&source, embedding) == bytes(&own, embedding));
+    assert!(bytes(&source, "lm_head.weight") != bytes(&own, embedding));
+    let gguf = tmp.path().join("base.gguf");
+    write_gguf(&base, by_name("F32").unwrap(), &gguf);
+    let out = tmp.path().join("merged.gguf");
+    export::write_merged_gguf(&out, &gguf, &changes, Stored::Own, isa).unwrap();
+    assert!(!open(&out).config().tied_embeddings && open(&gguf).config().tied_embeddings);
+    // a Gemma has no tensor for it
+    let changes = Changes::open(&adapter_dir().join("gemma2-saved"), isa).unwrap();
+    let error = export::write_merged(&tmp.path().join("g"), &golden_dir().join("gemma2"), &changes, isa);
+    assert!(error.unwrap_err().to_string().contains("no output apart from its embedding"));
+    let gguf = tmp.path().join("gemma2.gguf");
+    write_gguf(&golden_dir().join("gemma2"), by_name("F32").unwrap(), &gguf);
+    let error = export::write_merged_gguf(&tmp.path().join("g.gguf"), &gguf, &changes, Stored::Own, isa);
+    assert!(error.unwrap_err().to_string().contains("`lm_head.weight` fits no tensor"));
+    assert!(!tmp.path().join("g").exists() && !tmp.path().join("g.gguf").exists());
 }

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use lctl::kernel::{ComputeMode, Isa};
-use lctl::model::export::{self, Changes};
-use lctl::model::train::{Document, LowRankSpec, Method, Parameters, Trainable};
+use lctl::model::export::{self, Changes, Stored};
+use lctl::model::train::{Document, LowRankSpec, Method, Parameters, TargetModules, Trainable};
 use lctl::model::{Decoder, LoadOptions, Segment, Wanted};
+use lctl::tensor::gguf::Gguf;
 use lctl::tensor::safetensors::SafeTensors;
 use lctl::tensor::{StagedDir, TensorInfo, TensorSource};
 use serde_json::json;
@@ -68,8 +69,14 @@ fn trained(name: &str, spec: &LowRankSpec, into: &Path) -> (PathBuf, Trainable, 
 fn adapters_and_merged_models_compute_what_the_trainer_computes() {
     let tmp = tempfile::tempdir().unwrap();
     let tokens: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 40).collect();
-    for (name, rslora) in [("llama", false), ("qwen3", true), ("phi3", false), ("mixtral", false)] {
-        let spec = LowRankSpec { use_rslora: rslora, ..LowRankSpec::new(4) };
+    for (name, rslora, use_dora) in [
+        ("llama", false, false),
+        ("qwen3", true, false),
+        ("phi3", false, false),
+        ("mixtral", false, false),
+        ("phi3", false, true),
+    ] {
+        let spec = LowRankSpec { use_rslora: rslora, use_dora, ..LowRankSpec::new(4) };
         let (base, model, params) = trained(name, &spec, tmp.path());
         let path = |end: &str| tmp.path().join(format!("{name}{end}"));
         export::write_peft(&path("-peft"), name, &spec, model.parameters(), &params).unwrap();
@@ -79,10 +86,16 @@ fn adapters_and_merged_models_compute_what_the_trainer_computes() {
         let with_peft = Decoder::open(&base, &options(Some(path("-peft")))).unwrap();
         assert!(logits(&with_peft, &tokens) == own, "{name}: the PEFT directory");
         let config = model.decoder().config();
-        export::write_gguf_adapter(&path(".gguf"), config, &spec, model.parameters(), &params).unwrap();
-        let with_gguf = Decoder::open(&base, &options(Some(path(".gguf")))).unwrap();
-        let off = difference(&logits(&with_gguf, &tokens), &own);
-        assert!(off <= 1e-5, "{name}: the GGUF adapter, {off}");
+        if use_dora {
+            let error =
+                export::write_gguf_adapter(&path(".gguf"), config, &spec, model.parameters(), &params);
+            assert!(error.unwrap_err().to_string().contains("lora_magnitude_vector"));
+        } else {
+            export::write_gguf_adapter(&path(".gguf"), config, &spec, model.parameters(), &params).unwrap();
+            let with_gguf = Decoder::open(&base, &options(Some(path(".gguf")))).unwrap();
+            let off = difference(&logits(&with_gguf, &tokens), &own);
+            assert!(off <= 1e-5, "{name}: the GGUF adapter, {off}");
+        }
         let changes = Changes::open(&path("-peft"), Isa::detect()).unwrap();
         export::write_merged(&path("-merged"), &base, &changes, Isa::detect()).unwrap();
         let merged = Decoder::open(&path("-merged"), &options(None)).unwrap();
@@ -106,28 +119,96 @@ fn adapters_and_merged_models_compute_what_the_trainer_computes() {
 }
 
 #[test]
-fn dora_is_merged_and_an_adapter_of_another_base_is_refused() {
+fn modules_saved_whole_are_read_back_and_merged() {
     let tmp = tempfile::tempdir().unwrap();
-    let spec = LowRankSpec { use_dora: true, ..LowRankSpec::new(2) };
-    let (base, model, params) = trained("llama", &spec, tmp.path());
-    let dir = tmp.path().join("dora");
+    let tokens: Vec<u32> = (0..12).map(|i| 5 + i * 3).collect();
+    for (name, saved) in [
+        ("qwen2", vec!["lm_head", "q_proj", "norm"]),
+        ("phi3", vec!["qkv_proj", "embed_tokens"]),
+        ("llama3-scaled-tied", vec!["lm_head", "embed_tokens"]),
+        ("llama3-scaled-tied", vec!["embed_tokens"]),
+        ("mixtral", vec!["gate", "layers.0.block_sparse_moe.experts.2.w1"]),
+    ] {
+        let modules_to_save: Vec<String> = saved.iter().map(|&name| name.to_owned()).collect();
+        let target_modules = TargetModules::Names(vec!["o_proj".to_owned()]);
+        let spec = LowRankSpec { modules_to_save, target_modules, use_dora: true, ..LowRankSpec::new(2) };
+        let (base, model, params) = trained(name, &spec, tmp.path());
+        let dir = tmp.path().join("adapter");
+        export::write_peft(&dir, name, &spec, model.parameters(), &params).unwrap();
+        let own = logits(&model.adapted(&params).unwrap(), &tokens);
+        let read = Decoder::open(&base, &options(Some(dir.clone()))).unwrap();
+        assert!(logits(&read, &tokens) == own, "{name} {saved:?}");
+        let changes = Changes::open(&dir, Isa::detect()).unwrap();
+        let out = tmp.path().join("merged");
+        export::write_merged(&out, &base, &changes, Isa::detect()).unwrap();
+        let off = difference(&logits(&Decoder::open(&out, &options(None)).unwrap(), &tokens), &own);
+        assert!(off <= 1e-4, "{name} {saved:?}: merged, {off}");
+    }
+}
+
+#[test]
+fn an_adapter_of_another_base_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let spec = LowRankSpec::new(2);
+    let (_, model, params) = trained("llama", &spec, tmp.path());
+    let dir = tmp.path().join("adapter");
     export::write_peft(&dir, "llama", &spec, model.parameters(), &params).unwrap();
     let changes = Changes::open(&dir, Isa::detect()).unwrap();
-    let out = tmp.path().join("merged");
-    export::write_merged(&out, &base, &changes, Isa::detect()).unwrap();
-    let tokens: Vec<u32> = (0..12).map(|i| 5 + i * 3).collect();
-    let own = logits(&model.adapted(&params).unwrap(), &tokens);
-    let merged = logits(&Decoder::open(&out, &options(None)).unwrap(), &tokens);
-    let off = difference(&merged, &own);
-    assert!(off <= 1e-4, "{off}");
-    let gguf = tmp.path().join("dora.gguf");
-    let error =
-        export::write_gguf_adapter(&gguf, model.decoder().config(), &spec, model.parameters(), &params);
-    assert!(error.unwrap_err().to_string().contains("lora_magnitude_vector"));
     let other = in_f32("phi3", tmp.path());
     let error = export::write_merged(&tmp.path().join("x"), &other, &changes, Isa::detect()).unwrap_err();
     assert!(error.to_string().contains("fits no tensor"), "{error}");
-    assert_eq!(names_in(tmp.path()), ["dora", "llama", "merged", "phi3"]);
+    let error =
+        export::write_merged_gguf(&tmp.path().join("x"), &other, &changes, Stored::Own, Isa::detect());
+    assert!(error.unwrap_err().to_string().contains("is no GGUF"));
+    assert_eq!(names_in(tmp.path()), ["adapter", "llama", "phi3"]);
+}
+
+/// A base in blocks: what changes is encoded anew, everything else is the same to the byte.
+#[test]
+fn a_gguf_in_blocks_is_a_base_of_runs_and_merges() {
+    let setup = Setup::new(&json!({
+        "model": {"path": "base.gguf"},
+        "adapter": {"target_modules": ["q_proj", "up_proj"]},
+        "train": {"max_steps": 4},
+        "export": ["peft", {"merged-gguf": "q8_0"}],
+    }));
+    let dir = setup.dir.path();
+    let (code, _, stderr) = run_lctl(dir, &["quantize", "base", "-t", "q4_0", "-o", "base.gguf"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(names_in(&setup.path("run/result")), ["adapter", "model-q8_0.gguf"]);
+    let adapter = setup.path("run/result/adapter");
+    let merge = |args: &[&str]| {
+        let (code, _, stderr) =
+            run_lctl(dir, &[&["merge", "base.gguf", "run/result/adapter"], args].concat());
+        assert_eq!(code, 0, "{stderr}");
+    };
+    merge(&["-o", "own.gguf"]);
+    merge(&["-o", "q8.gguf", "--type", "q8_0"]);
+    merge(&["-o", "f32.gguf", "--type", "f32"]);
+    let bytes = |name: &str| std::fs::read(setup.path(name)).unwrap();
+    assert!(bytes("q8.gguf") == bytes("run/result/model-q8_0.gguf"));
+    let [base, own] = ["base.gguf", "own.gguf"].map(|name| Gguf::open(&setup.path(name)).unwrap());
+    assert_eq!(base.metadata(), own.metadata());
+    for (a, b) in base.tensors().iter().zip(own.tensors()) {
+        assert_eq!((&a.name, &a.shape, a.dtype.name()), (&b.name, &b.shape, b.dtype.name()));
+        let is_changed = a.name.ends_with("attn_q.weight") || a.name.ends_with("ffn_up.weight");
+        assert_eq!(base.bytes(a).unwrap() != own.bytes(b).unwrap(), is_changed, "{}", a.name);
+    }
+    let tokens: Vec<u32> = (0..12).map(|i| 5 + i * 3).collect();
+    let of =
+        |name: &str, adapter| logits(&Decoder::open(&setup.path(name), &options(adapter)).unwrap(), &tokens);
+    let beside = of("base.gguf", Some(adapter));
+    let off = difference(&of("f32.gguf", None), &beside);
+    assert!(off <= 1e-4, "merged in F32: {off}");
+    // rounded to 4 and 8 bits it is near
+    let scale = difference(&of("base.gguf", None), &beside);
+    assert!(difference(&of("q8.gguf", None), &beside) < 0.5 * scale, "{scale}");
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "b", "--set", "export=[merged-safetensors]"]);
+    assert!(code == 2 && stderr.contains("a GGUF") && !setup.path("b").exists(), "{stderr}");
+    let (code, _, stderr) = run_lctl(dir, &["merge", "base.gguf", "run/result/adapter", "-o", "own.gguf"]);
+    assert!(code == 2 && stderr.contains("exists already"), "{stderr}");
 }
 
 #[test]

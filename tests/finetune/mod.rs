@@ -2,6 +2,7 @@
 
 mod bad;
 mod exports;
+mod promotion;
 mod quantized;
 mod resume;
 

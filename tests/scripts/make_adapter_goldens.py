@@ -27,6 +27,12 @@ ADAPTERS = {
         alpha_pattern={"up_proj": 12}), False),
     "qwen3-rslora": ("qwen3", dict(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], use_rslora=True), False),
     "phi3": ("phi3", dict(r=3, lora_alpha=6, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]), True),
+    "qwen2-dora": ("qwen2", dict(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], use_dora=True), False),
+    "tied-saved": ("llama3-scaled-tied", dict(
+        r=2, lora_alpha=4, target_modules=["o_proj"], modules_to_save=["lm_head", "gate_proj"]), False),
+    "gemma2-saved": ("gemma2", dict(
+        r=2, lora_alpha=4, target_modules=["q_proj", "gate_proj"], use_dora=True,
+        modules_to_save=["embed_tokens", "lm_head", "pre_feedforward_layernorm"]), False),
 }
 
 
@@ -37,7 +43,11 @@ def make(name, converter, models, out):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for key, weight in sorted(model.named_parameters()):
-            if "lora_" in key:
+            if "lora_magnitude" in key:
+                weight.mul_(1 + 0.2 * torch.rand(weight.shape, generator=generator)).copy_(weight.to(torch.bfloat16))
+            elif "modules_to_save" in key:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator)).copy_(weight.to(torch.bfloat16))
+            elif "lora_" in key:
                 weight.copy_((0.3 * torch.randn(weight.shape, generator=generator)).to(torch.bfloat16))
     model.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)

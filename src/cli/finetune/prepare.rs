@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::Args;
+use crate::cli::gate::open_policy;
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::source::model_path;
-use crate::cli::{machine, recipe, term};
+use crate::cli::{machine, merge, recipe, term};
 use crate::data;
 use crate::data::encode::{Encoder, Settings, TemplateSource};
 use crate::data::scan::Suites;
@@ -14,7 +15,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::eval::run::{DataSets, RunOptions};
 use crate::eval::suite::Suite;
 use crate::finetune::recipe::{
-    AdapterKind, Checkpointing, Compute, Init, Kind, LowRank, Quantization, Recipe, Targets, Template,
+    AdapterKind, Checkpointing, Compute, Export, Init, Kind, LowRank, Quantization, Recipe, Targets, Template,
 };
 use crate::finetune::run::{Corpus, Error as RunError};
 use crate::kernel::ComputeMode;
@@ -33,6 +34,9 @@ enum Error {
         source: std::io::Error,
     },
 
+    #[error("`export`: `merged-safetensors` of {}, a GGUF", .base.display())]
+    NoCheckpoint { base: PathBuf },
+
     #[error("{place}: {tokens} tokens, and the model has a context of {context}")]
     TooLong { place: String, tokens: usize, context: usize },
 }
@@ -42,6 +46,9 @@ impl Diagnostic for Error {
         match self {
             Error::Read { .. } => {
                 Some("paths are taken from the current directory; --set changes one for now".into())
+            }
+            Error::NoCheckpoint { .. } => {
+                Some("take `{merged-gguf: TYPE}`, or the checkpoint that the GGUF was made of".into())
             }
             Error::TooLong { context, .. } => Some(format!("set `data.max_seq_len` to at most {context}")),
         }
@@ -74,6 +81,11 @@ impl Prepared {
             if let Err(source) = path.metadata() {
                 return Err(Error::Read { key, path: path.to_owned(), source }.into());
             }
+        }
+        if let Some(gate) = &recipe.eval.gate {
+            // a suite that cannot be asked is told now, not after the run
+            suites(std::slice::from_ref(&gate.suite))?;
+            open_policy(gate.policy.as_deref())?;
         }
         let opened = Opened::new(args, &recipe)?;
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet)?;
@@ -125,6 +137,9 @@ impl Opened {
             digests: true,
             quiet: args.quiet,
         })?;
+        if recipe.export.contains(&Export::MergedSafetensors) && merge::is_gguf(&loaded.path) {
+            return Err(Error::NoCheckpoint { base: loaded.path }.into());
+        }
         let inputs = loaded.inputs()?.to_vec();
         let LoadedModel { decoder, tokenizer, path: base, .. } = loaded;
         let spec =

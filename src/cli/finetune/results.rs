@@ -10,7 +10,7 @@ use crate::cli::{machine, merge, term};
 use crate::error::Failure;
 use crate::finetune::recipe::{AdapterKind, Export, Quantization};
 use crate::finetune::run::Outcome;
-use crate::model::export;
+use crate::model::export::{self, Stored};
 use crate::provenance::{
     self, Content, DataLicence, Draft, FinetuneSettings, Licences, OutputRole, Started, licence_beside,
     licence_of_model, sha256_of_file,
@@ -65,12 +65,14 @@ pub fn export(
         if !judged.passed {
             return Ok(Exported { paths: Vec::new(), verdict, code });
         }
-        // what was made for the gate alone
-        for name in [ADAPTER, MERGED].into_iter().filter(|name| !names.iter().any(|kept| kept == name)) {
-            let path = staged.file(name);
-            if path.exists() {
-                std::fs::remove_dir_all(&path).map_err(io())?;
-            }
+    }
+    // what was made for the gate or to be quantized
+    for name in [ADAPTER, MERGED].into_iter().filter(|name| !names.iter().any(|kept| kept == name)) {
+        let path = staged.file(name);
+        if path.is_file() {
+            std::fs::remove_file(&path).map_err(io())?;
+        } else if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(io())?;
         }
     }
     staged.commit().map_err(io())?;
@@ -121,13 +123,10 @@ fn write(
                 names.push(MERGED.to_owned());
             }
             (Export::MergedGguf(quantization), _) => {
-                let merged = write_merged(prepared, outcome, staged)?;
                 let name = format!("model-{}.gguf", quantization.to_lowercase());
                 let how = merge::How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+                let merged = write_merged(prepared, outcome, staged)?;
                 merge::quantize(&merged, quantization, &staged.file(&name), &how)?;
-                if !recipe.export.contains(&Export::MergedSafetensors) && recipe.eval.gate.is_none() {
-                    std::fs::remove_dir_all(&merged).map_err(export::Error::io(&merged, "remove"))?;
-                }
                 names.push(name);
             }
             // the recipe's reader lets no adapter be exported that there is not
@@ -147,7 +146,7 @@ fn write_adapter(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> 
     Ok(path)
 }
 
-/// Writes the merged checkpoint unless it is there.
+/// Writes the merged model unless it is there: a checkpoint's directory, or of a GGUF a GGUF.
 fn write_merged(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<PathBuf, Failure> {
     let path = staged.file(MERGED);
     if path.exists() {
@@ -155,27 +154,23 @@ fn write_merged(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> R
     }
     let (model, isa) = (&prepared.model, prepared.model.decoder().compute().isa);
     let changes = match &prepared.spec {
-        Some(spec) => export::Changes::of_adapter(spec, model.parameters(), &outcome.params),
+        Some(spec) => export::Changes::of_adapter(spec, model.parameters(), &outcome.params)?,
         None => export::Changes::of_weights(model.parameters(), &outcome.params),
     };
-    export::write_merged(&path, &prepared.base, &changes, isa)?;
+    merge::write_merged(&path, &prepared.base, &changes, Stored::F32, isa)?;
     Ok(path)
 }
 
-/// Returns what the gate measures: the adapter where the decoder can apply it, else the merged model.
+/// Returns what the gate measures: the adapter, or the model all of whose weights were trained.
 fn candidate(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<Candidate, Failure> {
-    let adapter = &prepared.recipe.adapter;
-    let is_plain = adapter.low_rank.as_ref().is_some_and(|low_rank| low_rank.modules_to_save.is_empty());
-    Ok(match adapter.kind {
-        AdapterKind::Lora | AdapterKind::Rslora if is_plain => {
-            Candidate::Adapter(write_adapter(prepared, outcome, staged)?)
-        }
-        _ => Candidate::Model(write_merged(prepared, outcome, staged)?),
+    Ok(match prepared.spec {
+        Some(_) => Candidate::Adapter(write_adapter(prepared, outcome, staged)?),
+        None => Candidate::Model(write_merged(prepared, outcome, staged)?),
     })
 }
 
 /// Returns what a manifest says of the files written: of directories the tensors.
-fn outputs(paths: &[PathBuf]) -> Result<Vec<provenance::Output>, Failure> {
+pub fn outputs(paths: &[PathBuf]) -> Result<Vec<provenance::Output>, Failure> {
     let mut outputs = Vec::new();
     for path in paths {
         let name = path.file_name().unwrap_or_default();

@@ -38,8 +38,14 @@ pub enum Error {
     #[error("{path}: `{name}` is stored as {dtype}, into which nothing can be merged")]
     Dtype { path: PathBuf, name: String, dtype: String },
 
-    #[error("{path}: is no checkpoint's directory; only one of safetensors can be merged into")]
+    #[error("{path}: is no checkpoint's directory, and only one of safetensors becomes one")]
     NotACheckpoint { path: PathBuf },
+
+    #[error("{path}: is no GGUF")]
+    NotAGguf { path: PathBuf },
+
+    #[error("{path}: a {class} has no output apart from its embedding, into which one could be merged")]
+    AlwaysTied { path: PathBuf, class: &'static str },
 
     #[error("{path}: exists already")]
     Exists { path: PathBuf },
@@ -67,11 +73,12 @@ impl Diagnostic for Error {
             }
             Error::Dtype { .. } => "take the model in F32, F16 or BF16".into(),
             Error::NotACheckpoint { .. } => {
-                "take the model that the GGUF was made of, or the adapter beside it (`--adapter`)".into()
+                "a GGUF can be merged into a GGUF, or take the model it was made of".into()
             }
+            Error::AlwaysTied { .. } => "the adapter can be used beside the model (`--adapter`)".into(),
             Error::Exists { .. } => "--force replaces it".into(),
             Error::NotForGguf { .. } => "take peft or a merged form".into(),
-            Error::Io { .. } | Error::BadConfig { .. } => return None,
+            Error::Io { .. } | Error::BadConfig { .. } | Error::NotAGguf { .. } => return None,
         })
     }
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::Error;
+use super::gguf_merge::to_gguf;
 use super::merge::f32_dtype;
-use super::{Error, merge};
-use crate::model::arch::{self, Row, Transform};
+use crate::model::arch::{self, Row};
 use crate::model::config::ModelConfig;
 use crate::model::names::{Kind, Patterns};
+use crate::model::peft::PREFIX;
 use crate::model::train::{LowRankSpec, ParameterInfo};
+use crate::tensor::TensorDecl;
 use crate::tensor::gguf::{GgufWriter, Metadata, Value, WriteOptions};
-use crate::tensor::{RowMap, TensorDecl};
 
 /// A pair of one expert, or of the whole tensor.
 struct Half<'a> {
@@ -86,12 +88,12 @@ fn pairs<'a>(
     let mut pairs = Pairs::new();
     let not_for = |name: &str| Error::NotForGguf { name: name.to_owned() };
     for info in parameters {
-        let name = info.name.strip_prefix(merge::PREFIX).unwrap_or(&info.name);
+        let name = info.name.strip_prefix(PREFIX).unwrap_or(&info.name);
         if name.ends_with(".lora_B.weight") {
             continue;
         }
         let module = name.strip_suffix(".lora_A.weight").ok_or_else(|| not_for(name))?;
-        let other = format!("{}{module}.lora_B.weight", merge::PREFIX);
+        let other = format!("{}{module}.lora_B.weight", PREFIX);
         let b = parameters.iter().find(|info| info.name == other).ok_or_else(|| not_for(name))?;
         let weight = format!("{module}.weight");
         let (row, layer, expert) = match patterns.classify(&weight) {
@@ -124,12 +126,7 @@ fn rows_of_b(row: &Row, config: &ModelConfig, half: &Half<'_>, alpha: f32) -> Ve
         own if own == half.scale => 1.0,
         own => half.scale / own,
     };
-    let map = match row.transform {
-        Transform::InterleaveQ | Transform::InterleaveK => {
-            RowMap::Deinterleave { head_dim: config.head_dim }.inverse()
-        }
-        _ => RowMap::Identity,
-    };
+    let map = to_gguf(row, config);
     let n_rows = half.b.len() / half.rank;
     let row_of = |row: usize| &half.b[map.source_of(row) * half.rank..][..half.rank];
     (0..n_rows).flat_map(row_of).map(|value| value * ratio).collect()

@@ -5,42 +5,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde_json::{Value as Json, json};
 
 use super::Error;
 use crate::kernel::Isa;
+use crate::model::arch;
+use crate::model::config::ModelConfig;
 use crate::model::error::Error as ModelError;
+use crate::model::peft::{Adapter, Pair, Values};
 use crate::model::train::{LowRankSpec, ParameterInfo};
 use crate::tensor::safetensors::{SafeTensors, SafeTensorsWriter};
-use crate::tensor::{Dtype, StagedDir, TensorDecl, TensorInfo, TensorSource, format};
+use crate::tensor::{Dtype, RowMap, StagedDir, TensorDecl, TensorInfo, TensorSource, format};
 
 /// What becomes of weights, by the names of their tensors in a checkpoint.
-#[derive(Default)]
 pub struct Changes {
     by_name: HashMap<String, Change>,
     /// For messages: where they are from.
     origin: PathBuf,
+    /// Whether embedding and output, where they are one matrix, become two if one changes: an adapter's do, as in PEFT.
+    parts_embedding: bool,
 }
 
-enum Change {
+/// What becomes of a tensor.
+pub(super) enum Change {
     Replaced { shape: Vec<usize>, values: Vec<f32> },
     Added(Pair),
 }
-
-/// A pair of low rank.
-#[derive(Default)]
-struct Pair {
-    /// `[r, in]`
-    a: Vec<f32>,
-    /// `[out, r]`
-    b: Vec<f32>,
-    rank: usize,
-    scale: f32,
-    /// Norms of the rows of the sum (arXiv:2402.09353).
-    magnitude: Option<Vec<f32>>,
-}
-
-/// What PEFT puts before a module's name.
-pub(super) const PREFIX: &str = "base_model.model.";
 
 impl Changes {
     /// Returns new values of weights.
@@ -49,113 +39,139 @@ impl Changes {
             let (shape, values) = (info.shape.clone(), params[info.range.clone()].to_vec());
             (info.name.clone(), Change::Replaced { shape, values })
         };
-        Changes { by_name: parameters.iter().map(replaced).collect(), origin: "the trained weights".into() }
+        let by_name = parameters.iter().map(replaced).collect();
+        Changes { by_name, origin: "the trained weights".into(), parts_embedding: false }
     }
 
     /// Returns what an adapter in memory adds.
     ///
-    /// # Panics
-    /// If the parameters are not those of an adapter of that specification.
-    pub fn of_adapter(spec: &LowRankSpec, parameters: &[ParameterInfo], params: &[f32]) -> Changes {
-        let tensors = parameters
-            .iter()
-            .map(|info| (info.name.clone(), info.shape.clone(), params[info.range.clone()].to_vec()));
-        Changes::of_tensors(spec, tensors, "the adapter".into()).expect("a spec that parameters were made of")
+    /// Errors if the parameters are not those of an adapter of that specification.
+    pub fn of_adapter(
+        spec: &LowRankSpec,
+        parameters: &[ParameterInfo],
+        params: &[f32],
+    ) -> Result<Changes, Error> {
+        let values = |info: &ParameterInfo| Values {
+            name: info.name.clone(),
+            shape: info.shape.clone(),
+            values: params[info.range.clone()].to_vec(),
+        };
+        let tensors = parameters.iter().map(values).collect();
+        Changes::new(Adapter::new(spec, tensors, "the adapter".into())?)
     }
 
     /// Reads an adapter directory of PEFT.
     ///
     /// Errors if it cannot be read, or is of a kind that is not merged.
     pub fn open(dir: &Path, isa: Isa) -> Result<Changes, Error> {
-        let spec = super::peft::read_spec(dir)?;
-        let path = dir.join("adapter_model.safetensors");
-        let source = SafeTensors::open_file(&path)?;
-        let mut tensors = Vec::new();
-        for info in source.tensors() {
-            tensors.push((info.name.clone(), info.shape.clone(), read(&source, info, isa)?));
-        }
-        Changes::of_tensors(&spec, tensors.into_iter(), path)
+        Changes::new(Adapter::open(dir, isa)?)
     }
 
-    fn of_tensors(
-        spec: &LowRankSpec,
-        tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
-        origin: PathBuf,
-    ) -> Result<Changes, Error> {
-        let mut pairs: HashMap<String, Pair> = HashMap::new();
+    fn new(adapter: Adapter) -> Result<Changes, Error> {
+        let Adapter { path: origin, pairs, whole } = adapter;
         let mut by_name = HashMap::new();
-        for (full, shape, values) in tensors {
-            let name = full.strip_prefix(PREFIX).unwrap_or(&full);
-            if let Some(module) = name.strip_suffix(".lora_A.weight") {
-                entry(&mut pairs, module, spec)?.a = values;
-            } else if let Some(module) = name.strip_suffix(".lora_B.weight") {
-                entry(&mut pairs, module, spec)?.b = values;
-            } else if let Some(module) = magnitude_of(name) {
-                entry(&mut pairs, module, spec)?.magnitude = Some(values);
-            } else {
-                by_name.insert(name.to_owned(), Change::Replaced { shape, values });
-            }
+        for (name, Values { shape, values, .. }) in whole {
+            by_name.insert(name, Change::Replaced { shape, values });
         }
         for (module, pair) in pairs {
-            if pair.a.is_empty() || pair.b.is_empty() {
-                let half = if pair.a.is_empty() { "lora_A" } else { "lora_B" };
-                let why = format!("`{module}` lacks its {half}");
+            let shapes = (&pair.a.shape[..], &pair.b.shape[..]);
+            let ranks = (pair.a.shape.first(), pair.b.shape.get(1));
+            if shapes.0.len() != 2 || shapes.1.len() != 2 || ranks != (Some(&pair.rank), Some(&pair.rank)) {
+                let why = format!(
+                    "`{module}` has pairs of shape {:?} and {:?}, and its rank is {}",
+                    shapes.0, shapes.1, pair.rank
+                );
+                return Err(Error::BadConfig { path: origin, why });
+            }
+            if let Some(magnitude) = pair.magnitude.as_ref().filter(|m| m.shape != [pair.b.shape[0]]) {
+                let why = format!("`{}` has shape {:?}", magnitude.name, magnitude.shape);
                 return Err(Error::BadConfig { path: origin, why });
             }
             by_name.insert(format!("{module}.weight"), Change::Added(pair));
         }
-        Ok(Changes { by_name, origin })
+        Ok(Changes { by_name, origin, parts_embedding: true })
     }
 
-    fn shape(&self, name: &str, path: &Path, found: &[usize], expected: &[usize]) -> Error {
+    /// Returns the changes by name.
+    pub(super) fn sorted(&self) -> Vec<(&str, &Change)> {
+        let mut all: Vec<_> = self.by_name.iter().map(|(name, change)| (name.as_str(), change)).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// Returns whether embedding and output become two where they are one and one changes.
+    pub(super) fn parts_embedding(&self) -> bool {
+        self.parts_embedding
+    }
+
+    pub(super) fn no_such(&self, name: &str, base: &Path) -> Error {
+        Error::NoSuchTensor { path: self.origin.clone(), name: name.to_owned(), base: base.to_owned() }
+    }
+
+    pub(super) fn shape(&self, name: &str, base: &Path, found: &[usize], expected: &[usize]) -> Error {
         Error::Shape {
             path: self.origin.clone(),
             name: name.to_owned(),
-            base: path.to_owned(),
+            base: base.to_owned(),
             found: found.to_vec(),
             expected: expected.to_vec(),
         }
     }
 
-    /// Errors if a change fits no tensor of the base.
-    fn check(&self, base: &dyn TensorSource) -> Result<(), Error> {
-        let known: HashMap<&str, &TensorInfo> =
-            base.tensors().iter().map(|info| (info.name.as_str(), info)).collect();
-        let mut names: Vec<&String> = self.by_name.keys().collect();
-        names.sort_unstable();
-        for name in names {
-            let Some(info) = known.get(name.as_str()) else {
-                let (path, base) = (self.origin.clone(), base.path().to_owned());
-                return Err(Error::NoSuchTensor { path, name: name.clone(), base });
-            };
+    pub(super) fn check_finite(&self, name: &str, values: &[f32]) -> Result<(), Error> {
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(()),
+            false => {
+                let why = format!("`{name}` merged is not finite");
+                Err(Error::BadConfig { path: self.origin.clone(), why })
+            }
+        }
+    }
+
+    /// Errors if a change fits no tensor of the base; `parted` is one that the base does not have.
+    fn check(&self, base: &SafeTensors, parted: Option<&TensorInfo>) -> Result<(), Error> {
+        for (name, change) in self.sorted() {
+            let own = parted.filter(|_| name == HEAD);
+            let info = base.find(name).or(own).ok_or_else(|| self.no_such(name, base.path()))?;
             if !info.dtype.can_decode() || !info.dtype.can_encode() || !is_float(info.dtype) {
                 let (path, dtype) = (base.path().to_owned(), info.dtype.name().to_owned());
-                return Err(Error::Dtype { path, name: name.clone(), dtype });
+                return Err(Error::Dtype { path, name: name.to_owned(), dtype });
             }
-            let found = match &self.by_name[name] {
-                Change::Replaced { shape, .. } => shape.clone(),
-                Change::Added(pair) => vec![pair.b.len() / pair.rank, pair.a.len() / pair.rank],
-            };
+            let found = change.shape();
             if found != info.shape {
                 return Err(self.shape(name, base.path(), &found, &info.shape));
             }
         }
         Ok(())
     }
+
+    /// Returns the embedding that a tied model's output is made of, if the two have to become two.
+    ///
+    /// Errors if the architecture's output is its embedding always.
+    fn parted<'s>(&self, base: &'s SafeTensors, config: &Path) -> Result<Option<&'s TensorInfo>, Error> {
+        let changed = |name: &str| self.by_name.contains_key(name);
+        if !self.parts_embedding || (!changed(HEAD) && !changed(EMBEDDING)) {
+            return Ok(None);
+        }
+        let class = arch::class_of(&json(config)?, config)?;
+        if !ModelConfig::from_hf(&json(config)?, config)?.tied_embeddings {
+            return Ok(None);
+        }
+        if class.arch.flags.drops_output {
+            return Err(Error::AlwaysTied { path: config.to_owned(), class: class.name });
+        }
+        base.find(EMBEDDING).map(Some).ok_or_else(|| self.no_such(EMBEDDING, base.path()))
+    }
 }
 
-fn entry<'p>(
-    pairs: &'p mut HashMap<String, Pair>,
-    module: &str,
-    spec: &LowRankSpec,
-) -> Result<&'p mut Pair, Error> {
-    let pair = pairs.entry(module.to_owned()).or_default();
-    (pair.rank, pair.scale) = spec.rank_and_scale(module)?;
-    Ok(pair)
-}
+/// Names of the matrices that tied models share.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
-fn magnitude_of(name: &str) -> Option<&str> {
-    name.strip_suffix(".lora_magnitude_vector").or_else(|| name.strip_suffix(".lora_magnitude_vector.weight"))
+fn json(path: &Path) -> Result<Json, Error> {
+    let text = fs::read(path).map_err(Error::io(path, "read"))?;
+    let bad = |error: serde_json::Error| Error::BadConfig { path: path.to_owned(), why: error.to_string() };
+    serde_json::from_slice(&text).map_err(bad)
 }
 
 fn is_float(dtype: Dtype) -> bool {
@@ -165,7 +181,8 @@ fn is_float(dtype: Dtype) -> bool {
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
 /// A weight is decoded, the change added in f32, and the sum rounded once to the type it had. Everything else, tokenizer,
-/// templates and settings included, is copied as it is. A base without weights (of random initialisation) gets all of them, in
+/// templates and settings included, is copied as it is; if a tied model's output was trained apart from the embedding, it becomes a
+/// tensor of its own, and config.json says so. A base without weights (of random initialisation) gets all of them, in
 /// F32.
 ///
 /// Errors if the base is no checkpoint of safetensors, if a change fits no tensor of it, and if something cannot be
@@ -176,49 +193,54 @@ pub fn write_merged(path: &Path, base: &Path, changes: &Changes, isa: Isa) -> Re
     }
     let staged = StagedDir::create(path).map_err(Error::io(path, "write"))?;
     let has_weights = files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors"));
+    copy_others(&staged, base)?;
     match has_weights {
         true => {
             let source = SafeTensors::open_dir(base)?;
-            changes.check(&source)?;
+            let parted = changes.parted(&source, &base.join("config.json"))?;
+            changes.check(&source, parted)?;
             for shard in 0..source.files().len() {
-                write_shard(&staged, &source, shard, changes, isa)?;
+                write_shard(&staged, &source, shard, changes, parted, isa)?;
+            }
+            if let Some(embedding) = parted {
+                part_settings(&staged, &source, embedding)?;
             }
         }
         false => write_new(&staged, changes).map_err(Error::io(path, "write"))?,
     }
-    copy_others(&staged, base)?;
     staged.commit().map_err(Error::io(path, "write"))
 }
 
+/// Writes a file of tensors; the output behind the embedding that it is made of, if it was none of its own.
 fn write_shard(
     staged: &StagedDir,
     source: &SafeTensors,
     shard: usize,
     changes: &Changes,
+    parted: Option<&TensorInfo>,
     isa: Isa,
 ) -> Result<(), Error> {
-    let file = source.files()[shard].clone();
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let own: Vec<&TensorInfo> = source.tensors().iter().filter(|info| info.shard == shard).collect();
-    let decls: Vec<TensorDecl> = own
-        .iter()
-        .map(|info| TensorDecl { name: info.name.clone(), shape: info.shape.clone(), dtype: info.dtype })
-        .collect();
+    let name = file_name(source, shard);
+    let own = source.tensors().iter().filter(|info| info.shard == shard);
+    let mut outputs: Vec<(&str, &TensorInfo)> = own.map(|info| (info.name.as_str(), info)).collect();
+    let added = parted.filter(|embedding| embedding.shard == shard && source.find(HEAD).is_none());
+    outputs.extend(added.map(|embedding| (HEAD, embedding)));
+    let decl = |(name, info): &(&str, &TensorInfo)| TensorDecl {
+        name: (*name).to_owned(),
+        shape: info.shape.clone(),
+        dtype: info.dtype,
+    };
+    let decls: Vec<TensorDecl> = outputs.iter().map(decl).collect();
     let metadata = source.metadata(shard).iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let mut writer = SafeTensorsWriter::create(&staged.file(&name), metadata, &decls, false)?;
-    for info in own {
-        match changes.by_name.get(&info.name) {
+    for (name, info) in outputs {
+        match changes.by_name.get(name) {
             None => writer.write(source.bytes(info)?)?,
             Some(change) => {
                 let mut values = read(source, info, isa)?;
-                change.apply(&mut values);
-                if values.iter().any(|value| !value.is_finite()) {
-                    let why = format!("`{}` merged is not finite", info.name);
-                    return Err(Error::BadConfig { path: changes.origin.clone(), why });
-                }
-                let mut bytes = vec![0; source.bytes(info)?.len()];
-                info.dtype.encode(isa, &values, values.len().max(1), None, &mut bytes);
-                writer.write(&bytes)?;
+                change.apply(&mut values, RowMap::Identity);
+                changes.check_finite(name, &values)?;
+                writer.write(&encode(isa, info.dtype, &values, values.len()))?;
             }
         }
     }
@@ -226,22 +248,78 @@ fn write_shard(
     Ok(())
 }
 
+/// Says in what was copied that the output is no longer the embedding: in config.json, and in the shards' index if there is one.
+fn part_settings(staged: &StagedDir, source: &SafeTensors, embedding: &TensorInfo) -> Result<(), Error> {
+    let rewrite = |name: &str, change: &dyn Fn(&mut Json)| -> Result<(), Error> {
+        let path = staged.file(name);
+        if path.is_file() {
+            let mut value = json(&path)?;
+            change(&mut value);
+            fs::write(&path, format!("{value:#}\n")).map_err(Error::io(&path, "write"))?;
+        }
+        Ok(())
+    };
+    rewrite("config.json", &|config| {
+        config["tie_word_embeddings"] = json!(false);
+        if let Some(text) = config.get_mut("text_config").filter(|text| text.is_object()) {
+            text["tie_word_embeddings"] = json!(false);
+        }
+    })?;
+    rewrite("model.safetensors.index.json", &|index| {
+        let is_new = index["weight_map"].get(HEAD).is_none();
+        index["weight_map"][HEAD] = json!(file_name(source, embedding.shard));
+        if let Some(total) = index["metadata"]["total_size"].as_u64().filter(|_| is_new) {
+            index["metadata"]["total_size"] = json!(total + embedding.n_bytes);
+        }
+    })
+}
+
+fn file_name(source: &SafeTensors, shard: usize) -> String {
+    source.files()[shard].file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Returns values in a type, rows of `columns` by rows.
+pub(super) fn encode(isa: Isa, dtype: Dtype, values: &[f32], columns: usize) -> Vec<u8> {
+    let row_bytes = columns / dtype.block_len() * dtype.block_bytes();
+    let mut bytes = vec![0; values.len() / columns.max(1) * row_bytes];
+    let rows = bytes.par_chunks_mut(row_bytes.max(1)).zip(values.par_chunks(columns.max(1)));
+    rows.for_each(|(bytes, values)| dtype.encode(isa, values, columns, None, bytes));
+    bytes
+}
+
 impl Change {
-    fn apply(&self, weight: &mut [f32]) {
+    /// Returns the shape of the tensor it is of.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        match self {
+            Change::Replaced { shape, .. } => shape.clone(),
+            Change::Added(pair) => vec![pair.b.shape[0], pair.a.shape[1]],
+        }
+    }
+
+    /// Changes a tensor that has its rows in another order than a checkpoint.
+    pub(super) fn apply(&self, weight: &mut [f32], order: RowMap) {
         let pair = match self {
-            Change::Replaced { values, .. } => return weight.copy_from_slice(values),
+            Change::Replaced { shape, values } => {
+                let columns = shape.get(1).copied().unwrap_or(1);
+                for (row, weight) in weight.chunks_exact_mut(columns.max(1)).enumerate() {
+                    weight.copy_from_slice(&values[order.source_of(row) * columns..][..columns]);
+                }
+                return;
+            }
             Change::Added(pair) => pair,
         };
-        let columns = pair.a.len() / pair.rank;
-        weight.par_chunks_mut(columns).enumerate().for_each(|(row, weight)| {
+        let columns = pair.a.shape[1];
+        weight.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, weight)| {
+            let row = order.source_of(row);
             let mut delta = vec![0.0f32; columns];
-            for (b, a) in pair.b[row * pair.rank..][..pair.rank].iter().zip(pair.a.chunks_exact(columns)) {
+            let b = &pair.b.values[row * pair.rank..][..pair.rank];
+            for (b, a) in b.iter().zip(pair.a.values.chunks_exact(columns)) {
                 delta.iter_mut().zip(a).for_each(|(delta, a)| *delta = b.mul_add(*a, *delta));
             }
             weight.iter_mut().zip(&delta).for_each(|(weight, delta)| *weight += pair.scale * delta);
             if let Some(magnitude) = &pair.magnitude {
                 let norm = weight.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-                let gain = (f64::from(magnitude[row]) / norm) as f32;
+                let gain = (f64::from(magnitude.values[row]) / norm) as f32;
                 weight.iter_mut().for_each(|value| *value *= gain);
             }
         });

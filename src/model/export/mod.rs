@@ -2,10 +2,12 @@
 
 mod error;
 mod gguf_lora;
+mod gguf_merge;
 mod merge;
 mod peft;
 
 pub use error::Error;
 pub use gguf_lora::write_gguf_adapter;
+pub use gguf_merge::{Stored, write_merged_gguf};
 pub use merge::{Changes, tensor_files, write_merged};
-pub use peft::{peft_config, read_spec, write_peft};
+pub use peft::{peft_config, write_peft};

@@ -84,51 +84,21 @@ impl Putter<'_> {
             self.part(part, linear);
         }
         for adapter in &group.adapters {
-            let parts = &group.parts[adapter.parts.clone()];
-            let linears = &mut to[adapter.parts.clone()];
-            match &adapter.magnitude {
-                None => self.pair(adapter, &group.parts, linears),
-                Some(_) => self.scaled(adapter, &group.parts, parts, linears)?,
-            }
+            self.pair(adapter, &group.parts, &mut to[adapter.parts.clone()])?;
         }
         Ok(())
     }
 
-    fn pair(&self, adapter: &Adapter, all: &[Part], linears: &mut [&mut Linear]) {
+    fn pair(&self, adapter: &Adapter, all: &[Part], linears: &mut [&mut Linear]) -> Result<(), Error> {
+        let gains = adapter.magnitude.as_ref().map(|_| dora::gains(self.pass, adapter, all)).transpose()?;
+        let mut first = 0;
         for (range, linear) in adapter.b_ranges(all).into_iter().zip(linears) {
             let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
             let a = Matrix::of_values(self.values.clone(), adapter.a.start, adapter.rank, cols);
             let b = Matrix::of_values(self.values.clone(), range.start, rows, adapter.rank);
-            linear.low_rank = Some(Arc::new(LowRank::new(a, b, adapter.scale)));
-        }
-    }
-
-    /// Merges a DoRA pair: `g (W + s B A)` in f32, since a decoder adds pairs and scales nothing.
-    fn scaled(
-        &self,
-        adapter: &Adapter,
-        all: &[Part],
-        parts: &[Part],
-        linears: &mut [&mut Linear],
-    ) -> Result<(), Error> {
-        let gains = dora::gains(self.pass, adapter, all)?;
-        let (rank, params) = (adapter.rank, self.pass.params);
-        let a = &params[adapter.a.clone()];
-        let mut at = 0;
-        for ((part, range), linear) in parts.iter().zip(adapter.b_ranges(all)).zip(linears) {
-            let weight = &part.base.weight;
-            let (rows, cols) = (weight.rows(), weight.cols());
-            let mut merged = vec![0.0; rows * cols];
-            for (i, row) in merged.chunks_exact_mut(cols).enumerate() {
-                weight.decode_row(self.pass.compute.isa, i, row);
-                let b = &params[range.clone()][i * rank..(i + 1) * rank];
-                for (b, a) in b.iter().zip(a.chunks_exact(cols)) {
-                    row.iter_mut().zip(a).for_each(|(w, a)| *w += adapter.scale * b * a);
-                }
-                row.iter_mut().for_each(|w| *w *= gains[at + i]);
-            }
-            linear.weight = Matrix::of_values(Arc::new(Values(merged)), 0, rows, cols);
-            at += rows;
+            let own = gains.as_ref().map(|gains| gains[first..first + rows].into());
+            linear.low_rank = Some(Arc::new(LowRank::new(a, b, adapter.scale, own)));
+            first += rows;
         }
         Ok(())
     }

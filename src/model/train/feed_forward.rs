@@ -7,7 +7,7 @@ use super::linear::{Back, Group, Low, one};
 use super::pass::Pass;
 use crate::kernel::dropout::RowPlace;
 use crate::model::config::Experts;
-use crate::model::moe::route;
+use crate::model::moe::rows_of_experts;
 use crate::nn;
 
 /// `down(act(gate(x)) * up(x))`
@@ -145,14 +145,7 @@ fn mixture(
     let config = settings(pass)?;
     let (logits, router_lows) = router.forward(pass, x, places)?;
     let probabilities = nn::softmax(pass.compute, &one(logits)?)?; // [T, E]
-    let mut rows_of: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
-    nn::with_values(&probabilities, |probabilities| {
-        for (row, probabilities) in probabilities.chunks_exact(experts.len()).enumerate() {
-            for (expert, weight) in route(probabilities, config) {
-                rows_of[expert].push((row, weight));
-            }
-        }
-    })?;
+    let rows_of = rows_of_experts(&probabilities, config)?;
     let mut y = vec![0.0; x.elem_count()];
     let mut saved = Vec::with_capacity(experts.len());
     for (mlp, rows) in experts.iter().zip(rows_of) {

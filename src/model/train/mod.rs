@@ -161,8 +161,7 @@ impl Trainable {
         Trainable::new(random::decoder(config_path, seed, options)?, &Method::Full)
     }
 
-    /// Returns the decoder with these parameters: what inference after training computes. A DoRA pair is merged into its
-    /// matrix in f32.
+    /// Returns the decoder with these parameters: what inference after training computes.
     ///
     /// # Panics
     /// If there are not as many parameters.

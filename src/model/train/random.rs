@@ -7,12 +7,11 @@ use serde_json::Value as Json;
 
 use crate::kernel::philox::{Philox, Purpose};
 use crate::kernel::product::Values;
-use crate::kernel::{Compute, Matrix, math64};
+use crate::kernel::{Matrix, math64};
 use crate::model::arch::{self, Arch, Presence, Role};
-use crate::model::batch::Ropes;
-use crate::model::decoder::{Decoder, LoadOptions};
+use crate::model::decoder::{self, Decoder, LoadOptions};
 use crate::model::weights::{FeedForward, Layer, Linear, Mlp, Vector, Weights};
-use crate::model::{Error, ModelConfig, RopeScaling};
+use crate::model::{Error, ModelConfig};
 
 /// Returns a decoder of the sizes in a config.json, its matrices drawn from a normal distribution of standard deviation
 /// `initializer_range` (0.02 if config.json has none), norms 1, biases 0: as transformers begins.
@@ -25,9 +24,7 @@ pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> R
     let json: Json =
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
     let config = ModelConfig::from_hf(&json, &path)?;
-    if let RopeScaling::Unsupported(kind) = &config.rope.scaling {
-        return Err(Error::RopeKind { path, kind: kind.clone() });
-    }
+    let compute = decoder::compute(&config, &path, options)?;
     let spread = json.get("initializer_range").and_then(Json::as_f64).unwrap_or(0.02);
     let is_on = |key: &str| json.get(key).and_then(Json::as_bool) == Some(true);
     let arch = arch::by_gguf_name(config.arch, &path)?;
@@ -35,15 +32,7 @@ pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> R
     let stream = Philox::new(seed, Purpose::Initial);
     let mut drawer = Drawer { config: &config, stream, spread, next: 0, biases };
     let weights = drawer.weights();
-    let compute = Compute::new(options.isa, options.threads).map_err(|source| Error::Threads { source })?;
-    Ok(Decoder {
-        ropes: Ropes::new(&config),
-        context: options.context.unwrap_or(config.context_length),
-        config,
-        weights,
-        compute: Arc::new(compute),
-        mode: options.mode,
-    })
+    Ok(Decoder::assembled(config, weights, compute, options))
 }
 
 /// Which biases a model has: those its architecture always has, and those that config.json asks for.

@@ -1,0 +1,228 @@
+//! Adapter directories of PEFT (0.21), read: adapter_config.json and adapter_model.safetensors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::Error;
+use super::mapper::is_integer;
+use super::train::LowRankSpec;
+use crate::kernel::Isa;
+use crate::tensor::safetensors::SafeTensors;
+use crate::tensor::{TensorInfo, TensorSource};
+
+/// What PEFT puts before a module's name.
+pub(super) const PREFIX: &str = "base_model.model.";
+
+/// Settings of PEFT's LoraConfig that change what an adapter computes, and that are not known here.
+const UNKNOWN: [&str; 13] = [
+    "lora_bias",
+    "fan_in_fan_out",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "trainable_token_indices",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "ensure_weight_tying",
+];
+
+/// A tensor of an adapter.
+pub(super) struct Values {
+    /// In the adapter's file.
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// A pair of low rank beside a module.
+pub(super) struct Pair {
+    /// `[rank, in]`, if its shape is right
+    pub a: Values,
+    /// `[out, rank]`
+    pub b: Values,
+    /// Norms of the rows of the sum (DoRA, arXiv:2402.09353): `[out]`
+    pub magnitude: Option<Values>,
+    pub rank: usize,
+    pub scale: f32,
+}
+
+/// What an adapter does to a model, by the names of the model's modules.
+pub(super) struct Adapter {
+    /// Where it is from.
+    pub path: PathBuf,
+    pub pairs: BTreeMap<String, Pair>,
+    /// Tensors trained whole, by their names in a checkpoint.
+    pub whole: BTreeMap<String, Values>,
+}
+
+impl Adapter {
+    /// Reads a directory.
+    ///
+    /// Errors if it cannot be read, asks for what is not known here, or lacks a part of a pair.
+    pub fn open(dir: &Path, isa: Isa) -> Result<Adapter, Error> {
+        let spec = read_spec(dir)?;
+        let path = dir.join("adapter_model.safetensors");
+        let source = SafeTensors::open_file(&path)?;
+        let tensors = source.tensors().iter().map(|info| values(&source, info, isa));
+        let tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
+        Adapter::new(&spec, tensors, path)
+    }
+
+    /// Sorts tensors by what they are for.
+    ///
+    /// Errors if a part of a pair is missing, or there is nothing.
+    pub fn new(spec: &LowRankSpec, tensors: Vec<Values>, path: PathBuf) -> Result<Adapter, Error> {
+        type Parts = [Option<Values>; 3];
+        let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut whole = BTreeMap::new();
+        for tensor in tensors {
+            let name = tensor.name.strip_prefix(PREFIX).unwrap_or(&tensor.name).to_owned();
+            let ends = [
+                ".lora_A.weight",
+                ".lora_B.weight",
+                ".lora_magnitude_vector",
+                ".lora_magnitude_vector.weight",
+            ];
+            match ends.iter().enumerate().find_map(|(i, end)| Some((i, name.strip_suffix(end)?))) {
+                Some((i, module)) => parts.entry(module.to_owned()).or_default()[i.min(2)] = Some(tensor),
+                None => drop(whole.insert(name, tensor)),
+            }
+        }
+        let missing = |name: String, detail: &str| {
+            Err(Error::MissingTensor { path: path.clone(), name, detail: detail.to_owned() })
+        };
+        if parts.is_empty() && whole.is_empty() {
+            return missing("*.lora_A.weight".to_owned(), ": the adapter adapts nothing");
+        }
+        let mut pairs = BTreeMap::new();
+        for (module, parts) in parts {
+            let [a, b, magnitude] = parts;
+            let (a, b) = match (a, b) {
+                (Some(a), Some(b)) => (a, b),
+                (None, _) => return missing(module, ": its `lora_A`"),
+                (_, None) => return missing(module, ": its `lora_B`"),
+            };
+            match &magnitude {
+                None if spec.use_dora => return missing(module, ": its `lora_magnitude_vector`"),
+                Some(extra) if !spec.use_dora => {
+                    let expected = "true: the adapter has magnitudes";
+                    let (key, found) = ("use_dora".to_owned(), format!("false (`{}`)", extra.name));
+                    return Err(Error::BadValue { path, key, found, expected });
+                }
+                _ => {}
+            }
+            let (rank, scale) = spec.rank_and_scale(&module).map_err(|error| Error::BadValue {
+                path: path.clone(),
+                key: "rank_pattern".to_owned(),
+                found: error.to_string(),
+                expected: "regular expressions of module names",
+            })?;
+            pairs.insert(module, Pair { a, b, magnitude, rank, scale });
+        }
+        Ok(Adapter { path, pairs, whole })
+    }
+}
+
+/// Reads a tensor; errors if it is of no type of numbers with a fraction.
+pub(super) fn values(source: &dyn TensorSource, info: &TensorInfo, isa: Isa) -> Result<Values, Error> {
+    if !info.dtype.can_decode() || is_integer(info.dtype) {
+        let (path, name) = (source.path().to_path_buf(), info.name.clone());
+        return Err(Error::UnreadableDtype { path, name, dtype: info.dtype.name().to_owned() });
+    }
+    let mut values = vec![0.0; info.n_elements()];
+    info.dtype.decode(isa, source.bytes(info)?, &mut values);
+    Ok(Values { name: info.name.clone(), shape: info.shape.clone(), values })
+}
+
+/// Reads adapter_config.json; which modules it targets, the tensors say.
+///
+/// Errors if it cannot be read, or asks for what is not known here.
+pub(super) fn read_spec(dir: &Path) -> Result<LowRankSpec, Error> {
+    let path = dir.join("adapter_config.json");
+    let text = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let json = serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let config = Config { json, path: &path };
+    config.check()?;
+    let rank = |(name, rank): (String, f64)| Ok((name, config.rank("rank_pattern", rank)?));
+    let spec = LowRankSpec {
+        lora_alpha: config.number("lora_alpha")?,
+        rank_pattern: config.patterns("rank_pattern")?.into_iter().map(rank).collect::<Result<_, Error>>()?,
+        alpha_pattern: config.patterns("alpha_pattern")?,
+        use_rslora: config.flag("use_rslora"),
+        use_dora: config.flag("use_dora"),
+        ..LowRankSpec::new(config.rank("r", config.number("r")?)?)
+    };
+    Ok(spec)
+}
+
+/// adapter_config.json.
+struct Config<'a> {
+    json: Json,
+    path: &'a Path,
+}
+
+impl Config<'_> {
+    /// Errors on a setting that is not known here and not off.
+    fn check(&self) -> Result<(), Error> {
+        if self.json.get("peft_type").and_then(Json::as_str) != Some("LORA") {
+            return Err(self.bad("peft_type", "\"LORA\""));
+        }
+        let is_off = |value: &Json| match value {
+            Json::Null | Json::Bool(false) => true,
+            Json::Array(list) => list.is_empty(),
+            Json::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        for key in UNKNOWN {
+            if self.json.get(key).is_some_and(|value| !is_off(value)) {
+                return Err(self.bad(key, "left out: this kind of adapter is not known"));
+            }
+        }
+        match self.json.get("bias") {
+            Some(bias) if bias.as_str() != Some("none") => Err(self.bad("bias", "\"none\"")),
+            _ => Ok(()),
+        }
+    }
+
+    fn bad(&self, key: &str, expected: &'static str) -> Error {
+        let mut found = self.json.get(key).map_or_else(|| "missing".to_owned(), Json::to_string);
+        if found.chars().count() > 60 {
+            found = found.chars().take(57).collect::<String>() + "...";
+        }
+        Error::BadValue { path: self.path.to_path_buf(), key: key.to_owned(), found, expected }
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.json.get(key) == Some(&Json::Bool(true))
+    }
+
+    fn number(&self, key: &str) -> Result<f64, Error> {
+        self.json.get(key).and_then(Json::as_f64).ok_or_else(|| self.bad(key, "a number"))
+    }
+
+    fn rank(&self, key: &str, rank: f64) -> Result<usize, Error> {
+        match (1.0..=65_535.0).contains(&rank) && rank.fract() == 0.0 {
+            true => Ok(rank as usize),
+            false => Err(self.bad(key, "a rank of 1 or more")),
+        }
+    }
+
+    /// Returns the values of patterns, each a regular expression.
+    fn patterns(&self, key: &str) -> Result<Vec<(String, f64)>, Error> {
+        let entries = self.json.get(key).and_then(Json::as_object).into_iter().flatten();
+        let entry = |(pattern, value): (&String, &Json)| {
+            if fancy_regex::Regex::new(pattern).is_err() {
+                return Err(self.bad(key, "regular expressions of module names"));
+            }
+            let value = value.as_f64().ok_or_else(|| self.bad(key, "numbers"))?;
+            Ok((pattern.clone(), value))
+        };
+        entries.map(entry).collect()
+    }
+}
