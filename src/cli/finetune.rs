@@ -8,6 +8,7 @@ mod results;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
@@ -18,7 +19,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::finetune::recipe::OnForgetting;
 use crate::finetune::report;
 use crate::finetune::run::{self, Ended, Forgetting, Job, Outcome};
-use crate::provenance::Started;
+use crate::provenance::{self, Started};
 
 use prepare::Prepared;
 use progress::Progress;
@@ -127,14 +128,59 @@ impl Diagnostic for Error {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let started = Started::now();
+    // from here on a signal is a wish to end well
     let interrupted = interrupt_flag();
     let prepared = Prepared::new(args)?;
     if args.plan {
         return plan::run(args, &prepared).map(|()| ExitCode::SUCCESS);
     }
+    let (outcome, exported) = train(args, &prepared, started, &interrupted)?;
+    print(args, &outcome, &exported)?;
+    Ok(exported.code)
+}
+
+/// A run that is made once more.
+pub struct Again {
+    pub recipe: PathBuf,
+    pub out: PathBuf,
+    pub threads: Option<u16>,
+    pub isa: Option<String>,
+    pub quiet: bool,
+}
+
+/// Makes a run once more, without network, manifest or words on stdout; returns what a manifest says of its outputs.
+pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
+    let Again { recipe, out, threads, isa, quiet } = again;
+    let args = Args {
+        recipe,
+        set: SetArgs { set: Vec::new() },
+        out: Some(out),
+        resume: false,
+        plan: false,
+        compute: None,
+        threads,
+        isa,
+        offline: true,
+        no_manifest: true,
+        json: false,
+        quiet,
+    };
+    let interrupted = interrupt_flag();
+    let prepared = Prepared::new(&args)?;
+    let (_, exported) = train(&args, &prepared, Started::now(), &interrupted)?;
+    results::outputs(&exported.paths)
+}
+
+/// Trains and writes the result.
+fn train(
+    args: &Args,
+    prepared: &Prepared,
+    started: Started,
+    interrupted: &AtomicBool,
+) -> Result<(Outcome, results::Exported), Failure> {
     let dir = args.out.clone().or_else(|| prepared.recipe.output.clone());
     let dir = dir.ok_or_else(|| Error::NoOutput { recipe: args.recipe.clone() })?;
-    plan::check_fits(&prepared)?;
+    plan::check_fits(prepared)?;
     let job = Job {
         recipe: &prepared.recipe,
         model: &prepared.model,
@@ -143,20 +189,19 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         dir: &dir,
         model_sha256: &prepared.model_sha256,
         resume: args.resume,
-        interrupted: &interrupted,
+        interrupted,
     };
     let mut progress = Progress::new(args.quiet);
     let outcome = run::run(&job, &mut progress);
     progress.finish();
     let outcome = outcome?;
-    write_report(&prepared, &outcome, &dir)?;
+    write_report(prepared, &outcome, &dir)?;
     if outcome.ended == Ended::Interrupted {
         return Err(Error::Interrupted { steps: outcome.steps, total: outcome.total_steps, dir }.into());
     }
-    check_forgetting(&prepared, &outcome, args.quiet)?;
-    let exported = results::export(args, &prepared, &outcome, &dir, started)?;
-    print(args, &outcome, &exported)?;
-    Ok(exported.code)
+    check_forgetting(prepared, &outcome, args.quiet)?;
+    let exported = results::export(args, prepared, &outcome, &dir, started)?;
+    Ok((outcome, exported))
 }
 
 /// Writes the report of the run so far.

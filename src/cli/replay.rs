@@ -3,6 +3,7 @@
 mod compare;
 mod inputs;
 mod rerun;
+mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,8 +94,8 @@ pub enum ReplayError {
     #[error("the manifest's `directory` is `{name}`, which is no directory's name")]
     BadDirectory { name: String },
 
-    #[error("a fine-tuning run is not replayed")]
-    Finetune,
+    #[error("{}: named in the manifest's recipe, and no input `{role}` of it", .path.display())]
+    NotAnInput { path: PathBuf, role: &'static str },
 
     #[error("{dir}: cannot make a temporary directory")]
     Work {
@@ -121,9 +122,6 @@ impl Diagnostic for ReplayError {
             ReplayError::NotAPair { .. } => {
                 "write the manifest's path and the new one: `--input a.jsonl=/data/a.jsonl`".into()
             }
-            ReplayError::Finetune => {
-                "run its recipe (`job.settings.recipe`) with `lctl finetune`; --check compares what is on disk".into()
-            }
             ReplayError::NoSuchInput { known, .. } => format!("its inputs are: {}", known.join(", ")),
             ReplayError::Changed(_) => {
                 "bring back the bytes that the manifest speaks of, or make the artefact anew".into()
@@ -137,9 +135,9 @@ impl Diagnostic for ReplayError {
                     path.display()
                 )
             }
-            ReplayError::NoSuchData { .. } | ReplayError::BadDirectory { .. } => {
-                "was the manifest edited?".into()
-            }
+            ReplayError::NoSuchData { .. }
+            | ReplayError::BadDirectory { .. }
+            | ReplayError::NotAnInput { .. } => "was the manifest edited?".into(),
             ReplayError::Work { .. } => "name a directory that can be written with --work DIR".into(),
             ReplayError::Unread { .. } => return None,
         })
@@ -178,7 +176,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
                 Job::Quantize(settings) => rerun::quantize(&manifest, settings, &places, &how)?,
                 Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
                 Job::Gate(_) => rerun::gate(&manifest, &places, &how)?,
-                Job::Finetune(_) => return Err(ReplayError::Finetune.into()),
+                Job::Finetune(settings) => train::finetune(&manifest, settings, &places, &how)?,
             }
         }
     };

@@ -2,6 +2,7 @@
 //! refused.
 
 mod eval;
+mod finetune;
 mod hostile;
 mod quantize;
 

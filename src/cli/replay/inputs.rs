@@ -118,6 +118,10 @@ impl Places {
             let given = self.given(input);
             let path = Path::new(&given);
             match input.role {
+                // of a model that began with random weights
+                Role::Model if path.file_name().is_some_and(|name| name == "config.json") => {
+                    now.push(InputFiles::of_file(input.role, None, path));
+                }
                 Role::Model => {
                     let roles = [Role::Model, Role::ModelFiles];
                     now.extend(InputFiles::of_model(&given, &self.model(input), roles)?);

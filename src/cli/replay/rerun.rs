@@ -136,12 +136,12 @@ fn read(path: &Path) -> Result<String, ReplayError> {
     std::fs::read_to_string(path).map_err(|source| unread(path, source))
 }
 
-fn unread(path: &Path, source: std::io::Error) -> ReplayError {
+pub(super) fn unread(path: &Path, source: std::io::Error) -> ReplayError {
     ReplayError::Unread { path: path.to_owned(), source }
 }
 
 /// Returns a directory that goes when it is dropped.
-fn work_dir(how: &How) -> Result<TempDir, ReplayError> {
+pub(super) fn work_dir(how: &How) -> Result<TempDir, ReplayError> {
     let dir = how.work.map_or_else(std::env::temp_dir, Path::to_owned);
     let made = tempfile::Builder::new().prefix("lctl-replay-").tempdir_in(&dir);
     made.map_err(|source| ReplayError::Work { dir, source })
