@@ -5,18 +5,18 @@ use serde_json::json;
 use super::progress::PullProgress;
 use super::term;
 use crate::error::Failure;
-use crate::hub::{self, ModelId, Options, Selection};
+use crate::hub::{self, RepoId, Options, Selection};
 
-/// Download a model into the local cache
+/// Download a model or a data set into the local cache
 ///
-/// Takes the safetensors weights, the configuration and the tokenizer; never pickle files (.bin, .pt, ...),
-/// which run code when they are loaded. Interrupted downloads resume; every file's digest is checked.
+/// Takes the safetensors weights, the configuration and the tokenizer; of a data set (datasets/ORG/NAME) the JSON, CSV, TSV,
+/// Parquet and text files and the card; never pickle files (.bin, .pt, ...), which run code when they are loaded. Interrupted downloads resume; every file's digest is checked.
 /// Prints the snapshot directory on stdout.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model on the hub; without @REVISION its branch `main`
+    /// Model on the hub, or a data set as datasets/ORG/NAME; without @REVISION its branch `main`
     #[arg(value_name = "ORG/NAME[@REVISION]")]
-    model: String,
+    id: String,
 
     /// Take only files that match this pattern, instead of the default set (repeatable; `*` crosses `/`)
     #[arg(long, value_name = "GLOB")]
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let id: ModelId = args.model.parse()?;
+    let id: RepoId = args.id.parse()?;
     let selection = Selection::new(&args.include, &args.exclude)?;
     let mut options = Options::from_env();
     options.offline |= args.offline;

@@ -1,9 +1,11 @@
-//! The MODEL argument: a path, or a hub id.
+//! The MODEL argument: a path, or a hub id; and the files on a hub that suites name.
 
 use std::path::{Path, PathBuf};
 
 use super::progress::PullProgress;
 use crate::error::{Diagnostic, Failure, nearest};
+use crate::eval::run::{Purpose, RunOptions, hub_files};
+use crate::eval::suite::Suite;
 use crate::hub;
 
 /// A path argument that names nothing.
@@ -39,6 +41,25 @@ pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
     options.offline |= offline;
     let mut progress = PullProgress::new(argument);
     Ok(hub::resolve(argument, &options, &mut |event| progress.show(event))?)
+}
+
+/// Fills in where the suites' files on a hub lie here: from the cache, or fetched unless offline. Their digests are checked.
+///
+/// Talks on stderr when a hub is asked.
+pub fn find_hub_files(
+    suites: &[Suite],
+    options: &mut RunOptions,
+    purpose: Purpose,
+    offline: bool,
+) -> Result<(), Failure> {
+    let mut hub = hub::Options::from_env();
+    hub.offline |= offline;
+    for file in hub_files(suites, options, purpose) {
+        let mut progress = PullProgress::new(&file.id.to_string());
+        let path = file.resolve(&hub, &mut |event| progress.show(event))?;
+        options.hub.insert(file, path);
+    }
+    Ok(())
 }
 
 /// `models/tiny` with a local folder `models` is a mistyped path, not a repository of an organization `models`.

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use serde_json::{Value as Json, json};
 
 use super::eval::data_files;
+use super::source::find_hub_files;
 use super::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::audit::{TaskAudit, audit};
 use crate::eval::contamination::Runs;
-use crate::eval::run::{DataSets, RunOptions, check_names};
+use crate::eval::run::{DataSets, Purpose, RunOptions, check_names};
 use crate::eval::suite::Suite;
 
 /// Look at suites without a model: what they ask, what is wrong with them, what a training set gives away
@@ -46,9 +47,8 @@ struct ListArgs {
 struct ShowArgs {
     suite: PathBuf,
 
-    /// File of one of the suite's data sets
-    #[arg(long, value_name = "NAME=FILE")]
-    data: Vec<String>,
+    #[command(flatten)]
+    data: DataArgs,
 
     /// Print JSON
     #[arg(long)]
@@ -66,9 +66,20 @@ struct ValidateArgs {
     #[arg(required = true)]
     suites: Vec<PathBuf>,
 
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+/// Where the data is.
+#[derive(clap::Args)]
+struct DataArgs {
     /// File of one of the suites' data sets
     #[arg(long, value_name = "NAME=FILE")]
     data: Vec<String>,
+
+    /// Open no connection: data on a hub has to be in the cache (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Look for a suite's documents in training files
@@ -83,9 +94,8 @@ struct OverlapArgs {
     #[arg(required = true)]
     files: Vec<PathBuf>,
 
-    /// File of one of the suite's data sets
-    #[arg(long, value_name = "NAME=FILE")]
-    data: Vec<String>,
+    #[command(flatten)]
+    data: DataArgs,
 
     /// Print JSON
     #[arg(long)]
@@ -121,8 +131,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::List(args) => list(&args)?,
         Command::Show(args) => {
-            let (suite, options) = (Suite::open(&args.suite)?, options(&args.data)?);
-            check_names(std::slice::from_ref(&suite), &options)?;
+            let suite = Suite::open(&args.suite)?;
+            let options = args.data.options(std::slice::from_ref(&suite), Purpose::Look)?;
             let audits = audit(&suite, &options)?;
             match args.json {
                 true => term::out_json(&show::json(&suite, &audits))?,
@@ -135,8 +145,15 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(data: &[String]) -> Result<RunOptions, Failure> {
-    Ok(RunOptions { data: data_files(data)?, ..RunOptions::default() })
+impl DataArgs {
+    /// Returns where the suites' data is; errors on names that no suite has.
+    fn options(&self, suites: &[Suite], purpose: Purpose) -> Result<RunOptions, Failure> {
+        let few_shot = (purpose == Purpose::Run).then_some(0);
+        let mut options = RunOptions { data: data_files(&self.data)?, few_shot, ..RunOptions::default() };
+        check_names(suites, &options)?;
+        find_hub_files(suites, &mut options, purpose, self.offline)?;
+        Ok(options)
+    }
 }
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
@@ -172,8 +189,7 @@ pub(super) fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), E
 
 fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     let suites = args.suites.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let options = options(&args.data)?;
-    check_names(&suites, &options)?;
+    let options = args.data.options(&suites, Purpose::Look)?;
     let mut n = 0;
     for suite in &suites {
         let audits = audit(suite, &options)?;
@@ -188,6 +204,7 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
                 "{}: {tasks} tasks, {documents} documents, nothing wrong\n",
                 suite.path.display()
             ))?;
+            term::out(&show::hub_files(&audits))?;
         }
     }
     if n > 0 {
@@ -205,8 +222,8 @@ pub(super) fn asked(suite: &Suite) -> Vec<&str> {
 }
 
 fn overlap(args: &OverlapArgs) -> Result<ExitCode, Failure> {
-    let (suite, options) = (Suite::open(&args.suite)?, options(&args.data)?);
-    check_names(std::slice::from_ref(&suite), &options)?;
+    let suite = Suite::open(&args.suite)?;
+    let options = args.data.options(std::slice::from_ref(&suite), Purpose::Run)?;
     let mut sets = DataSets::default();
     let mut rows = Vec::new();
     for name in asked(&suite) {

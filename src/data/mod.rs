@@ -23,7 +23,7 @@ pub mod scan;
 pub mod shingles;
 mod split;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -56,3 +56,43 @@ pub fn tokenizer(dir: &Path, template: Option<&str>, adds_bos: bool) -> Tokenize
     std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
     Tokenizer::open(dir).unwrap()
 }
+
+/// Two rows: a text that may be missing, a number, and a list of messages.
+#[cfg(feature = "parquet")]
+pub fn parquet_bytes() -> Vec<u8> {
+    use std::sync::Arc;
+
+    use ::parquet::basic::Compression;
+    use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use ::parquet::file::properties::WriterProperties;
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+
+    let schema = "message schema {
+        optional binary prompt (STRING);
+        required int64 n;
+        optional group messages (LIST) { repeated group list { optional group element {
+            required binary role (STRING); optional binary content (STRING);
+        } } }
+    }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let text = |text: &str| ByteArray::from(text);
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[text("größe")], Some(&[1, 0]), None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[7, -1], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let roles = [text("user"), text("assistant")];
+    column.typed::<ByteArrayType>().write_batch(&roles, Some(&[3, 3, 0]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[text("hi")], Some(&[4, 3, 0]), Some(&[0, 1, 0])).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}

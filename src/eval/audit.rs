@@ -10,6 +10,7 @@ use super::stats::power::design_effect;
 use super::suite::{Suite, TaskSpec};
 use super::task::Ask;
 use crate::data::shingles::{Alike, alike, texts_of, words};
+use crate::hub::DatasetFile;
 
 /// Words of the runs that near-duplicates are told by.
 pub const RUN: usize = 5;
@@ -34,6 +35,8 @@ pub struct TaskAudit {
     /// Distinct right answers.
     pub answers: usize,
     pub findings: Vec<Finding>,
+    /// Files on a hub that documents and examples were taken from.
+    pub hub: Vec<DatasetFile>,
 }
 
 /// Something wrong.
@@ -57,7 +60,11 @@ pub fn audit(suite: &Suite, options: &RunOptions) -> Result<Vec<TaskAudit>, Erro
         // tasks that ask the same documents otherwise would find the same near-duplicates again
         let cluster = task.cluster.as_ref().map(|of| of.source().to_owned());
         let is_new = compared.insert((task.data.clone(), from.map(str::to_owned), cluster));
-        audits.push(audit_task(task, &data, examples.as_deref(), is_new));
+        let on_hub = |name| suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
+        let mut audit = audit_task(task, &data, examples.as_deref(), is_new);
+        audit.hub = [Some(task.data.as_str()), from].into_iter().flatten().filter_map(on_hub).map(|hub| hub.file.clone()).collect();
+        audit.hub.dedup();
+        audits.push(audit);
     }
     Ok(audits)
 }
@@ -82,6 +89,7 @@ fn audit_task(task: &TaskSpec, data: &DataSet, examples: Option<&DataSet>, is_ne
         type_name: task.task_type.name,
         data: data.path.to_path_buf(),
         sha256: data.sha256.clone(),
+        hub: Vec::new(),
         documents: data.documents.len(),
         clusters,
         characters: read.characters,

@@ -4,6 +4,7 @@ mod cti_taa;
 mod cybermetric;
 mod json;
 mod mmlu;
+mod parquet;
 mod separated;
 mod text;
 
@@ -33,6 +34,8 @@ pub struct Format {
     pub name: &'static str,
     /// One line for docs and hints.
     pub about: &'static str,
+    /// Whether its files are UTF-8.
+    pub is_text: bool,
     /// Names of further files it needs; `--data SET.PART=FILE` gives them.
     pub parts: &'static [&'static str],
     read: fn(&Input) -> Result<Rows, Error>,
@@ -49,6 +52,7 @@ pub static FORMATS: &[Format] = &[
     mmlu::FORMAT,
     cybermetric::FORMAT,
     cti_taa::FORMAT,
+    parquet::FORMAT,
 ];
 
 /// Rows, each with the line it begins on.
@@ -62,6 +66,8 @@ pub fn format(name: &str) -> Option<&'static Format> {
 /// What a reader gets.
 struct Input<'a> {
     path: &'a Path,
+    bytes: &'a [u8],
+    /// Of a format that is no text, empty.
     text: &'a str,
     options: &'a Options,
     /// The texts of the format's parts, in their order.
@@ -113,6 +119,9 @@ pub enum Error {
 
     #[error("{path}: no rows")]
     Empty { path: PathBuf },
+
+    #[error(transparent)]
+    Container(#[from] crate::data::Error),
 }
 
 impl Error {
@@ -129,6 +138,7 @@ impl Diagnostic for Error {
                 Some("this is another version of the data: scores would not compare".into())
             }
             Error::Empty { .. } => Some("is the format right? does `where` drop every row?".into()),
+            Error::Container(source) => source.hint(),
             _ => None,
         }
     }
@@ -154,25 +164,27 @@ pub fn read_with_parts(
     options: &Options,
     files: &[(&str, PathBuf)],
 ) -> Result<DataSet, Error> {
-    let (text, mut sha256) = read_text(path)?;
+    let (bytes, mut sha256) = read_bytes(path)?;
     if let Some(expected) = options.sha256.as_ref().filter(|expected| **expected != sha256) {
         let expected = expected.clone();
         return Err(Error::OtherDigest { path: path.to_owned(), found: sha256, expected });
     }
+    let text = if format.is_text { text_of(path, &bytes)? } else { "" };
     let mut parts = Vec::new();
     let mut digests = Sha256::new();
     digests.update(&sha256);
     for part in format.parts {
         let file = files.iter().find(|(name, _)| name == part).map(|(_, file)| file.clone());
         let file = file.ok_or_else(|| Error::NoPart { path: path.to_owned(), part })?;
-        let (text, sha256) = read_text(&file)?;
+        let (bytes, sha256) = read_bytes(&file)?;
+        let text = text_of(&file, &bytes)?.to_owned();
         digests.update(&sha256);
         parts.push(Part { path: file, text });
     }
     if !parts.is_empty() {
         sha256 = hex(&digests.finalize());
     }
-    let input = Input { path, text: &text, options, parts: &parts };
+    let input = Input { path, bytes: &bytes, text, options, parts: &parts };
     let mut rows = (format.read)(&input)?;
     for (line, row) in &mut rows {
         rename(&input, *line, row)?;
@@ -190,16 +202,20 @@ pub fn read_with_parts(
     Ok(DataSet { path, sha256, documents })
 }
 
-/// Returns a file's text, and the SHA-256 of its bytes.
-fn read_text(path: &Path) -> Result<(String, String), Error> {
+/// Returns a file's bytes, and their SHA-256.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let sha256 = hex(&Sha256::digest(&bytes));
-    let text = std::str::from_utf8(&bytes).map_err(|error| Error::NotUtf8 {
+    Ok((bytes, sha256))
+}
+
+/// Returns a file's bytes as text; a byte order mark is no part of the first row.
+fn text_of<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, Error> {
+    let text = std::str::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
         path: path.to_owned(),
-        line: line_at(&bytes, error.valid_up_to()),
+        line: line_at(bytes, error.valid_up_to()),
     })?;
-    // a byte order mark is no part of the first row
-    Ok((text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(), sha256))
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {

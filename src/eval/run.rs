@@ -22,8 +22,9 @@ use super::stats::mean_interval;
 use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
 use super::task::{Ask, Inquiry, Outcome, Scores};
 use super::template::Template;
+use crate::hub::DatasetFile;
 
-pub use data_sets::{DataSets, check_names};
+pub use data_sets::{DataSets, Purpose, check_names, hub_files};
 use digest::PromptsDigest;
 pub use error::Error;
 use shots::ShotPool;
@@ -40,6 +41,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// Files of data sets by name.
     pub data: HashMap<String, PathBuf>,
+    /// Where files on a hub lie here ([`hub_files`] says which are needed).
+    pub hub: HashMap<DatasetFile, PathBuf>,
 }
 
 /// Renders the messages of a chat up to where the model answers.

@@ -14,7 +14,7 @@ use super::task::{TASK_TYPES, Task, TaskType, task_type, template};
 use super::template::Template;
 use crate::yaml::{self, Fields, Node};
 
-pub use data_spec::DataSpec;
+pub use data_spec::{DataSpec, OnHub, Source};
 pub use gate_keys::GateKeys;
 
 /// The version of suite files that this program reads.

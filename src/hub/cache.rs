@@ -1,5 +1,6 @@
 //! The local cache, in `huggingface_hub`'s layout:
-//! `models--ORG--NAME/refs/REVISION` holds a commit, `snapshots/COMMIT/PATH` links to `blobs/DIGEST`.
+//! `models--ORG--NAME/refs/REVISION` (`datasets--…` of data sets) holds a commit, `snapshots/COMMIT/PATH` links to
+//! `blobs/DIGEST`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,14 +8,14 @@ use std::path::{Component, Path, PathBuf};
 
 use super::id::{is_commit, is_hex};
 use super::select::is_weights;
-use super::{Error, ModelId, Origin, Pulled, PulledFile, Selection};
+use super::{Error, Origin, Pulled, PulledFile, RepoId, RepoKind, Selection};
 
 /// Index files larger than this are not read.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// Returns the repository's folder in the cache.
-pub fn repository_dir(cache_dir: &Path, id: &ModelId) -> PathBuf {
-    cache_dir.join(format!("models--{}--{}", id.org, id.name))
+pub fn repository_dir(cache_dir: &Path, id: &RepoId) -> PathBuf {
+    cache_dir.join(format!("{}--{}--{}", id.kind.plural(), id.org, id.name))
 }
 
 /// What the cache holds of a revision.
@@ -26,7 +27,7 @@ pub enum Cached {
     Present(Snapshot),
 }
 
-/// A snapshot directory, and what a model needs that is not in it.
+/// A snapshot directory, and what a model needs that is not in it (of a data set nothing).
 pub struct Snapshot {
     pub commit: String,
     pub dir: PathBuf,
@@ -43,7 +44,7 @@ impl Cached {
     }
 
     /// Returns the error that says what is missing.
-    pub fn offline_error(&self, id: &ModelId, cache_dir: &Path) -> Error {
+    pub fn offline_error(&self, id: &RepoId, cache_dir: &Path) -> Error {
         let missing = match self {
             Cached::Absent { what } => what.clone(),
             Cached::Present(snapshot) => first_few(&snapshot.missing),
@@ -61,7 +62,7 @@ fn first_few(names: &[String]) -> String {
 }
 
 /// Returns what the cache holds of `id`, by its refs; opens no connection.
-pub fn lookup(cache_dir: &Path, id: &ModelId) -> Result<Cached, Error> {
+pub fn lookup(cache_dir: &Path, id: &RepoId) -> Result<Cached, Error> {
     let repository = repository_dir(cache_dir, id);
     if !repository.is_dir() {
         return Ok(Cached::Absent { what: format!("the repository {}", id.repository()) });
@@ -80,7 +81,11 @@ pub fn lookup(cache_dir: &Path, id: &ModelId) -> Result<Cached, Error> {
     if !dir.is_dir() {
         return Ok(Cached::Absent { what: format!("the snapshot of commit {commit}") });
     }
-    let missing = missing_files(&dir)?;
+    let missing = match id.kind {
+        RepoKind::Model => missing_files(&dir)?,
+        // nothing says which files a data set must have
+        RepoKind::Dataset => Vec::new(),
+    };
     Ok(Cached::Present(Snapshot { commit, dir, missing }))
 }
 
@@ -144,11 +149,11 @@ fn list(dir: &Path) -> Result<Vec<String>, Error> {
 
 impl Snapshot {
     /// Returns the report of a pull that found everything here.
-    pub fn report(&self, id: &ModelId, selection: &Selection) -> Result<Pulled, Error> {
+    pub fn report(&self, id: &RepoId, selection: &Selection) -> Result<Pulled, Error> {
         let names = list(&self.dir)?;
         let paths: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut files = Vec::new();
-        for path in selection.split(&paths).0 {
+        for path in selection.split(id.kind, &paths).0 {
             let pointer = self.dir.join(path);
             let bytes = fs::metadata(&pointer).map_err(io(&pointer, "read"))?.len();
             files.push(PulledFile {

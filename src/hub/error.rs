@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::RepoKind;
 use crate::error::Diagnostic;
 
 /// An error of `lctl pull`, or of a hub id given as a model.
@@ -22,6 +23,15 @@ pub enum Error {
 
     #[error("{id} is not in the cache, and this build of lctl cannot download")]
     NoNetwork { id: String },
+
+    #[error("{}, and {id}: {file} is not in the cache {cache_dir}", no_network(.is_offline))]
+    FileNotCached { id: String, file: String, cache_dir: PathBuf, is_offline: bool },
+
+    #[error("{id}@{commit}: has no file {file}")]
+    NoSuchFile { id: String, commit: String, file: String, examples: Vec<String> },
+
+    #[error("{id}: {file}: SHA-256 is {found}, but the suite expects {expected}")]
+    OtherContent { id: String, file: String, expected: String, found: String },
 
     #[error("{id}: the hub has no such repository, or hides it from this token")]
     RepositoryNotFound { id: String, has_token: bool },
@@ -63,28 +73,64 @@ pub enum Error {
     },
 }
 
+fn no_network(is_offline: &bool) -> &'static str {
+    match is_offline {
+        true => "offline",
+        false => "this build of lctl cannot download",
+    }
+}
+
+/// Returns what a message calls the repository of an id.
+fn what(id: &str) -> &'static str {
+    match id.starts_with(RepoKind::Dataset.prefix()) {
+        true => "the data set",
+        false => "the model",
+    }
+}
+
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Error::InvalidId { .. } => "an id is ORG/NAME or ORG/NAME@REVISION, e.g. Qwen/Qwen3-0.6B@main".into(),
+            Error::InvalidId { .. } => "an id is ORG/NAME or ORG/NAME@REVISION, e.g. Qwen/Qwen3-0.6B@main; of a data set datasets/ORG/NAME".into(),
             Error::InvalidPattern { .. } => "`*` matches any run of characters, `?` one, `[abc]` one of a set".into(),
             Error::NotCached { id, .. } => format!(
                 "on a machine with network run `lctl pull {id}`, or unset HF_HUB_OFFLINE and leave out --offline"
             ),
             Error::NoNetwork { .. } => {
-                "build with `cargo build --release --features hub`, or copy the model into the cache".into()
+                "build with `cargo build --release --features hub`, or copy the repository into the cache".into()
             }
+            Error::FileNotCached { id, file, is_offline, .. } => {
+                let unless = match is_offline {
+                    true => "leave out --offline and HF_HUB_OFFLINE",
+                    false => "build with `--features hub`",
+                };
+                format!(
+                    "on a machine with network run `lctl pull {id} --include '{file}'` and copy the cache, or {unless}; \
+                     or give a copy of the file with --data NAME=FILE"
+                )
+            }
+            Error::NoSuchFile { examples, .. } if examples.is_empty() => return None,
+            Error::NoSuchFile { examples, .. } => format!("it has e.g. {}", examples.join(", ")),
+            Error::OtherContent { id, file, .. } => format!(
+                "if the cache is damaged, `lctl pull {id} --include '{file}' --verify` fetches the file anew; else this is \
+                 another version of the data: scores would not compare"
+            ),
             Error::RepositoryNotFound { has_token: false, .. } => {
-                "check the spelling; for a private model set HF_TOKEN".into()
+                "check the spelling; for a private repository set HF_TOKEN".into()
             }
             Error::RepositoryNotFound { .. } => "check the spelling, and that the token may read it".into(),
             Error::RevisionNotFound { .. } => "a revision is a branch, a tag or a 40-digit commit".into(),
             Error::Refused { gated: true, id, endpoint, .. } => format!(
-                "the model is gated: accept its terms at {endpoint}/{} and set HF_TOKEN",
+                "{} is gated: accept its terms at {endpoint}/{} and set HF_TOKEN",
+                what(id),
                 id.split('@').next().unwrap_or(id)
             ),
-            Error::Refused { has_token: false, .. } => "set HF_TOKEN to a token that may read the model".into(),
-            Error::Refused { .. } => "the token is wrong, expired, or lacks read access to this model".into(),
+            Error::Refused { has_token: false, id, .. } => {
+                format!("set HF_TOKEN to a token that may read {}", what(id))
+            }
+            Error::Refused { id, .. } => {
+                format!("the token is wrong, expired, or lacks read access to {}", what(id))
+            }
             Error::UnsafePath { .. } | Error::Malformed { .. } => {
                 "nothing was written for it; check HF_ENDPOINT, and do not trust this hub".into()
             }

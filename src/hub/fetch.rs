@@ -8,14 +8,16 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{check_path, io, repository_dir};
 use super::git_oid::Sha1;
-use super::id::is_commit;
+use super::id::{hex, is_commit};
 use super::remote::{Listed, Remote};
-use super::select::is_weights;
-use super::{Error, Event, ModelId, Observer, Options, Origin, Pulled, PulledFile, Selection, SkippedFile};
+use super::select::{is_data, is_weights};
+use super::{
+    Error, Event, Observer, Options, Origin, Pulled, PulledFile, RepoId, RepoKind, Selection, SkippedFile,
+};
 
 /// Downloads the selected files of `id` into the cache.
 pub fn pull(
-    id: &ModelId,
+    id: &RepoId,
     selection: &Selection,
     options: &Options,
     observer: &mut Observer,
@@ -54,7 +56,7 @@ fn warn_of_clear_text(options: &Options, observer: &mut Observer) {
 
 /// Returns the files to take, small ones first so that a broken pull leaves the index that tells what is missing.
 fn choose(
-    id: &ModelId,
+    id: &RepoId,
     selection: &Selection,
     commit: &str,
     listed: Vec<Listed>,
@@ -65,20 +67,23 @@ fn choose(
         return Err(Error::UnsafePath { id: id.to_string(), path: file.path.escape_debug().to_string() });
     }
     let paths: Vec<&str> = listed.iter().map(|file| file.path.as_str()).collect();
-    let (taken, left) = selection.split(&paths);
+    let (taken, left) = selection.split(id.kind, &paths);
     let find = |path: &str| listed.iter().find(|file| file.path == path).cloned();
     let mut chosen: Vec<Listed> = taken.into_iter().filter_map(find).collect();
-    let enough =
-        if selection.is_explicit() { !chosen.is_empty() } else { chosen.iter().any(|f| is_weights(&f.path)) };
-    if !enough {
-        let wanted = if selection.is_explicit() { "matched by --include" } else { "a *.safetensors file" };
-        let gguf = paths.iter().filter(|path| path.ends_with(".gguf")).take(3);
+    let (is_main, wanted): (fn(&str) -> bool, _) = match id.kind {
+        _ if selection.is_explicit() => (|_| true, "matched by --include"),
+        RepoKind::Model => (is_weights, "a *.safetensors file"),
+        RepoKind::Dataset => (is_data, "JSON, CSV, TSV, Parquet or text"),
+    };
+    if !chosen.iter().any(|file| is_main(&file.path)) {
+        let readable = |path: &&&str| path.ends_with(".gguf") || id.kind == RepoKind::Dataset && is_data(path);
+        let examples = paths.iter().filter(readable).take(3);
         return Err(Error::NothingSelected {
             id: id.repository(),
             commit: commit.to_owned(),
             count: listed.len(),
             wanted: wanted.to_owned(),
-            examples: gguf.map(|path| path.to_string()).collect(),
+            examples: examples.map(|path| path.to_string()).collect(),
         });
     }
     chosen.sort_by(|a, b| (is_weights(&a.path), &a.path).cmp(&(is_weights(&b.path), &b.path)));
@@ -277,7 +282,7 @@ impl Hasher {
 
     fn hex(self) -> String {
         match self {
-            Hasher::Sha256(hasher) => hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            Hasher::Sha256(hasher) => hex(&hasher.finalize()),
             Hasher::GitBlob(hasher) => hasher.hex(),
         }
     }

@@ -1,13 +1,40 @@
-//! Hub ids: `ORG/NAME[@REVISION]`, checked before they become paths or URLs.
+//! Hub ids: `ORG/NAME[@REVISION]` of a model, `datasets/ORG/NAME[@REVISION]` of a data set, checked before they become
+//! paths or URLs.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Error;
 
-/// A model repository on a hub and the revision asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelId {
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RepoKind {
+    Model,
+    Dataset,
+}
+
+impl RepoKind {
+    /// Returns what stands before ORG/NAME in ids and in a hub's addresses.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            RepoKind::Model => "",
+            RepoKind::Dataset => "datasets/",
+        }
+    }
+
+    /// Returns the word that the cache's folder names begin with, and the hub's interface uses.
+    pub fn plural(self) -> &'static str {
+        match self {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        }
+    }
+}
+
+/// A repository on a hub and the revision asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RepoId {
+    pub kind: RepoKind,
     pub org: String,
     pub name: String,
     /// Branch, tag or 40-digit commit; `None` stands for `main`.
@@ -21,12 +48,13 @@ const MAX_REVISION: usize = 200;
 /// Files a user may name that would otherwise read as `ORG/NAME`.
 const FILE_ENDINGS: [&str; 8] = [".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth", ".model", ".dat"];
 
-/// Returns true if `text` has the form of a hub id and not of a file name.
+/// Returns true if `text` has the form of a model's hub id and not of a file name.
 ///
 /// Purely by its letters: the caller checks first that no such path exists.
 pub fn looks_like_id(text: &str) -> bool {
     let lower = text.to_lowercase();
-    text.parse::<ModelId>().is_ok() && !FILE_ENDINGS.iter().any(|ending| lower.ends_with(ending))
+    let is_model = text.parse::<RepoId>().is_ok_and(|id| id.kind == RepoKind::Model);
+    is_model && !FILE_ENDINGS.iter().any(|ending| lower.ends_with(ending))
 }
 
 /// Returns true if `revision` is a full commit id.
@@ -39,26 +67,31 @@ pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-impl ModelId {
+/// Returns lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl RepoId {
     /// Returns the revision asked for, `main` if none was.
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
-    /// Returns `ORG/NAME`.
+    /// Returns `ORG/NAME`, of a data set `datasets/ORG/NAME`.
     pub fn repository(&self) -> String {
-        format!("{}/{}", self.org, self.name)
+        format!("{}{}/{}", self.kind.prefix(), self.org, self.name)
     }
 }
 
-impl fmt::Display for ModelId {
+impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.org, self.name)?;
+        write!(f, "{}{}/{}", self.kind.prefix(), self.org, self.name)?;
         self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
     }
 }
 
-impl FromStr for ModelId {
+impl FromStr for RepoId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -68,6 +101,10 @@ impl FromStr for ModelId {
             Some((repository, revision)) => (repository, Some(revision)),
             None => (text, None),
         };
+        let (kind, repository) = match repository.strip_prefix(RepoKind::Dataset.prefix()) {
+            Some(rest) if rest.contains('/') => (RepoKind::Dataset, rest),
+            _ => (RepoKind::Model, repository),
+        };
         let (org, name) =
             repository.split_once('/').ok_or_else(|| bad("it has no `/` between organization and name"))?;
         for part in [org, name] {
@@ -76,7 +113,7 @@ impl FromStr for ModelId {
         if let Some(revision) = revision {
             check_revision(revision).map_err(bad)?;
         }
-        Ok(ModelId { org: org.into(), name: name.into(), revision: revision.map(str::to_owned) })
+        Ok(RepoId { kind, org: org.into(), name: name.into(), revision: revision.map(str::to_owned) })
     }
 }
 
@@ -124,11 +161,21 @@ mod tests {
 
     #[test]
     fn ids_parse_and_print_back() {
-        for text in ["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-0.6B@main", "a/b@refs/pr/1", "x_y/z.1@v1.0+b"] {
-            assert_eq!(text.parse::<ModelId>().unwrap().to_string(), text);
+        for text in [
+            "meta-llama/Llama-3.2-1B",
+            "Qwen/Qwen3-0.6B@main",
+            "a/b@refs/pr/1",
+            "x_y/z.1@v1.0+b",
+            "datasets/cais/wmdp@main",
+        ] {
+            assert_eq!(text.parse::<RepoId>().unwrap().to_string(), text);
         }
-        let id: ModelId = "org/name".parse().unwrap();
+        let id: RepoId = "org/name".parse().unwrap();
         assert_eq!((id.revision(), id.repository()), ("main", "org/name".to_string()));
+        let id: RepoId = "datasets/org/name@v2".parse().unwrap();
+        assert_eq!((id.kind, id.org.as_str(), id.repository()), (RepoKind::Dataset, "org", "datasets/org/name".into()));
+        let id: RepoId = "datasets/name".parse().unwrap();
+        assert_eq!(id.kind, RepoKind::Model, "an organization may be called so");
     }
 
     #[test]
@@ -143,6 +190,8 @@ mod tests {
             "org/..",
             "org/a..b",
             "org/a/b",
+            "datasets/org/a/b",
+            "datasets/../x",
             "org/na me",
             "org/näme",
             "org/a--b",
@@ -161,7 +210,7 @@ mod tests {
             &long,
         ];
         for text in refused {
-            assert!(matches!(text.parse::<ModelId>(), Err(Error::InvalidId { .. })), "{text:?} was accepted");
+            assert!(matches!(text.parse::<RepoId>(), Err(Error::InvalidId { .. })), "{text:?} was accepted");
         }
     }
 
@@ -169,7 +218,7 @@ mod tests {
     fn file_names_do_not_look_like_ids() {
         assert!(looks_like_id("Qwen/Qwen3-0.6B"));
         for text in
-            ["models/x.gguf", "models/X.GGUF", "dir/model.safetensors", "./a/b", "a/b/c", "/a/b", "plain"]
+            ["models/x.gguf", "models/X.GGUF", "dir/model.safetensors", "./a/b", "a/b/c", "datasets/a/b", "/a/b", "plain"]
         {
             assert!(!looks_like_id(text), "{text}");
         }

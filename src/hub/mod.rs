@@ -1,10 +1,11 @@
-//! Models from a hub (or its cache): `lctl pull`, and hub ids as arguments.
+//! Models and data sets from a hub (or its cache): `lctl pull`, hub ids as arguments, files that suites name.
 //!
-//! The cache is the one Python's `huggingface_hub` keeps (`models--ORG--NAME/{blobs,refs,snapshots}`), so a
-//! model pulled here is found there and the other way round. Talking to a hub needs the cargo feature `hub`;
-//! finding a model that is already in the cache does not.
+//! The cache is the one Python's `huggingface_hub` keeps (`models--ORG--NAME/{blobs,refs,snapshots}`), so what
+//! is pulled here is found there and the other way round. Talking to a hub needs the cargo feature `hub`;
+//! finding what is already in the cache does not.
 
 mod cache;
+mod dataset;
 mod error;
 #[cfg(feature = "hub")]
 mod fetch;
@@ -18,8 +19,9 @@ mod select;
 
 use std::path::PathBuf;
 
+pub use dataset::DatasetFile;
 pub use error::Error;
-pub use id::{ModelId, looks_like_id};
+pub use id::{RepoId, RepoKind, looks_like_id};
 pub use options::Options;
 pub use select::{Selection, SkipReason};
 
@@ -101,7 +103,7 @@ fn as_text<S: serde::Serializer>(path: &std::path::Path, serializer: S) -> Resul
 /// A complete snapshot in the cache is used as it is, without a network call; otherwise the model is
 /// pulled with the default selection, unless `options.offline`.
 pub fn resolve(id: &str, options: &Options, observer: &mut Observer) -> Result<PathBuf, Error> {
-    let id: ModelId = id.parse()?;
+    let id: RepoId = id.parse()?;
     let cached = cache::lookup(&options.cache_dir, &id)?;
     match cached.complete() {
         Some(snapshot) => {
@@ -118,7 +120,7 @@ pub fn resolve(id: &str, options: &Options, observer: &mut Observer) -> Result<P
 /// Offline (`options.offline`) nothing is asked of the network: the snapshot is reported from the cache
 /// if it is complete.
 pub fn pull(
-    id: &ModelId,
+    id: &RepoId,
     selection: &Selection,
     options: &Options,
     observer: &mut Observer,
@@ -129,7 +131,16 @@ pub fn pull(
             return Err(cached.offline_error(id, &options.cache_dir));
         };
         observer(Event::Resolved { commit: snapshot.commit.clone() });
-        return snapshot.report(id, selection);
+        let pulled = snapshot.report(id, selection)?;
+        if selection.is_explicit() && pulled.files.is_empty() {
+            let missing = "a file that --include matches".to_owned();
+            return Err(Error::NotCached {
+                id: id.to_string(),
+                cache_dir: options.cache_dir.clone(),
+                missing,
+            });
+        }
+        return Ok(pulled);
     }
     #[cfg(feature = "hub")]
     {

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use hf_hub::repository::{HFRepository, RepoTreeEntry, RepoTypeModel};
+use hf_hub::repository::{HFRepository, RepoTreeEntry, RepoTypeAny};
 use hf_hub::{HFClient, HFError};
 use reqwest::Url;
 use reqwest::header::{HeaderMap, LOCATION};
 
 use super::id::{is_commit, is_hex};
-use super::{Error, ModelId, Options};
+use super::{Error, Options, RepoId, RepoKind};
 
 /// A file as the hub lists it.
 #[derive(Debug, Clone)]
@@ -23,14 +23,15 @@ pub struct Listed {
     is_lfs: bool,
 }
 
-/// A model repository on a hub.
+/// A repository on a hub.
 pub struct Remote {
     runtime: tokio::runtime::Runtime,
-    repository: HFRepository<RepoTypeModel>,
+    client: HFClient,
+    repository: HFRepository<RepoTypeAny>,
     /// Follows no redirect: the LFS digest is in the first answer's headers only.
     direct: reqwest::Client,
     options: Options,
-    id: ModelId,
+    id: RepoId,
 }
 
 /// Most redirects within the hub that a HEAD follows (a renamed repository needs one).
@@ -38,7 +39,7 @@ const MAX_REDIRECTS: usize = 5;
 
 impl Remote {
     /// Returns a handle; opens no connection yet.
-    pub fn new(id: &ModelId, options: &Options) -> Result<Self, Error> {
+    pub fn new(id: &RepoId, options: &Options) -> Result<Self, Error> {
         let name = id.to_string();
         let builder = || {
             reqwest::Client::builder()
@@ -57,15 +58,25 @@ impl Remote {
         // Without a token hf-hub would look for one itself; it sends none that a header cannot hold.
         hub = hub.token(options.token.as_deref().unwrap_or("\n"));
         let hub = hub.build().map_err(|e| transfer(&name, e))?;
-        let repository = hub.model(&id.org, &id.name);
-        Ok(Remote { runtime, repository, direct, options: options.clone(), id: id.clone() })
+        let kind = match id.kind {
+            RepoKind::Model => RepoTypeAny::Model,
+            RepoKind::Dataset => RepoTypeAny::Dataset,
+        };
+        let repository = hub.repository(kind, &id.org, &id.name);
+        Ok(Remote { runtime, client: hub, repository, direct, options: options.clone(), id: id.clone() })
     }
 
     /// Returns the commit a revision stands for now.
     pub fn commit(&self) -> Result<String, Error> {
-        let asked = self.repository.info().revision(self.id.revision()).send();
-        let info = self.runtime.block_on(asked).map_err(|e| self.explain(e))?;
-        match info.sha {
+        let RepoId { kind, org, name, .. } = &self.id;
+        let revision = self.id.revision();
+        let asked = async {
+            Ok(match kind {
+                RepoKind::Model => self.client.model(org, name).info().revision(revision).send().await?.sha,
+                RepoKind::Dataset => self.client.dataset(org, name).info().revision(revision).send().await?.sha,
+            })
+        };
+        match self.runtime.block_on(asked).map_err(|e: HFError| self.explain(e))? {
             Some(sha) if is_commit(&sha) => Ok(sha),
             other => Err(self.malformed(format!("its commit is {other:?}, not 40 hexadecimal digits"))),
         }
@@ -119,13 +130,14 @@ impl Remote {
         let fail = |source| transfer(&self.name(file), source);
         let mut url = Url::parse(&self.options.endpoint)
             .map_err(|source| transfer(&format!("HF_ENDPOINT={}", self.options.endpoint), source))?;
-        let parts = [self.id.org.as_str(), &self.id.name, "resolve", commit];
+        let repository = self.id.repository();
+        let parts = repository.split('/').chain(["resolve", commit]);
         url.path_segments_mut()
             .map_err(|()| {
                 self.malformed(format!("HF_ENDPOINT={} is not a web address", self.options.endpoint))
             })?
             .pop_if_empty()
-            .extend(parts.into_iter().chain(file.path.split('/')));
+            .extend(parts.chain(file.path.split('/')));
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.direct.head(url.clone());
             if let Some(token) = &self.options.token {

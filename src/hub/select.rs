@@ -2,11 +2,12 @@
 
 use regex::Regex;
 
-use super::Error;
+use super::{Error, RepoKind};
 
 /// Patterns over repository paths, as in `huggingface_hub`: `*` also crosses `/`.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
+    /// Empty: what a repository of this kind is for.
     include: Vec<Regex>,
     exclude: Vec<Regex>,
 }
@@ -51,6 +52,15 @@ pub fn is_pickle(path: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, ending)| PICKLES.contains(&ending))
 }
 
+/// Endings of the files of a data set that `lctl` reads, as they are and compressed by nothing.
+const DATA_ENDINGS: [&str; 7] = ["jsonl", "json", "csv", "tsv", "parquet", "txt", "ndjson"];
+
+/// Returns true if the file holds rows or text that lctl reads.
+pub fn is_data(path: &str) -> bool {
+    let ending = path.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    ending.is_some_and(|ending| DATA_ENDINGS.contains(&ending.as_str()))
+}
+
 /// Returns true if the file holds weights that lctl reads.
 pub fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") || path.ends_with(".gguf")
@@ -63,18 +73,26 @@ impl Selection {
         Ok(Selection { include: compile(include)?, exclude: compile(exclude)? })
     }
 
+    /// Returns the selection of one file.
+    pub fn only(path: &str) -> Result<Self, Error> {
+        let pattern = format!("^{}$", regex::escape(path));
+        let include = Regex::new(&pattern)
+            .map_err(|source| Error::InvalidPattern { pattern: path.to_owned(), source })?;
+        Ok(Selection { include: vec![include], exclude: Vec::new() })
+    }
+
     /// Returns true if the user named what to take.
     pub fn is_explicit(&self) -> bool {
         !self.include.is_empty()
     }
 
     /// Returns the paths to take, and why each of the others is left; both in the order of `paths`.
-    pub fn split<'a>(&self, paths: &[&'a str]) -> (Vec<&'a str>, Vec<(&'a str, SkipReason)>) {
+    pub fn split<'a>(&self, kind: RepoKind, paths: &[&'a str]) -> (Vec<&'a str>, Vec<(&'a str, SkipReason)>) {
         let has_model = paths.iter().any(|path| path.starts_with("model") && path.ends_with(".safetensors"));
         let mut taken = Vec::new();
         let mut left = Vec::new();
         for path in paths {
-            match self.reason_to_skip(path, has_model) {
+            match self.reason_to_skip(kind, path, has_model) {
                 None => taken.push(*path),
                 Some(reason) => left.push((*path, reason)),
             }
@@ -82,7 +100,7 @@ impl Selection {
         (taken, left)
     }
 
-    fn reason_to_skip(&self, path: &str, has_model: bool) -> Option<SkipReason> {
+    fn reason_to_skip(&self, kind: RepoKind, path: &str, has_model: bool) -> Option<SkipReason> {
         if is_pickle(path) {
             return Some(SkipReason::Pickle);
         }
@@ -93,6 +111,10 @@ impl Selection {
             let chosen = self.include.iter().any(|pattern| pattern.is_match(path));
             return (!chosen).then_some(SkipReason::NotSelected);
         }
+        if kind == RepoKind::Dataset {
+            let taken = is_data(path) || is_card(path);
+            return (!taken).then_some(SkipReason::NotSelected);
+        }
         if path.starts_with("consolidated") && path.ends_with(".safetensors") && has_model {
             return Some(SkipReason::Duplicate);
         }
@@ -100,11 +122,20 @@ impl Selection {
     }
 }
 
+/// Returns true if the file says what may be done with the others.
+fn is_licence(path: &str) -> bool {
+    ["LICENSE", "LICENCE", "NOTICE"].iter().any(|name| path.to_uppercase().starts_with(name))
+}
+
+/// Returns true if the file says what a data set is.
+fn is_card(path: &str) -> bool {
+    path == "README.md" || is_licence(path)
+}
+
 fn in_default_set(path: &str) -> bool {
     let top_level = !path.contains('/');
-    let licence = ["LICENSE", "LICENCE", "NOTICE"].iter().any(|name| path.to_uppercase().starts_with(name));
     let index = path.ends_with(".safetensors.index.json");
-    top_level && (path.ends_with(".safetensors") || index || licence || DEFAULT_NAMES.contains(&path))
+    top_level && (path.ends_with(".safetensors") || index || is_licence(path) || DEFAULT_NAMES.contains(&path))
 }
 
 /// Compiles a shell pattern (Python's fnmatch, case kept) that must match a whole path.
@@ -161,7 +192,7 @@ mod tests {
 
     fn split(include: &[&str], exclude: &[&str]) -> (Vec<&'static str>, Vec<(&'static str, SkipReason)>) {
         let own = |patterns: &[&str]| patterns.iter().map(|p| p.to_string()).collect::<Vec<_>>();
-        Selection::new(&own(include), &own(exclude)).unwrap().split(&REPOSITORY)
+        Selection::new(&own(include), &own(exclude)).unwrap().split(RepoKind::Model, &REPOSITORY)
     }
 
     #[test]
@@ -189,6 +220,22 @@ mod tests {
         assert_eq!(split(&["model-0000[!2]*"], &[]).0, ["model-00001-of-00002.safetensors"]);
         assert_eq!(split(&["config.jso?", "*/model.safetensors"], &[]).0.len(), 2);
         assert_eq!(split(&["pytorch*"], &[]).0.len(), 0);
+    }
+
+    #[test]
+    fn of_a_data_set_its_data_and_its_card_are_taken() {
+        let paths = [".gitattributes", "LICENSE", "README.md", "data/a.parquet", "b.TSV", "image.png", "load.py", "x.bin"];
+        let (taken, left) = Selection::default().split(RepoKind::Dataset, &paths);
+        assert_eq!(taken, ["LICENSE", "README.md", "data/a.parquet", "b.TSV"]);
+        assert!(left.contains(&("x.bin", SkipReason::Pickle)));
+        assert!(left.contains(&("load.py", SkipReason::NotSelected)));
+    }
+
+    #[test]
+    fn a_file_is_selected_by_its_name_alone() {
+        let paths = ["a[1].csv", "a1.csv", "b/a[1].csv"];
+        let (taken, _) = Selection::only("a[1].csv").unwrap().split(RepoKind::Dataset, &paths);
+        assert_eq!(taken, ["a[1].csv"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use lctl::eval::audit::audit;
 use lctl::eval::data::{Document, Options, format, read};
 use lctl::eval::run::RunOptions;
-use lctl::eval::suite::Suite;
+use lctl::eval::suite::{Source, Suite};
 
 use crate::common::{make_datasets, run_lctl};
 
@@ -42,7 +42,7 @@ fn suites() -> Vec<Suite> {
             suites.push(Suite::open(&path).unwrap_or_else(|error| panic!("{error}")));
         }
     }
-    suites.retain(|suite| suite.data.values().all(|spec| spec.dataset.is_some()));
+    suites.retain(|suite| suite.data.values().all(|spec| matches!(spec.source, Source::Shipped(_))));
     suites
 }
 

@@ -214,6 +214,8 @@ impl State {
             return reply(401, body).header("X-Error-Code", "GatedRepo");
         }
         let path = request.target.split('?').next().unwrap_or_default();
+        // the same files as a model and as a data set, at addresses that differ
+        let path = &path.replacen("/api/datasets/", "/api/models/", 1).replacen("/datasets/", "/", 1);
         if let Some(revision) = path.strip_prefix("/api/models/acme/tiny/revision/") {
             return match revision {
                 "main" | "v1.0" | COMMIT => reply(200, json!({"id": "acme/tiny", "sha": COMMIT}).to_string()),

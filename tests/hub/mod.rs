@@ -1,5 +1,6 @@
 //! `lctl pull` and hub ids, against a hub on loopback that can misbehave.
 
+mod datasets;
 mod fake;
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use fake::{COMMIT, FakeHub, sha256_hex};
-use lctl::hub::{self, Error, Event, ModelId, Options, Origin, Selection};
+use lctl::hub::{self, Error, Event, RepoId, Options, Origin, Selection};
 
 /// Runs the program with a clean Hugging Face environment.
 fn lctl(hub: &FakeHub, home: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
@@ -45,7 +46,7 @@ fn options(hub: &FakeHub, home: &Path) -> Options {
 fn pull(hub: &FakeHub, home: &Path, change: impl FnOnce(&mut Options)) -> Result<hub::Pulled, Error> {
     let mut options = options(hub, home);
     change(&mut options);
-    let id: ModelId = "acme/tiny".parse().unwrap();
+    let id: RepoId = "acme/tiny".parse().unwrap();
     hub::pull(&id, &Selection::default(), &options, &mut |_: Event| ())
 }
 
@@ -330,7 +331,7 @@ fn refusals_say_what_to_do() {
     assert_eq!(
         talk(&["pull", "acme/nothing"], &[]),
         "error: acme/nothing: the hub has no such repository, or hides it from this token\n\
-         hint: check the spelling; for a private model set HF_TOKEN\n"
+         hint: check the spelling; for a private repository set HF_TOKEN\n"
     );
     assert_eq!(
         talk(&["pull", "acme/tiny@v9"], &[]),
@@ -383,7 +384,7 @@ fn an_error_page_is_not_taken_for_a_file() {
 #[test]
 fn absurd_ids_are_usage_errors() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
-    for id in ["../../etc/passwd", "acme", "acme/ti ny", "acme/tiny@../../x", "acme/..", "a/b/c"] {
+    for id in ["../../etc/passwd", "acme", "acme/ti ny", "acme/tiny@../../x", "acme/..", "a/b/c", "datasets/a/b/c"] {
         let output = lctl(&hub, home.path(), &["pull", id], &[]);
         assert_eq!(output.status.code(), Some(2), "{id}");
         assert!(stderr(&output).contains("is not a hub id"), "{}", stderr(&output));

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::Value as Json;
 
-use super::{Args, ChatTemplateUse, ComputeArg, suite, text};
+use super::{Args, ChatTemplateUse, ComputeArg, text};
 use crate::cli::model::LoadedModel;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::report;
-use crate::eval::run::{Plan, TaskResult};
+use crate::eval::run::{Plan, RunOptions, TaskResult};
 use crate::eval::suite::Suite;
 use crate::provenance::{
     Content, DataLicence, Draft, EvalMode, EvalSettings, Finished, InputFiles, Job, Licences, Output,
@@ -132,11 +132,11 @@ pub fn as_base(input: InputFiles) -> Option<InputFiles> {
 }
 
 /// Returns the data files that the tasks used: those given by name, and those that the suites name.
-pub fn data_inputs(args: &Args, suites: &[Suite], plan: &Plan) -> Result<Vec<InputFiles>, Failure> {
+pub fn data_inputs(options: &RunOptions, suites: &[Suite], plan: &Plan) -> Vec<InputFiles> {
     let tasks = &plan.tasks;
     let sets = || tasks.iter().flat_map(|task| [Some(&task.data), task.shots.as_ref().map(|(_, set)| set)]);
     let used = |path: &Path| sets().flatten().find(|set| &*set.path == path);
-    let given = suite::data_files(&args.data)?;
+    let given = &options.data;
     let mut names: Vec<&String> = given.keys().collect();
     names.sort();
     let mut inputs: Vec<InputFiles> = names
@@ -145,7 +145,8 @@ pub fn data_inputs(args: &Args, suites: &[Suite], plan: &Plan) -> Result<Vec<Inp
         .collect();
     for suite in suites {
         for (name, spec) in suite.data.iter().filter(|(name, _)| !given.contains_key(*name)) {
-            let Some(path) = spec.file(suite.directory()) else { continue };
+            let on_hub = || options.hub.get(&spec.on_hub()?.file).cloned();
+            let Some(path) = spec.file(suite.directory()).or_else(on_hub) else { continue };
             if let Some(set) = used(&path) {
                 let name = format!("{}/{name}", suite.name);
                 let input = InputFiles::of_file(Role::SuiteData, Some(name), &path);
@@ -158,7 +159,7 @@ pub fn data_inputs(args: &Args, suites: &[Suite], plan: &Plan) -> Result<Vec<Inp
             }
         }
     }
-    Ok(inputs)
+    inputs
 }
 
 /// Returns what is known of the licences of model, adapter and data.

@@ -16,12 +16,13 @@ use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
 use crate::cli::gate::{self, How, Place};
 use crate::cli::model::LoadedModel;
+use crate::cli::source::find_hub_files;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::encode::Encoder;
 use crate::eval::gate::{Divergence, Policy, Run, Verdict, compare, prompt_tokens};
 use crate::eval::report::{self, RunFacts, Settings, TableTask};
-use crate::eval::run::{ModelSide, Plan, RunOptions, TaskResult};
+use crate::eval::run::{ModelSide, Plan, Purpose, RunOptions, TaskResult, check_names};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
 use crate::provenance::{InputFiles, Licences, Started};
@@ -68,10 +69,12 @@ struct Times {
 pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let started = Started::now();
     let suites = args.suite.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let options = run_options(args)?;
+    let mut options = run_options(args)?;
     let gate = Gate::open(args)?;
     let date = chat::date(args.date.as_deref())?;
-    let outputs = Outputs::check(args, &suites)?;
+    check_names(&suites, &options)?;
+    find_hub_files(&suites, &mut options, Purpose::Run, args.offline)?;
+    let outputs = Outputs::check(args, &suites, &options)?;
     if args.resume && outputs.journal().is_none() {
         return Err(OptionError::NoJournal.into());
     }
@@ -118,7 +121,7 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let facts = run_facts(&loaded, engine_options, &outcome, &times);
     let report = report::report(&model, &settings(args, &loaded), &plan.tasks, &results, &facts);
     outputs.write(&report, &plan.tasks, &results)?;
-    let data = manifest::data_inputs(args, &suites, &plan)?;
+    let data = manifest::data_inputs(&options, &suites, &plan);
     let licences = manifest::licences(&loaded, &data)?;
     let run = match gate.is_some() || !args.render.files().is_empty() {
         true => Some(as_saved(&report, &plan, &results, &licences)?),
@@ -260,7 +263,7 @@ fn run_options(args: &Args) -> Result<RunOptions, OptionError> {
         ChatTemplateUse::Off => ChatUse::Off,
     };
     let limit = args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(RunOptions { few_shot: args.few_shot, chat, limit, seed: args.seed, data })
+    Ok(RunOptions { few_shot: args.few_shot, chat, limit, seed: args.seed, data, hub: HashMap::new() })
 }
 
 fn say_notes(args: &Args, plan: &Plan, chat: Option<&Chat>) {

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use super::Args;
 use crate::cli::gate::open_policy;
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
-use crate::cli::source::model_path;
+use crate::cli::source::{find_hub_files, model_path};
 use crate::cli::{machine, merge, recipe, term};
 use crate::data;
 use crate::data::encode::{Encoder, Settings, TemplateSource};
 use crate::data::scan::Suites;
 use crate::data::shingles::texts_of;
 use crate::error::{Diagnostic, Failure};
-use crate::eval::run::{DataSets, RunOptions};
+use crate::eval::run::{DataSets, Purpose, RunOptions};
 use crate::eval::suite::Suite;
 use crate::finetune::recipe::{
     AdapterKind, Checkpointing, Compute, Export, Init, Kind, LowRank, Quantization, Recipe, Targets, Template,
@@ -88,7 +88,7 @@ impl Prepared {
             open_policy(gate.policy.as_deref())?;
         }
         let opened = Opened::new(args, &recipe)?;
-        let corpus = corpus(&recipe, &opened.tokenizer, args.quiet)?;
+        let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
         let general = general(&recipe, &opened.tokenizer)?;
         check_lengths(&corpus, opened.model.decoder().context_length())?;
         let Opened { model, base, inputs, spec, .. } = opened;
@@ -191,7 +191,7 @@ fn low_rank_spec(low_rank: &LowRank, kind: AdapterKind) -> LowRankSpec {
     }
 }
 
-fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool) -> Result<Corpus, Failure> {
+fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool, offline: bool) -> Result<Corpus, Failure> {
     let data = &recipe.data;
     let template = match &data.chat_template {
         Template::FromModel => TemplateSource::Model,
@@ -205,7 +205,7 @@ fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool) -> Result<Corpus,
         variables: data.template_variables.clone(),
     };
     let encoder = Encoder::new(tokenizer, &settings)?;
-    let suites = suites(&data.scan.suites)?;
+    let suites = suites(&data.scan.suites, offline)?;
     let suites = (!data.scan.suites.is_empty()).then_some(&suites);
     let spec = data.spec(recipe.train.seed);
     let (corpus, findings, notes) = match recipe.kind {
@@ -243,16 +243,18 @@ fn say_counts(file: &data::FileCounts) {
 }
 
 /// Returns the documents of the suites that must not be trained on.
-fn suites(paths: &[PathBuf]) -> Result<Suites, Failure> {
+fn suites(paths: &[PathBuf], offline: bool) -> Result<Suites, Failure> {
     let mut suites = Suites::default();
     for path in paths {
         let suite = Suite::open(path)?;
         let mut names: Vec<&str> = suite.tasks.iter().map(|task| task.data.as_str()).collect();
         names.sort_unstable();
         names.dedup();
+        let mut options = RunOptions { few_shot: Some(0), ..RunOptions::default() };
+        find_hub_files(std::slice::from_ref(&suite), &mut options, Purpose::Run, offline)?;
         let mut sets = DataSets::default();
         for name in names {
-            let set = sets.get(&suite, name, &RunOptions::default())?;
+            let set = sets.get(&suite, name, &options)?;
             for document in &set.documents {
                 suites.add(document.place.to_string(), texts_of(&document.fields));
             }

@@ -8,7 +8,7 @@ use super::gate::{self, Candidate};
 use super::prepare::Prepared;
 use crate::cli::{machine, merge, term};
 use crate::error::Failure;
-use crate::finetune::recipe::{AdapterKind, Export, Quantization};
+use crate::finetune::recipe::{Export, Quantization};
 use crate::finetune::run::Outcome;
 use crate::model::export::{self, Stored};
 use crate::provenance::{

@@ -1,10 +1,11 @@
 //! Documents of evaluation suites that a training set must not hold.
 
+use crate::cli::source::find_hub_files;
 use crate::cli::suite::{asked, suites_under};
 use crate::data::scan::{Level, Suites};
 use crate::data::shingles::texts_of;
 use crate::error::Failure;
-use crate::eval::run::{DataSets, RunOptions};
+use crate::eval::run::{DataSets, Purpose, RunOptions};
 use crate::eval::suite::Suite;
 use crate::finetune::recipe::Scan;
 
@@ -13,7 +14,7 @@ use crate::finetune::recipe::Scan;
 ///
 /// Errors if a suite or its data cannot be read. Suites found in a directory whose data does not come with them are left
 /// out, which a note says.
-pub fn avoided(scan: &Scan) -> Result<Option<(Suites, Vec<String>)>, Failure> {
+pub fn avoided(scan: &Scan, offline: bool) -> Result<Option<(Suites, Vec<String>)>, Failure> {
     if scan.eval_overlap == Level::Off {
         return Ok(None);
     }
@@ -29,7 +30,7 @@ pub fn avoided(scan: &Scan) -> Result<Option<(Suites, Vec<String>)>, Failure> {
             let suite = Suite::open(&path)?;
             let has_data = suite.data.values().all(|spec| spec.file(suite.directory()).is_some());
             match has_data || !named.is_dir() {
-                true => add(&suite, &mut suites)?,
+                true => add(&suite, &mut suites, offline)?,
                 false => {
                     notes.push(format!("{}: its data does not come with it: not compared", path.display()))
                 }
@@ -45,10 +46,12 @@ pub fn avoided(scan: &Scan) -> Result<Option<(Suites, Vec<String>)>, Failure> {
     Ok(Some((suites, notes)))
 }
 
-fn add(suite: &Suite, suites: &mut Suites) -> Result<(), Failure> {
+fn add(suite: &Suite, suites: &mut Suites, offline: bool) -> Result<(), Failure> {
+    let mut options = RunOptions { few_shot: Some(0), ..RunOptions::default() };
+    find_hub_files(std::slice::from_ref(suite), &mut options, Purpose::Run, offline)?;
     let mut sets = DataSets::default();
     for name in asked(suite) {
-        let data = sets.get(suite, name, &RunOptions::default())?;
+        let data = sets.get(suite, name, &options)?;
         for document in &data.documents {
             suites.add(format!("{} ({})", document.place, suite.name), texts_of(&document.fields));
         }

@@ -39,9 +39,10 @@ pub fn loaded<'a, T: Unit>(
     recipe: &Recipe,
     tokenizer: &'a Tokenizer,
     make: Make<'a, T>,
+    offline: bool,
 ) -> Result<Loaded<T>, Failure> {
     let encoder = Encoder::new(tokenizer, &recipe.data.settings()?)?;
-    let suites = avoided(&recipe.data.scan)?;
+    let suites = avoided(&recipe.data.scan, offline)?;
     let (suites, mut notes) = suites.map_or((None, Vec::new()), |(suites, notes)| (Some(suites), notes));
     let loaded = load(&recipe.data.spec(recipe.train.seed), &encoder, make, suites.as_ref())?;
     notes.extend(loaded.notes.iter().cloned());
@@ -64,8 +65,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = super::open(&args.recipe, &args.set)?;
     let tokenizer = Tokenizer::open(&model_path(&recipe.model.path, args.offline)?)?;
     match recipe.kind {
-        Kind::Finetune => show(&loaded(&recipe, &tokenizer, Encoder::example)?, args.json),
-        Kind::Dpo => show(&loaded(&recipe, &tokenizer, Encoder::pair)?, args.json),
+        Kind::Finetune => show(&loaded(&recipe, &tokenizer, Encoder::example, args.offline)?, args.json),
+        Kind::Dpo => show(&loaded(&recipe, &tokenizer, Encoder::pair, args.offline)?, args.json),
     }
 }
 

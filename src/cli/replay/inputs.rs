@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::ReplayError;
 use crate::cli::source::model_path;
 use crate::error::Failure;
-use crate::eval::suite::Suite;
+use crate::eval::suite::{DataSpec, Suite};
+use crate::hub;
 use crate::provenance::{Input, InputFiles, Manifest, NamedDigest, Role};
 
 /// Inputs by the paths that a manifest gives them.
@@ -157,18 +158,28 @@ fn missing(path: &str, role: Role) -> Failure {
     ReplayError::Missing { path: path.into(), role: role.name() }.into()
 }
 
-/// Returns where the suite, wherever it is now, has the data set; `None` if the suite cannot be read.
-fn suite_data(input: &Input, suites: &[Suite]) -> Result<Option<PathBuf>, ReplayError> {
+/// Returns where the suite, wherever it is now, has the data set (on a hub: where the cache does); `None` if the suite cannot
+/// be read.
+fn suite_data(input: &Input, suites: &[Suite]) -> Result<Option<PathBuf>, Failure> {
     let name = input.name.as_deref().unwrap_or_default();
     let (suite_name, set) = name.split_once('/').unwrap_or((name, ""));
     let Some(suite) = suites.iter().find(|suite| suite.name == suite_name) else { return Ok(None) };
     let spec = suite.data.get(set);
+    if let Some(hub) = spec.and_then(DataSpec::on_hub) {
+        let options = hub::Options { offline: true, ..hub::Options::from_env() };
+        // bytes that changed are said with all others that did
+        return Ok(Some(match hub.file.cached(&options)? {
+            Some(path) => path,
+            None => hub.file.resolve(&options, &mut |_| ())?,
+        }));
+    }
     let path = spec.and_then(|spec| spec.file(suite.directory()));
-    path.map(Some).ok_or_else(|| ReplayError::NoSuchData {
+    let no_data = || ReplayError::NoSuchData {
         path: input.path.clone(),
         suite: suite_name.to_owned(),
         set: set.to_owned(),
-    })
+    };
+    Ok(Some(path.ok_or_else(no_data)?))
 }
 
 /// Returns every file that differs, in the manifest's order; then those that the manifest does not know.

@@ -54,6 +54,9 @@ fn write_task(text: &mut String, task: &TaskSpec, audit: &TaskAudit) -> std::fmt
     writeln!(text, "\n{} ({}){}", task.id, audit.type_name, gate(task))?;
     writeln!(text, "  data       {}", printable(&audit.data.display().to_string()))?;
     writeln!(text, "  sha256     {}", audit.sha256)?;
+    for file in &audit.hub {
+        writeln!(text, "  hub        {file}")?;
+    }
     writeln!(text, "  documents  {}", audit.documents)?;
     if let Some((clusters, largest)) = audit.clusters {
         writeln!(text, "  clusters   {clusters}, the largest of {largest}")?;
@@ -95,7 +98,11 @@ pub fn json(suite: &Suite, audits: &[TaskAudit]) -> Json {
                 "id": audit.id,
                 "type": audit.type_name,
                 "gate": task.gate,
-                "data": {"file": audit.data.display().to_string(), "sha256": audit.sha256},
+                "data": {
+                    "file": audit.data.display().to_string(),
+                    "sha256": audit.sha256,
+                    "hub": audit.hub.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                },
                 "documents": audit.documents,
                 "clusters": audit.clusters.map(|(n, largest)| json!({"n": n, "largest": largest})),
                 "characters": {"total": audit.characters.0, "longest": audit.characters.1},
@@ -108,6 +115,18 @@ pub fn json(suite: &Suite, audits: &[TaskAudit]) -> Json {
     let mut suite = row(suite);
     suite["tasks"] = json!(tasks);
     suite
+}
+
+/// Returns a line per file that was taken from a hub.
+pub fn hub_files(audits: &[TaskAudit]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for file in audits.iter().flat_map(|audit| &audit.hub) {
+        let line = format!("  from {file}, SHA-256 {}\n", file.sha256);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
 }
 
 /// Returns a line per problem: place, task, what.

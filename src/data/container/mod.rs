@@ -61,10 +61,7 @@ pub struct File {
 /// wrong with single rows stands in their place.
 pub fn read(path: &Path, container: Option<&'static Container>) -> Result<File, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    #[cfg(not(feature = "parquet"))]
-    if bytes.starts_with(PARQUET_MAGIC) {
-        return Err(Error::NoParquet { path: path.to_owned() });
-    }
+    check_build(path, &bytes)?;
     let unknown = || Error::UnknownContainer { path: path.to_owned() };
     let container = container.or_else(|| detect(path, &bytes)).ok_or_else(unknown)?;
     let rows = (container.read)(path, &bytes)?;
@@ -72,6 +69,24 @@ pub fn read(path: &Path, container: Option<&'static Container>) -> Result<File, 
         return Err(Error::Empty { path: path.to_owned() });
     }
     Ok(File { rows, container, sha256: hex(&Sha256::digest(&bytes)) })
+}
+
+/// Errors if this program was built without what the file needs.
+fn check_build(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    match cfg!(not(feature = "parquet")) && bytes.starts_with(PARQUET_MAGIC) {
+        true => Err(Error::NoParquet { path: path.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Returns the rows of a Parquet file's bytes, each with its number from 1.
+pub fn parquet_rows(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
+    check_build(path, bytes)?;
+    match by_name("parquet") {
+        Some(container) => (container.read)(path, bytes),
+        // only a build without Parquet lacks it, and the bytes are not Parquet's
+        None => Err(Error::Parquet { path: path.to_owned(), what: "it does not begin with PAR1".to_owned() }),
+    }
 }
 
 /// Tells the kind by the first bytes where they tell it, else by the name's ending. A .json file may hold an object per

@@ -1,6 +1,8 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
+#[cfg(feature = "parquet")]
+use crate::data::testing;
 
 /// A kind of file, and its rows by line.
 type Read = (&'static str, Vec<(usize, Result<Json, String>)>);
@@ -69,50 +71,10 @@ fn every_bad_row_is_told_and_the_others_are_read() {
     assert_eq!(rows, [(1, Err("two columns are called `a`".into()))]);
 }
 
-/// Two rows: a text that may be missing, a number, and a list of messages.
-#[cfg(feature = "parquet")]
-fn parquet_bytes() -> Vec<u8> {
-    use std::sync::Arc;
-
-    use ::parquet::basic::Compression;
-    use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
-    use ::parquet::file::properties::WriterProperties;
-    use ::parquet::file::writer::SerializedFileWriter;
-    use ::parquet::schema::parser::parse_message_type;
-
-    let schema = "message schema {
-        optional binary prompt (STRING);
-        required int64 n;
-        optional group messages (LIST) { repeated group list { optional group element {
-            required binary role (STRING); optional binary content (STRING);
-        } } }
-    }";
-    let schema = Arc::new(parse_message_type(schema).unwrap());
-    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
-    let mut group = writer.next_row_group().unwrap();
-    let text = |text: &str| ByteArray::from(text);
-    let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<ByteArrayType>().write_batch(&[text("größe")], Some(&[1, 0]), None).unwrap();
-    column.close().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<Int64Type>().write_batch(&[7, -1], None, None).unwrap();
-    column.close().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    let roles = [text("user"), text("assistant")];
-    column.typed::<ByteArrayType>().write_batch(&roles, Some(&[3, 3, 0]), Some(&[0, 1, 0])).unwrap();
-    column.close().unwrap();
-    let mut column = group.next_column().unwrap().unwrap();
-    column.typed::<ByteArrayType>().write_batch(&[text("hi")], Some(&[4, 3, 0]), Some(&[0, 1, 0])).unwrap();
-    column.close().unwrap();
-    group.close().unwrap();
-    writer.into_inner().unwrap()
-}
-
 #[cfg(feature = "parquet")]
 #[test]
 fn parquet_rows_are_read_with_nested_columns() {
-    let bytes = parquet_bytes();
+    let bytes = testing::parquet_bytes();
     let expected = vec![
         good(
             1,
@@ -126,7 +88,7 @@ fn parquet_rows_are_read_with_nested_columns() {
 #[cfg(feature = "parquet")]
 #[test]
 fn a_damaged_parquet_file_is_an_error_and_never_a_panic() {
-    let bytes = parquet_bytes();
+    let bytes = testing::parquet_bytes();
     for cut in 0..bytes.len() {
         let result = rows_of("x.parquet", &bytes[..cut]);
         assert!(matches!(result, Err(Error::Parquet { .. })), "{cut}");

@@ -9,6 +9,7 @@ use super::{Error, Format, Input, Options, Part, Row, Rows, separated};
 pub const FORMAT: Format = Format {
     name: "cti-taa",
     about: "CTI-Bench's cti-taa.tsv with `truth` (tab-separated, the column GT, row by row), `alias` and `related` (JSON: name to names)",
+    is_text: true,
     parts: &["truth", "alias", "related"],
     read,
 };

@@ -7,6 +7,7 @@ use super::{Error, Format, Input, Row, Rows, json, multiple_choice};
 pub const FORMAT: Format = Format {
     name: "cybermetric",
     about: "CyberMetric's JSON files (80, 500, 2000 and 10000 questions)",
+    is_text: true,
     parts: &[],
     read,
 };

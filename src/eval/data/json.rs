@@ -8,6 +8,7 @@ use crate::data::json::{item_lines, kind_of, repeated_key, without_place};
 pub const LINES: Format = Format {
     name: "jsonl",
     about: "one JSON object per line; empty lines are skipped",
+    is_text: true,
     parts: &[],
     read: lines,
 };
@@ -15,6 +16,7 @@ pub const LINES: Format = Format {
 pub const ARRAY: Format = Format {
     name: "json",
     about: "an array of JSON objects, or an object that holds it under the key `records` names",
+    is_text: true,
     parts: &[],
     read: array,
 };

@@ -5,6 +5,7 @@ use super::{Error, Format, Input, Row, Rows, multiple_choice, separated};
 pub const FORMAT: Format = Format {
     name: "mmlu",
     about: "comma-separated question, choices and answer (a letter, or an index from 0), with or without a header",
+    is_text: true,
     parts: &[],
     read,
 };

@@ -5,6 +5,7 @@ use super::{Error, Format, Input, Row, Rows};
 pub const COMMAS: Format = Format {
     name: "csv",
     about: "comma-separated values, quoted as in RFC 4180, under a header",
+    is_text: true,
     parts: &[],
     read: commas,
 };
@@ -12,6 +13,7 @@ pub const COMMAS: Format = Format {
 pub const TABS: Format = Format {
     name: "tsv",
     about: "tab-separated values under a header; quotes mean nothing",
+    is_text: true,
     parts: &[],
     read: tabs,
 };

@@ -170,3 +170,28 @@ fn parts_are_checked_and_count_for_the_digest() {
     let missing = load("cti-taa", "Prompt\nx\n", &Options::default()).err().unwrap();
     assert!(missing.to_string().ends_with("its format needs a further file, `truth`"), "{missing}");
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_rows_are_known_by_their_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.parquet");
+    let bytes = crate::data::testing::parquet_bytes();
+    std::fs::write(&path, &bytes).unwrap();
+    let only = Options { only: vec![("n".into(), "-1".into())], ..Options::default() };
+    let data = read(&path, format("parquet").unwrap(), &only).unwrap();
+    assert_eq!(lines_and(&data, "n"), pairs(&[(2, "-1")]));
+    assert_eq!(data.sha256, hex(&Sha256::digest(&bytes)));
+    let text = read(&path, format("jsonl").unwrap(), &only).err().unwrap();
+    assert!(matches!(text, Error::NotUtf8 { .. }), "{text}");
+    std::fs::write(&path, "not Parquet").unwrap();
+    let other = read(&path, format("parquet").unwrap(), &only).err().unwrap();
+    assert!(other.to_string().contains("not Parquet: "), "{other}");
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn a_build_without_parquet_says_so() {
+    let error = load("parquet", "PAR1...PAR1", &Options::default()).err().unwrap();
+    assert!(error.to_string().contains("which this program was built without"), "{error}");
+}

@@ -5,6 +5,7 @@ use super::{Error, Format, Input, Row, Rows};
 pub const WHOLE: Format = Format {
     name: "text",
     about: "the whole file as one document with the field `text`",
+    is_text: true,
     parts: &[],
     read: whole,
 };
@@ -12,6 +13,7 @@ pub const WHOLE: Format = Format {
 pub const LINES: Format = Format {
     name: "lines",
     about: "each line that is not blank as a document with the field `text`",
+    is_text: true,
     parts: &[],
     read: lines,
 };

@@ -1,12 +1,14 @@
 //! The files of a run's data sets.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Error, RunOptions};
 use crate::eval::data::{self, DataSet};
-use crate::eval::suite::Suite;
+use crate::eval::suite::{Source, Suite, TaskSpec};
+use crate::hub::DatasetFile;
 
 /// Data sets by file, format and options, each read once.
 #[derive(Default)]
@@ -20,9 +22,16 @@ impl DataSets {
         // The suite's reader checked that its names exist.
         let spec = &suite.data[name];
         let no_file = |name: String| Error::NoFile { suite: suite.path.clone(), name };
-        let path = match options.data.get(name) {
-            Some(path) => path.clone(),
-            None => {
+        let mut how = Cow::Borrowed(&spec.options);
+        let mut format = spec.format;
+        let path = match (options.data.get(name), &spec.source) {
+            (Some(path), _) => path.clone(),
+            (None, Source::Hub(hub)) => {
+                how.to_mut().sha256 = Some(hub.file.sha256.clone());
+                format = hub.format.unwrap_or(format);
+                options.hub.get(&hub.file).cloned().ok_or_else(|| no_file(name.to_owned()))?
+            }
+            (None, _) => {
                 inside(suite, name, spec.file(suite.directory()).ok_or_else(|| no_file(name.to_owned()))?)?
             }
         };
@@ -31,12 +40,12 @@ impl DataSets {
             let path = options.data.get(&name).cloned();
             Ok((*part, path.ok_or_else(|| no_file(name))?))
         };
-        let parts = spec.format.parts.iter().map(part).collect::<Result<Vec<(&str, PathBuf)>, Error>>()?;
+        let parts = format.parts.iter().map(part).collect::<Result<Vec<(&str, PathBuf)>, Error>>()?;
         let key = format!("{path:?} {parts:?} {spec:?}");
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());
         }
-        let read = Arc::new(data::read_with_parts(&path, spec.format, &spec.options, &parts)?);
+        let read = Arc::new(data::read_with_parts(&path, format, &how, &parts)?);
         self.known.insert(key, read.clone());
         Ok(read)
     }
@@ -44,9 +53,9 @@ impl DataSets {
 
 /// Returns the file that a suite names; errors if links lead it out of where a suite's data may lie.
 fn inside(suite: &Suite, name: &str, path: PathBuf) -> Result<PathBuf, Error> {
-    let root = match suite.data[name].path {
-        Some(_) => suite.directory().join("."),
-        None => suite.directory().join("..").join("datasets"),
+    let root = match suite.data[name].source {
+        Source::Shipped(_) => suite.directory().join("..").join("datasets"),
+        _ => suite.directory().join("."),
     };
     match (root.canonicalize(), path.canonicalize()) {
         (Ok(root), Ok(target)) if !target.starts_with(&root) => {
@@ -54,6 +63,38 @@ fn inside(suite: &Suite, name: &str, path: PathBuf) -> Result<PathBuf, Error> {
         }
         _ => Ok(path),
     }
+}
+
+/// What suites are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To ask a model: examples are read if there are any before a question.
+    Run,
+    /// To look at them: examples are read if a task names any.
+    Look,
+}
+
+/// Returns the files on a hub that the suites' tasks read, each once, those that the user gives left out.
+pub fn hub_files(suites: &[Suite], options: &RunOptions, purpose: Purpose) -> Vec<DatasetFile> {
+    let mut files: Vec<DatasetFile> = Vec::new();
+    for suite in suites {
+        for name in suite.tasks.iter().flat_map(|task| names_of(task, options, purpose)) {
+            let hub = suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
+            files.extend(hub.map(|hub| hub.file.clone()).filter(|file| !files.contains(file)));
+        }
+    }
+    files
+}
+
+/// Returns the names of the data sets that a task reads.
+fn names_of<'s>(task: &'s TaskSpec, options: &RunOptions, purpose: Purpose) -> Vec<&'s str> {
+    let mut names = vec![task.data.as_str()];
+    if let Some(shots) = task.prompting.as_ref().map(|prompting| &prompting.few_shot)
+        && (purpose == Purpose::Look || options.few_shot.unwrap_or(shots.n) > 0)
+    {
+        names.extend(shots.from.as_deref());
+    }
+    names
 }
 
 /// Returns what `--data` calls a further file of a data set.

@@ -153,3 +153,35 @@ fn data_that_comes_with_the_program_lies_beside_the_suites() {
     let both = read(&SMALL.replace("path: rows.jsonl", "path: a, dataset: b")).unwrap_err();
     assert!(both.contains("both name the file"), "{both}");
 }
+
+const ON_HUB: &str = "hub: {dataset: acme/rows, revision: v1, file: data/a.parquet, \
+                      sha256: 2222222222222222222222222222222222222222222222222222222222222222, format: parquet}";
+
+#[test]
+fn data_may_be_on_a_hub() {
+    let suite = read(&SMALL.replace("path: rows.jsonl", ON_HUB)).unwrap();
+    let spec = &suite.data["rows"];
+    let hub = spec.on_hub().unwrap();
+    assert_eq!(hub.file.to_string(), "datasets/acme/rows@v1: data/a.parquet");
+    assert_eq!((hub.file.sha256.as_str(), hub.format.unwrap().name), ("2".repeat(64).as_str(), "parquet"));
+    assert_eq!((spec.format.name, spec.file(Path::new("evalsuites"))), ("jsonl", None));
+}
+
+#[test]
+fn a_place_on_a_hub_is_checked_before_anything_is_asked() {
+    let problems = |change: &str, by: &str| {
+        let hub = ON_HUB.replace(change, by);
+        assert_ne!(hub, ON_HUB);
+        read(&SMALL.replace("path: rows.jsonl", &hub)).unwrap_err().to_string()
+    };
+    assert!(problems("acme/rows", "../rows").contains("is not a hub id"));
+    assert!(problems("acme/rows", "rows").contains("it has no `/`"));
+    assert!(problems("v1", "../x").contains("is not a hub id"));
+    assert!(problems("data/a.parquet", "../a.parquet").contains("`../a.parquet` is no path in a repository"));
+    assert!(problems("data/a.parquet", "/a").contains("is no path in a repository"));
+    assert!(problems("2222", "z222").contains("`sha256` must be 64 hexadecimal digits"));
+    assert!(problems("format: parquet", "format: parket").contains("parket"));
+    assert!(problems("revision: v1, ", "").contains("revision"));
+    let both = read(&SMALL.replace("path: rows.jsonl", &format!("path: a, {ON_HUB}"))).unwrap_err();
+    assert!(both.to_string().contains("`path` and `hub` both name the file"), "{both}");
+}

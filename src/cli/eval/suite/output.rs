@@ -12,7 +12,7 @@ use crate::cli::{gate, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Verdict, text};
 use crate::eval::report::{self, RunFacts};
-use crate::eval::run::{PlannedTask, TaskResult};
+use crate::eval::run::{PlannedTask, RunOptions, TaskResult};
 use crate::eval::suite::Suite;
 use crate::provenance::{blocking_manifest, manifest_path};
 
@@ -50,7 +50,7 @@ impl Outputs {
     /// Returns the files the arguments name; makes the directory of --out.
     ///
     /// Errors if one of them exists and --force is not given, cannot be made, or is a file that the run reads.
-    pub fn check(args: &Args, suites: &[Suite]) -> Result<Outputs, Failure> {
+    pub fn check(args: &Args, suites: &[Suite], options: &RunOptions) -> Result<Outputs, Failure> {
         if let Some(dir) = &args.out {
             std::fs::create_dir_all(dir).map_err(|source| Error::CreateDir { path: dir.clone(), source })?;
         }
@@ -68,7 +68,7 @@ impl Outputs {
         if let Some(path) = existing.or_else(|| blocking_manifest(report?, args.force)) {
             return Err(Error::Exists { path }.into());
         }
-        paths::check(&outputs.written(args), &read(args, suites))?;
+        paths::check(&outputs.written(args), &read(args, suites, options))?;
         Ok(outputs)
     }
 
@@ -113,7 +113,7 @@ impl Outputs {
 }
 
 /// Returns the files that a run over suites reads.
-fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
+fn read(args: &Args, suites: &[Suite], options: &RunOptions) -> Vec<Named> {
     let mut read = vec![("the model", PathBuf::from(&args.model))];
     read.extend(args.adapter.iter().map(|path| ("--adapter", path.clone())));
     read.extend(args.baseline_model.iter().map(|path| ("--baseline-model", path.into())));
@@ -128,6 +128,7 @@ fn read(args: &Args, suites: &[Suite]) -> Vec<Named> {
         let named = suite.data.values().filter_map(|spec| spec.file(suite.directory()));
         read.extend(named.map(|path| ("data of a suite", path)));
     }
+    read.extend(options.hub.values().map(|path| ("data of a suite", path.clone())));
     read
 }
 
