@@ -20,6 +20,7 @@ use super::data::hex;
 use super::gate::{MetricFacts, TaskRun};
 use super::run::{PlannedTask, Sample, TaskResult};
 use super::score::{Metric, Valid, mean};
+use super::stats::Interval;
 
 pub use html::{Error as HtmlError, html};
 pub use junit::{Cases, junit};
@@ -199,6 +200,7 @@ pub struct TableFigure<'a> {
     pub value: f64,
     /// Clusters allowed for.
     pub stderr: Option<f64>,
+    pub ci95: Option<Interval>,
     pub n: usize,
     pub valid: Option<Valid>,
 }
@@ -210,6 +212,7 @@ impl<'a> TableTask<'a> {
             name: &metric.name,
             value: metric.value,
             stderr: metric.clustered_stderr.or(metric.stderr),
+            ci95: metric.ci95,
             n: metric.n,
             valid: metric.valid,
         };
@@ -226,6 +229,7 @@ impl<'a> TableTask<'a> {
             name: &metric.name,
             value: metric.value(),
             stderr: metric.clustered_stderr.or(metric.stderr),
+            ci95: metric.ci95,
             n: metric.n,
             valid: metric.valid,
         };
@@ -240,18 +244,20 @@ impl<'a> TableTask<'a> {
 /// Returns the table for the terminal, a line per figure. Names are as the files have them: print it with control characters
 /// escaped.
 pub fn table<'a>(tasks: impl Iterator<Item = TableTask<'a>>) -> String {
-    let mut rows = vec![["task", "shots", "metric", "value", "stderr", "n"].map(str::to_owned)];
+    let mut rows = vec![["task", "shots", "metric", "value", "stderr", "95 %", "n"].map(str::to_owned)];
     for task in tasks {
         for (index, metric) in task.metrics.iter().enumerate() {
             let first = [task.id.to_owned(), task.shots.to_string()];
             let [id, shots] = if index == 0 { first } else { [String::new(), String::new()] };
             let error = metric.stderr.map_or(String::new(), |error| format!("± {error:.4}"));
-            rows.push([id, shots, metric.name.to_owned(), figure(metric.value), error, metric.n.to_string()]);
+            let bounds = metric.ci95.map(|found| format!("{} to {}", figure(found.lower), figure(found.upper)));
+            let (value, bounds) = (figure(metric.value), bounds.unwrap_or_default());
+            rows.push([id, shots, metric.name.to_owned(), value, error, bounds, metric.n.to_string()]);
             rows.extend(valid_row(metric));
         }
     }
     let widths: Vec<usize> =
-        (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+        (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
@@ -264,11 +270,12 @@ pub fn table<'a>(tasks: impl Iterator<Item = TableTask<'a>>) -> String {
     text
 }
 
-fn valid_row(metric: &TableFigure) -> Option<[String; 6]> {
+fn valid_row(metric: &TableFigure) -> Option<[String; 7]> {
     let valid = metric.valid.filter(|valid| valid.n < metric.n)?;
     let value = valid.value.map_or("-".to_owned(), figure);
     let name = format!("{}, valid answers", metric.name);
-    Some([String::new(), String::new(), name, value, String::new(), valid.n.to_string()])
+    let [id, shots, error, bounds] = [const { String::new() }; 4];
+    Some([id, shots, name, value, error, bounds, valid.n.to_string()])
 }
 
 fn figure(value: f64) -> String {

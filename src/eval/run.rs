@@ -18,9 +18,9 @@ use super::encode::{Context, Encoder};
 use super::prompt::{Message, Shot};
 use super::request::{GenerateRequest, Request, Response};
 use super::score::{Metric, clustered_stderr};
-use super::stats::mean_interval;
+use super::stats::{figure_interval, mean_interval};
 use super::suite::{ChatUse, Prompting, Suite, TaskSpec};
-use super::task::{Ask, Inquiry, Outcome, Scores};
+use super::task::{Ask, Inquiry, Outcome, Scores, Task};
 use super::template::Template;
 use crate::hub::DatasetFile;
 
@@ -268,6 +268,7 @@ impl<'s> Plan<'s> {
         let scores: Vec<&Scores> = samples.iter().map(|sample| &sample.scores).collect();
         let mut metrics = task.spec.task.aggregate(&scores);
         add_intervals(&mut metrics, &samples);
+        add_figure_intervals(&mut metrics, task.spec.task.as_ref(), &scores, &samples);
         Ok(TaskResult {
             metrics,
             explanation: task.spec.task.explain(&scores),
@@ -299,6 +300,16 @@ fn add_intervals(metrics: &mut [Metric], samples: &[Sample]) {
         }
         let numbers = is_clustered.then(|| numbered(&clusters));
         metric.ci95 = mean_interval(&values, numbers.as_deref(), 0.95);
+    }
+}
+
+/// Adds intervals to the figures that are no means.
+fn add_figure_intervals(metrics: &mut [Metric], task: &dyn Task, scores: &[&Scores], samples: &[Sample]) {
+    let clusters: Option<Vec<&str>> = samples.iter().map(|sample| sample.cluster.as_deref()).collect();
+    let clusters = clusters.map_or_else(|| (0..samples.len()).collect(), |clusters| numbered(&clusters));
+    for metric in metrics.iter_mut().filter(|metric| metric.stderr.is_none() && metric.ci95.is_none()) {
+        let addition = task.addition(&metric.name, scores);
+        metric.ci95 = addition.and_then(|addition| figure_interval(&addition, &clusters, 0.95));
     }
 }
 

@@ -22,6 +22,7 @@ use serde_json::Value as Json;
 use super::data::Document;
 use super::request::{Response, Sampling};
 use super::score::Metric;
+use super::stats::Addition;
 use super::template::{self, Template};
 use crate::error::Diagnostic as _;
 use crate::yaml::{Fields, Node};
@@ -72,6 +73,11 @@ pub trait Task: Send + Sync + std::fmt::Debug {
 
     /// Returns the figures over all documents, of which there is at least one.
     fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric>;
+
+    /// Returns what each document adds to a figure of [`Task::aggregate`] that is no mean of a score; `None` of other figures.
+    fn addition(&self, _metric: &str, _scores: &[&Scores]) -> Option<Addition<'_>> {
+        None
+    }
 
     /// Returns the scores of a document that could not be asked about: the worst there are.
     fn failed(&self, document: &Document) -> Result<Scores, Error>;

@@ -6,7 +6,7 @@
 //! - is the candidate worse? [`mcnemar_exact`] for single items, [`sign_flip`] for clusters; [`holm`] over several;
 //! - how much worse may it be? [`tango_interval`] and [`clustered_tango_interval`] for right and wrong, [`bca`]
 //!   and [`cluster_bootstrap`] for other scores, [`clustered_se`] for a standard error;
-//! - how far is one model's own mean known? [`mean_interval`];
+//! - how far is one model's own mean known? [`mean_interval`]; a figure that is no mean? [`figure_interval`];
 //! - what could have been seen? [`power`].
 //!
 //! Functions of transcendental kind stand on `kernel::math64`, random numbers on `kernel::philox`: no C library, no
@@ -14,6 +14,7 @@
 
 mod bootstrap;
 mod cluster;
+mod figure;
 mod holm;
 mod mcnemar;
 mod mean;
@@ -28,6 +29,7 @@ mod golden;
 
 pub use bootstrap::{Draws, bca, cluster_bootstrap};
 pub use cluster::{Sum, Variance, cluster_sums, clustered_se, variance};
+pub use figure::{Addition, FEWEST_DRAWN, figure_interval};
 pub use holm::holm;
 pub use mcnemar::mcnemar_exact;
 pub use mean::mean_interval;

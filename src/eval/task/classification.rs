@@ -8,6 +8,7 @@ use super::{Ask, Error, Inquiry, Outcome, Scores, Task, TaskType, column, templa
 use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, first_max};
+use crate::eval::stats::Addition;
 use crate::eval::template::Template;
 use crate::yaml::{Fields, Node};
 
@@ -21,6 +22,7 @@ pub const TYPE: TaskType = TaskType {
 
 const ACC: &str = "acc";
 const VALID: &str = "acc.valid";
+const MACRO_F1: &str = "macro_f1";
 /// Index of the label.
 const TARGET: &str = "label.target";
 /// Index of the label, -1 if the answer names none.
@@ -234,6 +236,13 @@ impl Confusion {
     }
 }
 
+/// Returns the mean F1 of the labels that documents have, from three sums per label (right, target, answered).
+fn macro_f1_of(sums: &Vec<f64>) -> f64 {
+    let present = sums.chunks_exact(3).filter(|sums| sums[1] > 0.0);
+    let f1: Vec<f64> = present.map(|sums| 2.0 * sums[0] / (sums[1] + sums[2])).collect();
+    crate::eval::score::mean(&f1)
+}
+
 impl Task for Classification {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
         self.target(document)?;
@@ -280,8 +289,27 @@ impl Task for Classification {
         let macro_f1 = self.confusion(scores).macro_f1();
         let acc = metric_with_valid(ACC, scores, VALID);
         let macro_f1 =
-            Metric { name: "macro_f1".to_owned(), value: macro_f1, stderr: None, valid: None, ..acc.clone() };
+            Metric { name: MACRO_F1.to_owned(), value: macro_f1, stderr: None, valid: None, ..acc.clone() };
         vec![acc, macro_f1]
+    }
+
+    /// Of each label: documents that are right, that have it, and that were taken for it.
+    fn addition(&self, metric: &str, scores: &[&Scores]) -> Option<Addition<'_>> {
+        let n_labels = self.labels.names.len();
+        let of_labels = column(scores, TARGET).into_iter().zip(column(scores, PREDICTION));
+        let row = |(target, prediction): (f64, f64)| {
+            let mut row = vec![0.0; 3 * n_labels];
+            row[3 * target as usize + 1] += 1.0;
+            if prediction >= 0.0 {
+                row[3 * prediction as usize + 2] += 1.0;
+            }
+            if prediction == target {
+                row[3 * target as usize] += 1.0;
+            }
+            row
+        };
+        let rows = of_labels.map(row).collect();
+        (metric == MACRO_F1).then(|| Addition::Sums { rows, figure: Box::new(macro_f1_of) })
     }
 
     fn failed(&self, document: &Document) -> Result<Scores, Error> {

@@ -10,6 +10,7 @@ use super::{Error, Inquiry, Outcome, Scores, Task, TaskType, Texts, column, temp
 use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, Normalization, normalize};
+use crate::eval::stats::Addition;
 use crate::eval::template::Template;
 use crate::yaml::{Fields, Node};
 
@@ -168,6 +169,11 @@ fn scores(n_right: usize, n_answered: usize, n_target: usize) -> Scores {
     ])
 }
 
+/// Returns 2 * right / (answered + target), 1 if there is neither.
+fn micro_f1(n_right: f64, n_both: f64) -> f64 {
+    if n_both == 0.0 { 1.0 } else { 2.0 * n_right / n_both }
+}
+
 impl Task for Extraction {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
         self.target(document)?;
@@ -196,10 +202,16 @@ impl Task for Extraction {
         let mean = |name: &str| Metric::mean(name, &column(scores, name));
         let mut metrics = ["f1", "precision", "recall", "exact_match"].map(mean).to_vec();
         let total = |name: &str| column(scores, name).iter().sum::<f64>();
-        let n_both = total("n.answered") + total("n.target");
-        let value = if n_both == 0.0 { 1.0 } else { 2.0 * total("n.right") / n_both };
+        let value = micro_f1(total("n.right"), total("n.answered") + total("n.target"));
         metrics.push(Metric { name: "micro_f1".to_owned(), value, stderr: None, ..metrics[0].clone() });
         metrics
+    }
+
+    fn addition(&self, metric: &str, scores: &[&Scores]) -> Option<Addition<'_>> {
+        let parts = ["n.right", "n.answered", "n.target"].map(|name| column(scores, name));
+        let rows = (0..scores.len()).map(|index| vec![parts[0][index], parts[1][index] + parts[2][index]]);
+        let figure = Box::new(|sums: &Vec<f64>| micro_f1(sums[0], sums[1]));
+        (metric == "micro_f1").then(|| Addition::Sums { rows: rows.collect(), figure })
     }
 
     fn failed(&self, document: &Document) -> Result<Scores, Error> {

@@ -6,6 +6,7 @@ use super::{Ask, Error, Inquiry, Outcome, Scores, Task, TaskType, column, templa
 use crate::eval::data::Document;
 use crate::eval::request::Response;
 use crate::eval::score::{Metric, count_words};
+use crate::eval::stats::Addition;
 use crate::eval::template::Template;
 use crate::kernel::math64::exp;
 use crate::yaml::Fields;
@@ -72,6 +73,17 @@ impl Task for Perplexity {
             metric("byte_perplexity", exp(nll_per("bytes"))),
             metric("bits_per_byte", nll_per("bytes") / std::f64::consts::LN_2),
         ]
+    }
+
+    fn addition(&self, metric: &str, scores: &[&Scores]) -> Option<Addition<'_>> {
+        let (unit, scale): (_, fn(f64) -> f64) = match metric {
+            "word_perplexity" => ("words", exp),
+            "byte_perplexity" => ("bytes", exp),
+            "bits_per_byte" => ("bytes", |nats| nats / std::f64::consts::LN_2),
+            _ => return None,
+        };
+        let values = column(scores, "log_prob").into_iter().map(|log_prob| -log_prob).collect();
+        Some(Addition::Ratio { values, weights: column(scores, unit), scale })
     }
 
     fn failed(&self, _document: &Document) -> Result<Scores, Error> {

@@ -2,6 +2,7 @@ use super::super::testing::{document, generated, parse as parse_yaml};
 use super::*;
 use crate::eval::request::Loglikelihood;
 use crate::eval::score::Valid;
+use crate::eval::stats::figure_interval;
 
 const TRIAGE: &str = "
 prompt: '{{ q }}'
@@ -67,6 +68,30 @@ fn figures_are_scikit_learns() {
     // a document that could not be asked about is a miss of its label
     let failed = task.failed(&document(json!({"q": "", "a": "benign"}))).unwrap();
     assert_eq!(task.aggregate(&[scores[0], &failed])[0].value, 0.5);
+}
+
+#[test]
+fn macro_f1_is_a_figure_of_sums_and_has_an_interval() {
+    let task = parse_yaml(&TYPE, TRIAGE).unwrap();
+    let labels = ["malicious", "benign", "T1059"];
+    let outcome = |index: usize| {
+        let (target, answer) = (labels[index % 2], if index % 5 == 0 { "?" } else { labels[index % 7 % 3] });
+        let row = document(json!({"q": "", "a": target}));
+        task.score(&row, &[generated(answer)]).unwrap().scores
+    };
+    let scores: Vec<Scores> = (0..60).map(outcome).collect();
+    let scores: Vec<&Scores> = scores.iter().collect();
+    let value = |scores: &[&Scores]| task.aggregate(scores)[1].value;
+    let Some(Addition::Sums { rows, figure }) = task.addition("macro_f1", &scores) else { panic!("no sums") };
+    for range in [0..60, 0..1, 7..19] {
+        let mut sums = vec![0.0; rows[0].len()];
+        rows[range.clone()].iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, part)| *sum += part));
+        assert_eq!(figure(&sums), value(&scores[range]));
+    }
+    assert!(task.addition("acc", &scores).is_none(), "a mean has its own interval");
+    let alone: Vec<usize> = (0..60).collect();
+    let found = figure_interval(&Addition::Sums { rows, figure }, &alone, 0.95).unwrap();
+    assert!(0.0 < found.lower && found.lower < value(&scores) && value(&scores) < found.upper, "{found:?}");
 }
 
 #[test]
