@@ -5,6 +5,7 @@
 mod classification;
 mod cvss;
 mod extraction;
+mod garbled;
 mod generation;
 mod injection;
 mod json_answer;
