@@ -1,7 +1,7 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize, finetune, eval, inspect, hub -> data, model, text -> nn, kernel, tensor -> error` (docs/architecture.md).
+//! `cli -> quantize, finetune, eval, inspect -> data, model, text -> nn, kernel, tensor -> read, error` (docs/architecture.md).
 
 pub mod cli;
 pub mod data;
@@ -15,6 +15,7 @@ pub mod model;
 pub mod nn;
 pub mod provenance;
 pub mod quantize;
+pub mod read;
 pub mod tensor;
 pub mod text;
 pub mod yaml;

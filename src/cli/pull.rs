@@ -5,7 +5,7 @@ use serde_json::json;
 use super::progress::PullProgress;
 use super::term;
 use crate::error::Failure;
-use crate::hub::{self, RepoId, Options, Selection};
+use crate::hub::{self, Options, RepoId, Selection};
 
 /// Download a model or a data set into the local cache
 ///

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::Diagnostic;
+use crate::read::ReadError;
 use crate::text::{self, chat};
 
 use super::Place;
@@ -13,15 +14,8 @@ const LISTED: usize = 20;
 /// Why a training set cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{path}: cannot read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-
-    #[error("{path}:{line}: not UTF-8")]
-    NotUtf8 { path: PathBuf, line: usize },
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}: cannot tell what kind of file it is")]
     UnknownContainer { path: PathBuf },

@@ -57,8 +57,3 @@ impl std::fmt::Display for Place {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-/// Returns the line, from 1, of a byte.
-pub fn line_at(bytes: &[u8], offset: usize) -> usize {
-    1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count()
-}

@@ -62,7 +62,12 @@ pub fn audit(suite: &Suite, options: &RunOptions) -> Result<Vec<TaskAudit>, Erro
         let is_new = compared.insert((task.data.clone(), from.map(str::to_owned), cluster));
         let on_hub = |name| suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
         let mut audit = audit_task(task, &data, examples.as_deref(), is_new);
-        audit.hub = [Some(task.data.as_str()), from].into_iter().flatten().filter_map(on_hub).map(|hub| hub.file.clone()).collect();
+        audit.hub = [Some(task.data.as_str()), from]
+            .into_iter()
+            .flatten()
+            .filter_map(on_hub)
+            .map(|hub| hub.file.clone())
+            .collect();
         audit.hub.dedup();
         audits.push(audit);
     }

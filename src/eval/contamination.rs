@@ -9,19 +9,13 @@ use super::data::DataSet;
 use crate::data::scan::SharedRuns;
 use crate::data::shingles::texts_of;
 use crate::error::Diagnostic;
+use crate::read::{ReadError, read_text};
 
 /// Why a training file cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{path}: cannot read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-
-    #[error("{path}: not UTF-8")]
-    NotUtf8 { path: PathBuf },
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}:{line}: not JSON")]
     NotJson {
@@ -36,8 +30,10 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::NotJson { .. } => Some("a .jsonl file has one JSON value per line".into()),
-            Error::NotUtf8 { .. } => Some("training files are .jsonl, .json or plain text".into()),
-            Error::Read { .. } => None,
+            Error::File(ReadError::NotUtf8 { .. }) => {
+                Some("training files are .jsonl, .json or plain text".into())
+            }
+            Error::File(ReadError::Io { .. }) => None,
         }
     }
 }
@@ -72,8 +68,7 @@ impl Runs {
     /// Returns the documents that share a run with a training file, each once. A .jsonl file is read by line, a .json
     /// file as one value, their texts each by itself; anything else is plain text.
     pub fn overlaps(&self, path: &Path) -> Result<Vec<Overlap>, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|_| Error::NotUtf8 { path: path.to_owned() })?;
+        let text = read_text(path)?;
         let mut found: HashMap<usize, usize> = HashMap::new();
         for (line, text) in texts_in(path, &text)? {
             for document in self.runs.holders_of(&text) {

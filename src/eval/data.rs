@@ -14,8 +14,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use crate::data::line_at;
 use crate::error::Diagnostic;
+use crate::read::{ReadError, read_bytes, text_of};
 
 pub use crate::data::json::kind_of;
 pub use crate::data::{Place, Row, hex};
@@ -98,15 +98,8 @@ pub struct Options {
 /// Why a data set cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{path}: cannot read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-
-    #[error("{path}:{line}: not UTF-8")]
-    NotUtf8 { path: PathBuf, line: usize },
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}: SHA-256 is {found}, but the suite expects {expected}")]
     OtherDigest { path: PathBuf, found: String, expected: String },
@@ -164,7 +157,8 @@ pub fn read_with_parts(
     options: &Options,
     files: &[(&str, PathBuf)],
 ) -> Result<DataSet, Error> {
-    let (bytes, mut sha256) = read_bytes(path)?;
+    let bytes = read_bytes(path)?;
+    let mut sha256 = hex(&Sha256::digest(&bytes));
     if let Some(expected) = options.sha256.as_ref().filter(|expected| **expected != sha256) {
         let expected = expected.clone();
         return Err(Error::OtherDigest { path: path.to_owned(), found: sha256, expected });
@@ -176,9 +170,9 @@ pub fn read_with_parts(
     for part in format.parts {
         let file = files.iter().find(|(name, _)| name == part).map(|(_, file)| file.clone());
         let file = file.ok_or_else(|| Error::NoPart { path: path.to_owned(), part })?;
-        let (bytes, sha256) = read_bytes(&file)?;
+        let bytes = read_bytes(&file)?;
         let text = text_of(&file, &bytes)?.to_owned();
-        digests.update(&sha256);
+        digests.update(hex(&Sha256::digest(&bytes)));
         parts.push(Part { path: file, text });
     }
     if !parts.is_empty() {
@@ -200,22 +194,6 @@ pub fn read_with_parts(
         return Err(Error::Empty { path: path.to_path_buf() });
     }
     Ok(DataSet { path, sha256, documents })
-}
-
-/// Returns a file's bytes, and their SHA-256.
-fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let sha256 = hex(&Sha256::digest(&bytes));
-    Ok((bytes, sha256))
-}
-
-/// Returns a file's bytes as text; a byte order mark is no part of the first row.
-fn text_of<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, Error> {
-    let text = std::str::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
-        path: path.to_owned(),
-        line: line_at(bytes, error.valid_up_to()),
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {

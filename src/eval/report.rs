@@ -250,7 +250,8 @@ pub fn table<'a>(tasks: impl Iterator<Item = TableTask<'a>>) -> String {
             let first = [task.id.to_owned(), task.shots.to_string()];
             let [id, shots] = if index == 0 { first } else { [String::new(), String::new()] };
             let error = metric.stderr.map_or(String::new(), |error| format!("± {error:.4}"));
-            let bounds = metric.ci95.map(|found| format!("{} to {}", figure(found.lower), figure(found.upper)));
+            let bounds =
+                metric.ci95.map(|found| format!("{} to {}", figure(found.lower), figure(found.upper)));
             let (value, bounds) = (figure(metric.value), bounds.unwrap_or_default());
             rows.push([id, shots, metric.name.to_owned(), value, error, bounds, metric.n.to_string()]);
             rows.extend(valid_row(metric));

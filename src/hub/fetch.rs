@@ -76,7 +76,8 @@ fn choose(
         RepoKind::Dataset => (is_data, "JSON, CSV, TSV, Parquet or text"),
     };
     if !chosen.iter().any(|file| is_main(&file.path)) {
-        let readable = |path: &&&str| path.ends_with(".gguf") || id.kind == RepoKind::Dataset && is_data(path);
+        let readable =
+            |path: &&&str| path.ends_with(".gguf") || id.kind == RepoKind::Dataset && is_data(path);
         let examples = paths.iter().filter(readable).take(3);
         return Err(Error::NothingSelected {
             id: id.repository(),

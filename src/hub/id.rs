@@ -173,7 +173,10 @@ mod tests {
         let id: RepoId = "org/name".parse().unwrap();
         assert_eq!((id.revision(), id.repository()), ("main", "org/name".to_string()));
         let id: RepoId = "datasets/org/name@v2".parse().unwrap();
-        assert_eq!((id.kind, id.org.as_str(), id.repository()), (RepoKind::Dataset, "org", "datasets/org/name".into()));
+        assert_eq!(
+            (id.kind, id.org.as_str(), id.repository()),
+            (RepoKind::Dataset, "org", "datasets/org/name".into())
+        );
         let id: RepoId = "datasets/name".parse().unwrap();
         assert_eq!(id.kind, RepoKind::Model, "an organization may be called so");
     }
@@ -217,9 +220,16 @@ mod tests {
     #[test]
     fn file_names_do_not_look_like_ids() {
         assert!(looks_like_id("Qwen/Qwen3-0.6B"));
-        for text in
-            ["models/x.gguf", "models/X.GGUF", "dir/model.safetensors", "./a/b", "a/b/c", "datasets/a/b", "/a/b", "plain"]
-        {
+        for text in [
+            "models/x.gguf",
+            "models/X.GGUF",
+            "dir/model.safetensors",
+            "./a/b",
+            "a/b/c",
+            "datasets/a/b",
+            "/a/b",
+            "plain",
+        ] {
             assert!(!looks_like_id(text), "{text}");
         }
     }

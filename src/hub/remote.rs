@@ -73,7 +73,9 @@ impl Remote {
         let asked = async {
             Ok(match kind {
                 RepoKind::Model => self.client.model(org, name).info().revision(revision).send().await?.sha,
-                RepoKind::Dataset => self.client.dataset(org, name).info().revision(revision).send().await?.sha,
+                RepoKind::Dataset => {
+                    self.client.dataset(org, name).info().revision(revision).send().await?.sha
+                }
             })
         };
         match self.runtime.block_on(asked).map_err(|e: HFError| self.explain(e))? {

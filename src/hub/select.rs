@@ -135,7 +135,8 @@ fn is_card(path: &str) -> bool {
 fn in_default_set(path: &str) -> bool {
     let top_level = !path.contains('/');
     let index = path.ends_with(".safetensors.index.json");
-    top_level && (path.ends_with(".safetensors") || index || is_licence(path) || DEFAULT_NAMES.contains(&path))
+    top_level
+        && (path.ends_with(".safetensors") || index || is_licence(path) || DEFAULT_NAMES.contains(&path))
 }
 
 /// Compiles a shell pattern (Python's fnmatch, case kept) that must match a whole path.
@@ -224,7 +225,16 @@ mod tests {
 
     #[test]
     fn of_a_data_set_its_data_and_its_card_are_taken() {
-        let paths = [".gitattributes", "LICENSE", "README.md", "data/a.parquet", "b.TSV", "image.png", "load.py", "x.bin"];
+        let paths = [
+            ".gitattributes",
+            "LICENSE",
+            "README.md",
+            "data/a.parquet",
+            "b.TSV",
+            "image.png",
+            "load.py",
+            "x.bin",
+        ];
         let (taken, left) = Selection::default().split(RepoKind::Dataset, &paths);
         assert_eq!(taken, ["LICENSE", "README.md", "data/a.parquet", "b.TSV"]);
         assert!(left.contains(&("x.bin", SkipReason::Pickle)));

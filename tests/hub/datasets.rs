@@ -36,7 +36,7 @@ fn offline(options: Options) -> Options {
 fn suite(dir: &Path, sha256: &str) -> String {
     let text = format!(
         "version: 1\nname: rows\ndata:\n  rows:\n    hub: {{dataset: acme/tiny, revision: {COMMIT}, file: data/rows.csv, \
-         sha256: {sha256}}}\n    format: csv\ntasks:\n  - id: ask\n    type: multiple_choice\n    data: rows\n    \
+         sha256: '{sha256}'}}\n    format: csv\ntasks:\n  - id: ask\n    type: multiple_choice\n    data: rows\n    \
          prompt: '{{{{ Question }}}}'\n    choices: [A, B]\n    target: {{letter: '{{{{ Answer }}}}'}}\n    metrics: [acc]\n"
     );
     let path = dir.join("suite.yaml");
@@ -95,7 +95,10 @@ fn another_digest_names_both_and_a_missing_file_what_there_is() {
     );
     assert_eq!(error.to_string(), expected);
     let error = file("main", "rows.csv", &wrong).resolve(&options, &mut |_| ()).unwrap_err();
-    assert!(matches!(&error, Error::NoSuchFile { examples, .. } if examples == &["data/rows.csv"]), "{error}");
+    assert!(
+        matches!(&error, Error::NoSuchFile { examples, .. } if examples == &["data/rows.csv"]),
+        "{error}"
+    );
 }
 
 #[test]

@@ -215,7 +215,8 @@ impl State {
         }
         let path = request.target.split('?').next().unwrap_or_default();
         // the same files as a model and as a data set, at addresses that differ
-        let path = &path.replacen("/api/datasets/", "/api/models/", 1).replacen("/datasets/", "/", 1);
+        let path = path.replacen("/api/datasets/", "/api/models/", 1).replacen("/datasets/", "/", 1);
+        let path = path.as_str();
         if let Some(revision) = path.strip_prefix("/api/models/acme/tiny/revision/") {
             return match revision {
                 "main" | "v1.0" | COMMIT => reply(200, json!({"id": "acme/tiny", "sha": COMMIT}).to_string()),

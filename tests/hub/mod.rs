@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use fake::{COMMIT, FakeHub, sha256_hex};
-use lctl::hub::{self, Error, Event, RepoId, Options, Origin, Selection};
+use lctl::hub::{self, Error, Event, Options, Origin, RepoId, Selection};
 
 /// Runs the program with a clean Hugging Face environment.
 fn lctl(hub: &FakeHub, home: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
@@ -384,7 +384,9 @@ fn an_error_page_is_not_taken_for_a_file() {
 #[test]
 fn absurd_ids_are_usage_errors() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
-    for id in ["../../etc/passwd", "acme", "acme/ti ny", "acme/tiny@../../x", "acme/..", "a/b/c", "datasets/a/b/c"] {
+    for id in
+        ["../../etc/passwd", "acme", "acme/ti ny", "acme/tiny@../../x", "acme/..", "a/b/c", "datasets/a/b/c"]
+    {
         let output = lctl(&hub, home.path(), &["pull", id], &[]);
         assert_eq!(output.status.code(), Some(2), "{id}");
         assert!(stderr(&output).contains("is not a hub id"), "{}", stderr(&output));

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{Container, Rows, malformed, utf8};
+use super::{Container, Rows, malformed};
 use crate::data::json::{item_lines, kind_of, repeated_key, without_place};
 use crate::data::{Error, Row, RowError};
+use crate::read::text_of;
 
 pub const LINES: Container = Container {
     name: "jsonl",
@@ -19,7 +20,7 @@ pub const ARRAY: Container =
     Container { name: "json", about: "an array of JSON objects", extensions: &["json"], read: array };
 
 fn lines(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
-    let lines = utf8(path, bytes)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text_of(path, bytes)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     Ok(lines.map(|(index, line)| (index + 1, row(line))).collect())
 }
 
@@ -33,7 +34,7 @@ fn row(line: &str) -> Result<Row, RowError> {
 }
 
 fn array(path: &Path, bytes: &[u8]) -> Result<Rows, Error> {
-    let text = utf8(path, bytes)?;
+    let text = text_of(path, bytes)?;
     let whole = |line, what: String| Ok(vec![(line, malformed(what))]);
     let items = match serde_json::from_str(text) {
         Ok(Json::Array(items)) => items,

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, Row, RowError, hex, line_at};
+use super::{Error, Row, RowError, hex};
+use crate::read::read_bytes;
 
 /// A kind of file.
 pub struct Container {
@@ -60,7 +61,7 @@ pub struct File {
 /// Reads a file, of the kind that it looks like if none is given. Errors if the file is not of its kind at all; what is
 /// wrong with single rows stands in their place.
 pub fn read(path: &Path, container: Option<&'static Container>) -> Result<File, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = read_bytes(path)?;
     check_build(path, &bytes)?;
     let unknown = || Error::UnknownContainer { path: path.to_owned() };
     let container = container.or_else(|| detect(path, &bytes)).ok_or_else(unknown)?;
@@ -105,15 +106,6 @@ fn detect(path: &Path, bytes: &[u8]) -> Option<&'static Container> {
         }
     };
     by_name(name)
-}
-
-/// Returns the bytes as text without a byte order mark.
-fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, Error> {
-    let text = std::str::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
-        path: path.to_owned(),
-        line: line_at(bytes, error.valid_up_to()),
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 fn malformed<T>(what: impl Into<String>) -> Result<T, RowError> {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::{Container, Rows, malformed, utf8};
+use super::{Container, Rows, malformed};
 use crate::data::{Error, Row, RowError};
+use crate::read::text_of;
 
 pub const COMMAS: Container = Container {
     name: "csv",
@@ -20,7 +21,7 @@ pub const TABS: Container = Container {
 };
 
 fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
-    let text = utf8(path, bytes)?;
+    let text = text_of(path, bytes)?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

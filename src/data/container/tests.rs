@@ -3,6 +3,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 #[cfg(feature = "parquet")]
 use crate::data::testing;
+use crate::read::ReadError;
 
 /// A kind of file, and its rows by line.
 type Read = (&'static str, Vec<(usize, Result<Json, String>)>);
@@ -44,8 +45,8 @@ fn the_kind_is_told_by_content_then_by_name() {
     assert_eq!(rows_of("x.txt", b"[a] {b}").unwrap(), ("txt", vec![good(1, json!({"text": "[a] {b}"}))]));
     assert!(matches!(rows_of("x.bin", b"abc"), Err(Error::UnknownContainer { .. })));
     assert!(matches!(rows_of("x.jsonl", b"\n"), Err(Error::Empty { .. })));
-    assert!(matches!(rows_of("x.jsonl", b"{}\n\xff"), Err(Error::NotUtf8 { line: 2, .. })));
-    assert!(matches!(read(Path::new("missing.jsonl"), None), Err(Error::Read { .. })));
+    assert!(matches!(rows_of("x.jsonl", b"{}\n\xff"), Err(Error::File(ReadError::NotUtf8 { line: 2, .. }))));
+    assert!(matches!(read(Path::new("missing.jsonl"), None), Err(Error::File(ReadError::Io { .. }))));
 }
 
 #[test]

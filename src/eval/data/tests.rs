@@ -183,7 +183,7 @@ fn parquet_rows_are_known_by_their_numbers() {
     assert_eq!(lines_and(&data, "n"), pairs(&[(2, "-1")]));
     assert_eq!(data.sha256, hex(&Sha256::digest(&bytes)));
     let text = read(&path, format("jsonl").unwrap(), &only).err().unwrap();
-    assert!(matches!(text, Error::NotUtf8 { .. }), "{text}");
+    assert!(matches!(text, Error::File(ReadError::NotUtf8 { .. })), "{text}");
     std::fs::write(&path, "not Parquet").unwrap();
     let other = read(&path, format("parquet").unwrap(), &only).err().unwrap();
     assert!(other.to_string().contains("not Parquet: "), "{other}");

@@ -15,6 +15,7 @@ use crate::eval::score::Valid;
 use crate::eval::stats::Interval;
 use crate::eval::suite::GateKeys;
 use crate::provenance::Licences;
+use crate::read::{ReadError, read_text};
 use crate::yaml::{Step, locate};
 
 /// Report and samples of a run over suites.
@@ -230,12 +231,8 @@ struct SampleLine {
 /// Why a run cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{path}: cannot read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}:{line}: {what}")]
     Bad { path: PathBuf, line: usize, what: String, hint: Option<String> },
@@ -259,7 +256,8 @@ impl Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Read { .. } => Some(
+            Error::File(ReadError::NotUtf8 { .. }) => None,
+            Error::File(ReadError::Io { .. }) => Some(
                 "name a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json".into(),
             ),
             Error::Bad { hint, .. } => hint.clone(),
@@ -277,15 +275,7 @@ impl Run {
     pub fn open(path: &Path) -> Result<Run, Error> {
         let report = Run::report_path(path);
         let samples = report.with_file_name("samples.jsonl");
-        let read = |path: &Path| {
-            let bytes =
-                std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-            String::from_utf8(bytes).map_err(|error| {
-                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                Error::bad(path, 1 + valid.iter().filter(|byte| **byte == b'\n').count(), "not UTF-8")
-            })
-        };
-        Run::read(&report, &read(&report)?, &samples, &read(&samples)?)
+        Run::read(&report, &read_text(&report)?, &samples, &read_text(&samples)?)
     }
 
     /// Reads a report's text and its samples' text; the paths are for messages.

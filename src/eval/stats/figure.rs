@@ -15,7 +15,7 @@ pub enum Addition<'a> {
     /// The figure is `scale` of the sum of values over the sum of weights; `scale` rises with what it is given.
     Ratio { values: Vec<f64>, weights: Vec<f64>, scale: fn(f64) -> f64 },
     /// The figure is a function of the sums of numbers, of which every document has as many.
-    Sums { rows: Vec<Vec<f64>>, figure: Box<dyn Fn(&Vec<f64>) -> f64 + Sync + 'a> },
+    Sums { rows: Vec<Vec<f64>>, figure: Box<dyn Fn(&[f64]) -> f64 + Sync + 'a> },
 }
 
 /// Returns the two-sided interval at `level` of a figure; `clusters` holds each document's, from 0, none left out.
@@ -26,8 +26,10 @@ pub enum Addition<'a> {
 ///   same: a point would say too much.
 pub fn figure_interval(addition: &Addition, clusters: &[usize], level: f64) -> Option<Interval> {
     let interval = match addition {
-        Addition::Ratio { values, weights, scale } => ratio_interval(values, weights, clusters, level, *scale)?,
-        Addition::Sums { rows, figure } => sums_interval(rows, figure, clusters, level)?,
+        Addition::Ratio { values, weights, scale } => {
+            ratio_interval(values, weights, clusters, level, *scale)?
+        }
+        Addition::Sums { rows, figure } => sums_interval(rows, figure.as_ref(), clusters, level)?,
     };
     (interval.lower.is_finite() && interval.upper.is_finite()).then_some(interval)
 }
@@ -51,7 +53,7 @@ fn ratio_interval(
 
 fn sums_interval(
     rows: &[Vec<f64>],
-    figure: &(dyn Fn(&Vec<f64>) -> f64 + Sync + '_),
+    figure: &(dyn Fn(&[f64]) -> f64 + Sync + '_),
     clusters: &[usize],
     level: f64,
 ) -> Option<Interval> {
@@ -61,7 +63,7 @@ fn sums_interval(
         return None;
     }
     let half = 0.5 * (1.0 - level);
-    let bounds = bca_of(&sums, figure, &[half, 1.0 - half], DRAWS);
+    let bounds = bca_of(&sums, &|sums: &Vec<f64>| figure(sums), &[half, 1.0 - half], DRAWS);
     (bounds[0] < bounds[1]).then(|| Interval { lower: bounds[0], upper: bounds[1] })
 }
 
@@ -103,7 +105,7 @@ mod tests {
         let values: Vec<f64> = (0..40).map(|index| f64::from(index * index % 17)).collect();
         let sums: Vec<Sum> = values.iter().map(|value| Sum { value: *value, weight: 1.0 }).collect();
         let rows: Vec<Vec<f64>> = values.iter().map(|value| vec![*value, 1.0]).collect();
-        let figure: Box<dyn Fn(&Vec<f64>) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
+        let figure: Box<dyn Fn(&[f64]) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
         let alone: Vec<usize> = (0..40).collect();
         let addition = Addition::Sums { rows: rows.clone(), figure };
         let found = figure_interval(&addition, &alone, 0.9).unwrap();
@@ -111,7 +113,7 @@ mod tests {
         // four copies to a cluster are worth one
         let (copies, four): (Vec<Vec<f64>>, Vec<usize>) =
             (0..160).map(|index| (rows[index / 4].clone(), index / 4)).unzip();
-        let figure: Box<dyn Fn(&Vec<f64>) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
+        let figure: Box<dyn Fn(&[f64]) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
         let clustered = figure_interval(&Addition::Sums { rows: copies, figure }, &four, 0.9).unwrap();
         assert_eq!(clustered, found);
     }

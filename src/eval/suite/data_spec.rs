@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::eval::data::{FORMATS, Format, Options, format};
-use crate::hub::{DatasetFile, RepoId};
+use crate::hub::{DatasetFile, RepoId, RepoKind};
 use crate::yaml::{Fields, Node};
 
 /// A data set as a suite names it.
@@ -141,9 +141,16 @@ fn parse_id(dataset: &Node, revision: &Node) -> Option<RepoId> {
         return None;
     }
     let id = format!("datasets/{}", dataset.text());
-    if let Err(error) = id.parse::<RepoId>() {
-        dataset.note_with_hint(error.to_string(), hint);
-        return None;
+    match id.parse::<RepoId>() {
+        Ok(id) if id.kind == RepoKind::Dataset => {}
+        Ok(_) => {
+            dataset.note_with_hint(format!("`{}` has no `/`", dataset.text()), hint);
+            return None;
+        }
+        Err(error) => {
+            dataset.note_with_hint(error.to_string(), hint);
+            return None;
+        }
     }
     match format!("{id}@{}", revision.text()).parse::<RepoId>() {
         Ok(id) => Some(id),

@@ -155,7 +155,7 @@ fn data_that_comes_with_the_program_lies_beside_the_suites() {
 }
 
 const ON_HUB: &str = "hub: {dataset: acme/rows, revision: v1, file: data/a.parquet, \
-                      sha256: 2222222222222222222222222222222222222222222222222222222222222222, format: parquet}";
+                      sha256: '2222222222222222222222222222222222222222222222222222222222222222', format: parquet}";
 
 #[test]
 fn data_may_be_on_a_hub() {
@@ -175,7 +175,7 @@ fn a_place_on_a_hub_is_checked_before_anything_is_asked() {
         read(&SMALL.replace("path: rows.jsonl", &hub)).unwrap_err().to_string()
     };
     assert!(problems("acme/rows", "../rows").contains("is not a hub id"));
-    assert!(problems("acme/rows", "rows").contains("it has no `/`"));
+    assert!(problems("acme/rows", "rows").contains("`rows` has no `/`"));
     assert!(problems("v1", "../x").contains("is not a hub id"));
     assert!(problems("data/a.parquet", "../a.parquet").contains("`../a.parquet` is no path in a repository"));
     assert!(problems("data/a.parquet", "/a").contains("is no path in a repository"));

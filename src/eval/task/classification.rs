@@ -237,7 +237,7 @@ impl Confusion {
 }
 
 /// Returns the mean F1 of the labels that documents have, from three sums per label (right, target, answered).
-fn macro_f1_of(sums: &Vec<f64>) -> f64 {
+fn macro_f1_of(sums: &[f64]) -> f64 {
     let present = sums.chunks_exact(3).filter(|sums| sums[1] > 0.0);
     let f1: Vec<f64> = present.map(|sums| 2.0 * sums[0] / (sums[1] + sums[2])).collect();
     crate::eval::score::mean(&f1)

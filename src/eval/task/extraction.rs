@@ -210,7 +210,7 @@ impl Task for Extraction {
     fn addition(&self, metric: &str, scores: &[&Scores]) -> Option<Addition<'_>> {
         let parts = ["n.right", "n.answered", "n.target"].map(|name| column(scores, name));
         let rows = (0..scores.len()).map(|index| vec![parts[0][index], parts[1][index] + parts[2][index]]);
-        let figure = Box::new(|sums: &Vec<f64>| micro_f1(sums[0], sums[1]));
+        let figure = Box::new(|sums: &[f64]| micro_f1(sums[0], sums[1]));
         (metric == "micro_f1").then(|| Addition::Sums { rows: rows.collect(), figure })
     }
 

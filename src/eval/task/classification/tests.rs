@@ -85,7 +85,9 @@ fn macro_f1_is_a_figure_of_sums_and_has_an_interval() {
     let Some(Addition::Sums { rows, figure }) = task.addition("macro_f1", &scores) else { panic!("no sums") };
     for range in [0..60, 0..1, 7..19] {
         let mut sums = vec![0.0; rows[0].len()];
-        rows[range.clone()].iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, part)| *sum += part));
+        rows[range.clone()]
+            .iter()
+            .for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, part)| *sum += part));
         assert_eq!(figure(&sums), value(&scores[range]));
     }
     assert!(task.addition("acc", &scores).is_none(), "a mean has its own interval");

@@ -1,0 +1,60 @@
+//! Files that are read whole, and why they cannot be.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Diagnostic;
+
+/// Why a file's bytes, or its text, are not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{path}: cannot read")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("{path}:{line}: not UTF-8")]
+    NotUtf8 { path: PathBuf, line: usize },
+}
+
+impl Diagnostic for ReadError {}
+
+/// Returns a file's bytes.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
+    std::fs::read(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })
+}
+
+/// Returns a file's bytes as text, a byte order mark left out; the error has the line, from 1, that is no text.
+pub fn text_of<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ReadError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| ReadError::NotUtf8 {
+        path: path.to_owned(),
+        line: line_at(bytes, error.valid_up_to()),
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Returns a file's text, a byte order mark left out.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
+    let bytes = read_bytes(path)?;
+    text_of(path, &bytes).map(str::to_owned)
+}
+
+/// Returns the line, from 1, of a byte.
+fn line_at(bytes: &[u8], offset: usize) -> usize {
+    1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_read_without_its_mark_and_refused_with_its_line() {
+        let path = Path::new("rows.txt");
+        assert_eq!(text_of(path, "\u{feff}größe\n".as_bytes()).unwrap(), "größe\n");
+        let error = text_of(path, b"one\ntwo\xff\n").unwrap_err();
+        assert_eq!(error.to_string(), "rows.txt:2: not UTF-8");
+        assert_eq!(read_text(Path::new("/nowhere/x")).unwrap_err().to_string(), "/nowhere/x: cannot read");
+    }
+}
