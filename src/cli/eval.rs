@@ -41,7 +41,9 @@ Examples:
 /// What excludes options of suites.
 const TEXT_MODES: [&str; 3] = ["perplexity", "kl_base", "base_logits"];
 
-/// Score a model: suites of tasks, perplexity of a text, or divergence from another model
+/// Score a model on suites, or over a text
+///
+/// Suites of tasks; perplexity of a text; divergence of a model's predictions from another's.
 #[derive(Clone, Default, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("mode").required(true).args(["suite", "perplexity", "kl_base", "base_logits"]))]

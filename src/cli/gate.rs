@@ -33,7 +33,9 @@ Examples:
   lctl gate --power results/base
   lctl gate --power --items 1000,800,800 --margin 0.03";
 
-/// Compare two runs of `lctl eval --suite`: is the candidate no worse than its baseline?
+/// Decide whether a candidate is no worse than a baseline
+///
+/// It compares two runs of `lctl eval --suite`.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {

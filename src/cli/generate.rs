@@ -29,7 +29,7 @@ Examples:
 /// Tokens of a prompt computed at once.
 const BATCH_TOKENS: usize = 512;
 
-/// Write text with a model: go on with a prompt, or answer in a conversation
+/// Write text with a model, or hold a conversation
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("input").args(["prompt", "prompt_file"]))]

@@ -11,11 +11,17 @@ use crate::model::export::{self, Changes, Stored};
 use crate::provenance::QuantizeSettings;
 use crate::quantize::{Control, Recipe};
 
+const AFTER_HELP: &str = "\
+Examples:
+  lctl merge ./Llama-3.2-1B runs/a/adapter -o llama-soc
+  lctl merge ./Llama-3.2-1B runs/a/adapter --type Q4_K_M -o llama-soc-q4.gguf";
+
 /// Add an adapter to a model's weights
 ///
 /// Weights are decoded, the adapter's product is added in f32, and the sum is rounded once: to the type that a weight had, or to
 /// that of --type. Tokenizer, chat template and settings are kept.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// A checkpoint's directory, a GGUF of any type (of a split one the first shard) or a hub id ORG/NAME[@REVISION]
     #[arg(value_name = "BASE")]

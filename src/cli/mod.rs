@@ -1,9 +1,12 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
+mod completions;
+mod doctor;
 mod eval;
 mod finetune;
 mod gate;
 mod generate;
+mod help;
 mod inspect;
 mod machine;
 mod merge;
@@ -18,39 +21,31 @@ mod report;
 pub(crate) mod source;
 mod suite;
 pub(crate) mod term;
+mod verbose;
+mod version;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Failure;
 
-const AFTER_HELP: &str = "\
-MODEL is a checkpoint directory, a .safetensors or .gguf file, or a hub id ORG/NAME[@REVISION].
-
-Results go to stdout, everything else to stderr.
-
-Exit status:
-  0    success
-  1    `inspect --diff`: the models differ; `suite overlap`: documents were found
-  2    bad input or usage
-  3, 4, 5  `gate`, `eval --baseline`: a regression, undecided, not comparable; 3 `replay`: the bits differ
-  130  interrupted
-
-Environment:
-  HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE  the hub and its cache (docs/pull.md)
-  NO_COLOR                                                      no colour on stderr\n";
-
 #[derive(Parser)]
-#[command(name = "lctl", version, about, propagate_version = true, after_help = AFTER_HELP)]
+#[command(name = "lctl", version, long_version = version::long(), propagate_version = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// Say on stderr what runs, and at the end what time and memory it took
+    #[arg(short, long, global = true)]
+    verbose: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Completions(completions::Args),
+    Doctor(doctor::Args),
     Finetune(finetune::Args),
     Merge(merge::Args),
     Quantize(quantize::Args),
@@ -65,21 +60,29 @@ enum Command {
     Suite(suite::Args),
 }
 
-/// Parses the command line, runs the command, and returns the exit status:
-/// 0 success, 1 models that differ, 2 bad input or usage, 3 to 5 what a gate or a replay says, 130 interrupted.
+/// Returns the whole command line, as help, completions and tests see it.
+fn command() -> clap::Command {
+    help::with_overview(Cli::command())
+}
+
+/// Parses the command line, runs the command, and returns the exit status (docs/cli.md).
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli.command) {
-        Ok(code) => code,
-        Err(failure) => {
-            term::say(&failure.to_string());
-            ExitCode::from(failure.exit_code())
-        }
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let watch = cli.verbose.then(verbose::Watch::begin);
+    let code = run(cli.command).unwrap_or_else(|failure| {
+        term::say(&failure.to_string());
+        ExitCode::from(failure.exit_code())
+    });
+    if let Some(watch) = watch {
+        watch.end();
     }
+    code
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Completions(args) => completions::run(&args)?,
+        Command::Doctor(args) => return doctor::run(&args),
         Command::Finetune(args) => return finetune::run(&args),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,

@@ -5,14 +5,29 @@ mod data;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value as Json, json};
+
 use super::term;
 use crate::error::{Diagnostic, Failure, nearest};
 use crate::finetune::recipe::{PRESETS, Recipe};
 use crate::quantize;
 use crate::tensor::AtomicFile;
 
-/// Write, check and show recipes of fine-tuning runs, and look at their data (docs/recipes.md)
+const AFTER_HELP: &str = "\
+Recipes are described in docs/recipes.md.
+
+Examples:
+  lctl recipe new
+  lctl recipe new 1b-lora -o my.yaml
+  lctl recipe validate my.yaml
+  lctl recipe show my.yaml --set train.lr=1e-4
+  lctl recipe data my.yaml";
+
+/// Write, check and show recipes of fine-tuning runs
+///
+/// And load their data, to see what would be trained.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +43,7 @@ enum Command {
 
 /// Write a commented recipe, or list those there are
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  lctl recipe new\n  lctl recipe new 8b-lora -o my.yaml")]
 struct NewArgs {
     /// What to begin with; without it the choices are listed
     #[arg(value_name = "PRESET")]
@@ -47,6 +63,11 @@ struct NewArgs {
 /// Wrong are keys, values and combinations of them, and files of data, suites, policies and templates that are not there.
 /// Exits with 2 if anything is.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lctl recipe validate my.yaml
+  lctl recipe validate recipes/soc-triage.yaml recipes/phishing.yaml --schema-only
+  lctl recipe validate my.yaml --set train.lr=1e-4 --json")]
 struct ValidateArgs {
     #[arg(required = true)]
     recipes: Vec<PathBuf>,
@@ -57,10 +78,15 @@ struct ValidateArgs {
     /// Don't look whether the files that a recipe names are there
     #[arg(long)]
     schema_only: bool,
+
+    /// Print JSON (docs/cli.md)
+    #[arg(long)]
+    json: bool,
 }
 
 /// Print a recipe with every default written out
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  lctl recipe show my.yaml\n  lctl recipe show my.yaml --set adapter.r=8 --json")]
 struct ShowArgs {
     recipe: PathBuf,
 
@@ -148,6 +174,13 @@ fn new(args: &NewArgs) -> Result<(), Failure> {
 
 fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     let (mut wrong, of) = (0, args.recipes.len());
+    if args.json {
+        let results: Vec<_> = args.recipes.iter().map(|path| (path, check(path, args))).collect();
+        let rows: Vec<_> = results.iter().map(|(path, result)| validated(path, result)).collect();
+        term::out_json(&json!(rows))?;
+        wrong = results.iter().filter(|(_, result)| result.is_err()).count();
+        return if wrong == 0 { Ok(()) } else { Err(Error::Wrong { wrong, of }.into()) };
+    }
     for path in &args.recipes {
         match check(path, args) {
             Ok(()) => {
@@ -164,6 +197,16 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         0 => Ok(()),
         wrong => Err(Error::Wrong { wrong, of }.into()),
     }
+}
+
+/// Returns what `validate` found of a recipe, as JSON.
+fn validated(path: &Path, result: &Result<(), Failure>) -> Json {
+    let failure = result.as_ref().err();
+    json!({
+        "recipe": path.display().to_string(),
+        "valid": failure.is_none(),
+        "error": failure.map(Failure::to_string),
+    })
 }
 
 fn check(path: &Path, args: &ValidateArgs) -> Result<(), Failure> {

@@ -31,7 +31,7 @@ Examples:
   lctl replay results/report.json.manifest.json --input rows.jsonl=/data/rows.jsonl
   lctl replay results/report.json.manifest.json --check";
 
-/// Make an artefact again from its manifest, and say whether the bits agree
+/// Make an artefact again, and say whether the bits agree
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {

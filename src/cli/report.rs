@@ -1,11 +1,13 @@
 //! `lctl report`: a run that `lctl eval` saved -> table, Markdown, JUnit XML, HTML page; no model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
 
 use super::gate::{open_policy, open_run, printable_lines};
 use super::{render, term};
 use crate::error::Failure;
-use crate::eval::gate::{Run, Verdict, compare, text};
+use crate::eval::gate::{self, Run, Verdict, compare, text};
 use crate::eval::report::{TableTask, table};
 
 const AFTER_HELP: &str = "\
@@ -16,7 +18,9 @@ Examples:
   lctl report results/new --html report.html
   lctl report results/new --baseline results/base --html diff.html --junit gate.xml";
 
-/// Show a run of `lctl eval --suite` again: a table, Markdown, JUnit XML or an HTML page; needs no model
+/// Show a saved evaluation: table, Markdown, JUnit, HTML
+///
+/// It shows what `lctl eval --suite .. --out DIR` saved, and needs no model.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -35,11 +39,15 @@ pub struct Args {
     #[command(flatten)]
     render: render::RenderArgs,
 
+    /// Print the report as JSON; with --baseline `{report, verdict}` (docs/report.md)
+    #[arg(long)]
+    json: bool,
+
     /// Replace files that exist
     #[arg(short, long)]
     force: bool,
 
-    /// Print nothing but errors
+    /// Print nothing but errors, and JSON if asked for
     #[arg(short, long)]
     quiet: bool,
 }
@@ -55,7 +63,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     let comparison = comparison.as_ref().map(|(baseline, verdict)| (*baseline, verdict));
-    if !args.quiet {
+    if args.json {
+        print_json(&args.run, comparison.map(|(_, verdict)| verdict))?;
+    } else if !args.quiet {
         term::out(&printable_lines(&table(run.tasks.iter().map(TableTask::saved))))?;
         if let Some((_, verdict)) = comparison {
             term::out("\n")?;
@@ -64,4 +74,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     args.render.write(args.force, &run, comparison)?;
     Ok(())
+}
+
+/// Prints a report that was read already, and what a gate says of it.
+fn print_json(path: &Path, verdict: Option<&Verdict>) -> Result<(), Failure> {
+    let path = Run::report_path(path);
+    let unread = |source| gate::Error::Read { path: path.clone(), source };
+    let text = std::fs::read_to_string(&path).map_err(unread)?;
+    // it was parsed a moment ago; if it has changed since, that is an error of reading
+    let report: Json = serde_json::from_str(&text).map_err(|error| unread(error.into()))?;
+    term::out_json(&match verdict {
+        Some(verdict) => json!({"report": report, "verdict": super::gate::json(verdict)}),
+        None => report,
+    })
 }

@@ -16,8 +16,18 @@ use crate::eval::contamination::Runs;
 use crate::eval::run::{DataSets, Purpose, RunOptions, check_names};
 use crate::eval::suite::Suite;
 
-/// Look at suites without a model: what they ask, what is wrong with them, what a training set gives away
+const AFTER_HELP: &str = "\
+Examples:
+  lctl suite list
+  lctl suite show evalsuites/log-triage.yaml
+  lctl suite validate my-suite.yaml
+  lctl suite overlap evalsuites/log-triage.yaml train.jsonl";
+
+/// Look at suites of questions; needs no model
+///
+/// What they ask, what is wrong with them, what a training set gives away.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +43,7 @@ enum Command {
 
 /// List the suites of a directory
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  lctl suite list\n  lctl suite list my-suites --json")]
 struct ListArgs {
     #[arg(default_value = "evalsuites")]
     dir: PathBuf,
@@ -44,6 +55,10 @@ struct ListArgs {
 
 /// Show a suite's tasks, the size and digest of their data, clusters, and places of right answers
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lctl suite show evalsuites/log-triage.yaml
+  lctl suite show evalsuites/cybermetric.yaml --data cybermetric=CyberMetric-500-v1.json --json")]
 struct ShowArgs {
     suite: PathBuf,
 
@@ -62,12 +77,20 @@ struct ShowArgs {
 /// right answers that are far from even, and critical tasks that are too small for their margin. Exits with 2 if anything is.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  lctl suite validate evalsuites/log-triage.yaml evalsuites/phish-triage.yaml
+  lctl suite validate my-suite.yaml --data rows=rows.jsonl --json")]
 struct ValidateArgs {
     #[arg(required = true)]
     suites: Vec<PathBuf>,
 
     #[command(flatten)]
     data: DataArgs,
+
+    /// Print JSON (docs/cli.md)
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the data is.
@@ -87,6 +110,10 @@ struct DataArgs {
 /// A document is found if 13 words in a row of one of its texts stand in the file, or a whole text of 8 to 12 words.
 /// A .jsonl or .json file is compared text by text, anything else as one text. Exits with 1 if any document is found.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lctl suite overlap evalsuites/log-triage.yaml train.jsonl
+  lctl suite overlap evalsuites/log-triage.yaml corpus/a.txt corpus/b.jsonl --json")]
 struct OverlapArgs {
     suite: PathBuf,
 
@@ -190,22 +217,30 @@ pub(super) fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), E
 fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     let suites = args.suites.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
     let options = args.data.options(&suites, Purpose::Look)?;
-    let mut n = 0;
+    let (mut n, mut rows) = (0, Vec::new());
     for suite in &suites {
         let audits = audit(suite, &options)?;
         let problems = show::problems(suite, &audits);
         n += problems.len();
+        let (tasks, documents) = (audits.len(), documents_of(&audits));
+        if args.json {
+            let file = suite.path.display().to_string();
+            rows.push(json!({"suite": file, "tasks": tasks, "documents": documents, "problems": problems}));
+            continue;
+        }
         for problem in &problems {
             term::say(&term::printable(problem));
         }
         if problems.is_empty() {
-            let (tasks, documents) = (audits.len(), documents_of(&audits));
             term::out(&format!(
                 "{}: {tasks} tasks, {documents} documents, nothing wrong\n",
                 suite.path.display()
             ))?;
             term::out(&show::hub_files(&audits))?;
         }
+    }
+    if args.json {
+        term::out_json(&json!(rows))?;
     }
     if n > 0 {
         return Err(Error::Problems { n, n_suites: args.suites.len() }.into());

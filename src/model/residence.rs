@@ -79,7 +79,7 @@ fn for_each_matrix(weights: &mut Weights, mode: ComputeMode, each: &mut dyn FnMu
 }
 
 /// Returns the bytes of memory that can be had without swapping, if the system says.
-fn free_memory() -> Option<u64> {
+pub fn free_memory() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let available = read("/proc/meminfo").and_then(|text| available_of(&text));
     let limit = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());

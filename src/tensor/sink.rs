@@ -223,8 +223,9 @@ pub(super) fn check_space(path: &Path, needed: u64) -> Result<(), Error> {
     }
 }
 
+/// Returns the bytes that this user may still write to the file system of `dir`, if it says.
 #[cfg(unix)]
-fn available_bytes(dir: &Path) -> Option<u64> {
+pub fn available_bytes(dir: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
     let dir = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -239,8 +240,9 @@ fn available_bytes(dir: &Path) -> Option<u64> {
     (stat.f_bavail as u64).checked_mul(stat.f_frsize as u64)
 }
 
+/// Returns the bytes that this user may still write to the file system of `dir`, if it says.
 #[cfg(not(unix))]
-fn available_bytes(_dir: &Path) -> Option<u64> {
+pub fn available_bytes(_dir: &Path) -> Option<u64> {
     None
 }
 

@@ -84,7 +84,7 @@ impl Prepared {
         }
         if let Some(gate) = &recipe.eval.gate {
             // a suite that cannot be asked is told now, not after the run
-            suites(std::slice::from_ref(&gate.suite))?;
+            suites(std::slice::from_ref(&gate.suite), args.offline)?;
             open_policy(gate.policy.as_deref())?;
         }
         let opened = Opened::new(args, &recipe)?;

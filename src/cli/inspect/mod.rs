@@ -12,11 +12,20 @@ use super::term;
 use crate::error::{Diagnostic, Failure, printable};
 use crate::inspect::{Model, Report, Verdict, Wanted, cross_check, diff};
 
+const AFTER_HELP: &str = "\
+Examples:
+  lctl inspect model.gguf
+  lctl inspect ./Qwen3-8B --tensors --ctx 32768
+  lctl inspect model.gguf --chat-template
+  lctl inspect model.gguf --diff other.gguf --digest
+  lctl inspect model.gguf --cross-check --json";
+
 /// Show what a model file or directory holds
 ///
 /// Reads headers only, unless --digest asks for the data. With --diff the exit status is 1 if the models
 /// differ; with --cross-check it is 2 if another GGUF reader reads the file differently.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// A .gguf or .safetensors file, a checkpoint directory, or a hub id
     #[arg(value_name = "MODEL")]

@@ -19,6 +19,10 @@ const SHOWN: usize = 20;
 
 /// Load a recipe's data as a run would: check every row, scan, count tokens and what of them is trained
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lctl recipe data my.yaml
+  lctl recipe data recipes/soc-triage.yaml --set model.path=./Llama-3.2-1B --json")]
 pub struct Args {
     recipe: PathBuf,
 
