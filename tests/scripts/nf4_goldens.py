@@ -4,8 +4,8 @@
 usage: nf4_goldens.py OUT.json
 
 Codes, absmax and the values read back of every kind of input; and of some kinds one after another with double quantization.
-There bitsandbytes' own map, mean and reader are used, but codes of scales are the nearest of the map, as its CUDA kernel
-finds them: its search on the CPU is a table that is a step off for some.
+There bitsandbytes' own map and reader are used. The mean is rounded once, where torch sums in f32; codes of scales are
+the nearest of the map, as its CUDA kernel finds them: its search on the CPU is a table that is a step off for some.
 """
 import json
 import sys
@@ -43,7 +43,7 @@ def plain(x):
 def nested(x):
     packed, state, _ = quantized(x)
     code = F.create_dynamic_map()
-    offset = state.absmax.mean()
+    offset = state.absmax.double().mean().float()
     rest = (state.absmax - offset).numpy()
     steps = np.array([np.abs(rest[i : i + 256]).max() for i in range(0, len(rest), 256)], np.float32)
     scaled = rest * (np.float32(1) / np.repeat(steps, 256)[: len(rest)])
