@@ -212,11 +212,16 @@ impl Arithmetic {
                 Err(error) => problems.push(format!("{threads} threads cannot be had: {error}")),
             }
         }
-        let wrong: Vec<&str> =
-            digests.iter().filter(|(_, digest)| digest != arithmetic::EXPECTED).map(|(isa, _)| *isa).collect();
+        let wrong: Vec<&str> = digests
+            .iter()
+            .filter(|(_, digest)| digest != arithmetic::EXPECTED)
+            .map(|(isa, _)| *isa)
+            .collect();
         if !wrong.is_empty() {
             let wrong = wrong.join(", ");
-            problems.push(format!("{wrong}: other bits than on every machine; results of this one cannot be trusted"));
+            problems.push(format!(
+                "{wrong}: other bits than on every machine; results of this one cannot be trusted"
+            ));
         }
         let agrees = wrong.is_empty() && !digests.is_empty();
         Arithmetic { agrees, expected: arithmetic::EXPECTED, digests }

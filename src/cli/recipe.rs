@@ -86,7 +86,9 @@ struct ValidateArgs {
 
 /// Print a recipe with every default written out
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  lctl recipe show my.yaml\n  lctl recipe show my.yaml --set adapter.r=8 --json")]
+#[command(
+    after_help = "Examples:\n  lctl recipe show my.yaml\n  lctl recipe show my.yaml --set adapter.r=8 --json"
+)]
 struct ShowArgs {
     recipe: PathBuf,
 

@@ -7,8 +7,9 @@ use serde_json::{Value as Json, json};
 use super::gate::{open_policy, open_run, printable_lines};
 use super::{render, term};
 use crate::error::Failure;
-use crate::eval::gate::{self, Run, Verdict, compare, text};
+use crate::eval::gate::{Run, Verdict, compare, text};
 use crate::eval::report::{TableTask, table};
+use crate::read::{ReadError, read_text};
 
 const AFTER_HELP: &str = "\
 RUN is a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json with samples.jsonl beside it.
@@ -79,10 +80,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Prints a report that was read already, and what a gate says of it.
 fn print_json(path: &Path, verdict: Option<&Verdict>) -> Result<(), Failure> {
     let path = Run::report_path(path);
-    let unread = |source| gate::Error::Read { path: path.clone(), source };
-    let text = std::fs::read_to_string(&path).map_err(unread)?;
+    let text = read_text(&path)?;
     // it was parsed a moment ago; if it has changed since, that is an error of reading
-    let report: Json = serde_json::from_str(&text).map_err(|error| unread(error.into()))?;
+    let report: Json =
+        serde_json::from_str(&text).map_err(|error| ReadError::Io { path, source: error.into() })?;
     term::out_json(&match verdict {
         Some(verdict) => json!({"report": report, "verdict": super::gate::json(verdict)}),
         None => report,

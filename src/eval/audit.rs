@@ -60,7 +60,7 @@ pub fn audit(suite: &Suite, options: &RunOptions) -> Result<Vec<TaskAudit>, Erro
         // tasks that ask the same documents otherwise would find the same near-duplicates again
         let cluster = task.cluster.as_ref().map(|of| of.source().to_owned());
         let is_new = compared.insert((task.data.clone(), from.map(str::to_owned), cluster));
-        let on_hub = |name| suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
+        let on_hub = |name: &str| suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
         let mut audit = audit_task(task, &data, examples.as_deref(), is_new);
         audit.hub = [Some(task.data.as_str()), from]
             .into_iter()

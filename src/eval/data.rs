@@ -30,6 +30,7 @@ pub struct Document {
 }
 
 /// A way to read a file.
+#[derive(Debug)]
 pub struct Format {
     pub name: &'static str,
     /// One line for docs and hints.

@@ -203,7 +203,11 @@ fn a_result_that_fails_the_gate_is_not_promoted() {
     let mut recipe: Value = serde_json::from_str(&recipe).unwrap();
     recipe["eval"]["gate"]["policy"] = json!("lenient.yaml");
     std::fs::write(setup.path("recipe.yaml"), recipe.to_string()).unwrap();
-    std::fs::write(setup.path("lenient.yaml"), "version: 1\nmargin: 0.99\ntasks: {kept/word: {margin: 1.0}}\n").unwrap();
+    std::fs::write(
+        setup.path("lenient.yaml"),
+        "version: 1\nmargin: 0.99\ntasks: {kept/word: {margin: 1.0}}\n",
+    )
+    .unwrap();
     let (code, said) = outcome(&setup, &["--out", "lenient"]);
     assert_eq!((code, &said["gate"]), (0, &json!("PASS")), "{said}");
     assert!(setup.path("lenient/result/adapter/adapter_model.safetensors").exists());

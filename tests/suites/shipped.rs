@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lctl::eval::encode::Encoder;
 use lctl::eval::run::{ModelSide, Plan, RunOptions};
-use lctl::eval::suite::Suite;
+use lctl::eval::suite::{Source, Suite};
 use lctl::text::Tokenizer;
 
 use crate::common::test_data;
@@ -38,7 +38,7 @@ fn every_suite_loads_and_the_readme_names_it() {
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         assert!(readme.contains(&name), "{name}");
         // a suite reads nothing but what comes with the program or what the user names
-        assert!(suite.data.values().all(|spec| spec.path.is_none()), "{name}");
+        assert!(suite.data.values().all(|spec| !matches!(spec.source, Source::Beside(_))), "{name}");
     }
 }
 

@@ -65,7 +65,7 @@ pub fn repeat(run: &Run, model: &Trainable, mut params: Parameters, per_micro_ba
     let mut state = optimizer.state(params.len());
     let groups = [Group { range: 0..params.len(), lr_factor: 1.0, weight_decay: run.number("weight_decay") }];
     let compute = model.decoder().compute();
-    let mut logged = Logged { losses: vec![], norms: vec![], rates: vec![], params: vec![] };
+    let mut logged = Logged { losses: vec![], norms: vec![], rates: vec![], params: Vec::new().into() };
     for (step, batch) in batches.iter().enumerate() {
         let documents = batch.documents();
         let n_targets: usize = documents.iter().map(|document| document.n_targets()).sum();

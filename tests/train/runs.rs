@@ -93,7 +93,7 @@ fn dpo_trains_as_trl_trains_it() {
         worst[1] = worst[1].max((norm - norms[step]).abs() / norms[step]);
     }
     let last = model.read_parameters(&dir.join("final.safetensors")).unwrap();
-    let off = params.iter().zip(last).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
+    let off = params.iter().zip(last.iter()).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
     println!("dpo: loss off by {:.1e}, norm by {:.1e}, parameters by {off:.1e}", worst[0], worst[1]);
     // log-probabilities of some 50 nats in f32 are known to 4e-6 each, and a margin is a difference of four
     assert!(worst[0] <= 1e-4 && worst[1] <= 1e-3, "{worst:?}");

@@ -57,7 +57,13 @@ fn bad(part: &Part, line: usize, what: impl Into<String>) -> Error {
 /// Returns the column GT.
 fn truths(part: &Part) -> Result<Vec<String>, Error> {
     let options = Options::default();
-    let input = Input { path: &part.path, text: &part.text, options: &options, parts: &[] };
+    let input = Input {
+        path: &part.path,
+        bytes: part.text.as_bytes(),
+        text: &part.text,
+        options: &options,
+        parts: &[],
+    };
     let truth = |(line, row): (usize, Row)| {
         let truth = row.get("GT").and_then(Json::as_str).map(str::trim).filter(|truth| !truth.is_empty());
         truth.map(str::to_owned).ok_or_else(|| bad(part, line, "the row has no `GT`"))

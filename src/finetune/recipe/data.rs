@@ -14,6 +14,7 @@ use crate::data::format::{self, Format};
 use crate::data::pack::{Batching, Packing};
 use crate::data::scan::{Level, Policy};
 use crate::data::{self, Held, Source, Truncation};
+use crate::read::read_text;
 use crate::yaml::{Fields, Node};
 
 /// What is trained on.
@@ -133,10 +134,7 @@ impl Data {
         let template = match &self.chat_template {
             Template::FromModel => TemplateSource::Model,
             Template::Plain => TemplateSource::Plain,
-            Template::File(path) => TemplateSource::Text(
-                std::fs::read_to_string(path)
-                    .map_err(|source| data::Error::Read { path: path.clone(), source })?,
-            ),
+            Template::File(path) => TemplateSource::Text(read_text(path)?),
         };
         Ok(Settings {
             template,
