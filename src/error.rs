@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// An error that can tell the user what to do next.
 ///
@@ -108,6 +110,34 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(distance, length, _)| distance * 3 <= *length)
         .min_by_key(|(distance, _, _)| *distance)
         .map(|(_, _, name)| name)
+}
+
+/// Returns the path in the same directory whose name is nearest to that of `path`, if one is near enough.
+pub fn nearest_sibling(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    // directories have no order, hints do
+    names.sort();
+    let found = nearest(name, names.iter().map(String::as_str))?;
+    Some(folder.map_or(PathBuf::from(found), |folder| folder.join(found)))
+}
+
+/// Returns what helps where a file could not be read: the path that was meant, or what stands in its place.
+pub fn unread_hint(path: &Path, source: &io::Error) -> Option<String> {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            let meant = nearest_sibling(path)?;
+            Some(format!("did you mean {}?", meant.display()))
+        }
+        io::ErrorKind::IsADirectory => Some("it is a directory: name a file in it".to_owned()),
+        io::ErrorKind::PermissionDenied => {
+            Some(format!("this user may not read it: `ls -l {}` says who may", path.display()))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Diagnostic;
+use crate::error::{Diagnostic, unread_hint};
 
 /// Why a file's bytes, or its text, are not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,14 @@ pub enum ReadError {
     NotUtf8 { path: PathBuf, line: usize },
 }
 
-impl Diagnostic for ReadError {}
+impl Diagnostic for ReadError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            ReadError::Io { path, source } => unread_hint(path, source),
+            ReadError::NotUtf8 { .. } => None,
+        }
+    }
+}
 
 /// Returns a file's bytes.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {

@@ -4,6 +4,7 @@
 //! placeholder returned, so that reading goes on; what nobody asked for is an unknown key. Nothing read may
 //! be used before [`Document::check`] has said that nothing was noted.
 
+mod keys;
 mod locate;
 mod set;
 
@@ -13,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
-use crate::error::{Diagnostic, nearest};
+use crate::error::{Diagnostic, nearest, unread_hint};
 
 use set::Override;
 
+pub use keys::KeyFacts;
 pub use locate::locate;
 
 /// A configuration file is written by hand: what is larger is some other file.
@@ -41,9 +43,14 @@ pub enum Error {
     #[error("{}: not YAML", place(path, source))]
     Syntax {
         path: PathBuf,
+        /// Of the line that the parser stopped at.
+        has_tabs: bool,
         #[source]
         source: serde_yaml::Error,
     },
+
+    #[error("{path}: {}, not {}", .found.name(), .wanted.name())]
+    OtherKind { path: PathBuf, wanted: FileKind, found: FileKind },
 
     #[error("{}", listed(.problems))]
     Invalid { problems: Vec<Problem> },
@@ -66,7 +73,48 @@ impl Diagnostic for Error {
             Error::TooLarge { .. } => {
                 Some("is it a data file? a suite names its data, it does not hold it".into())
             }
-            _ => None,
+            Error::Read { path, source } => shipped(path, source).or_else(|| unread_hint(path, source)),
+            Error::NotUtf8 { .. } => {
+                Some("a text file in YAML was expected: is this another file, a model perhaps?".into())
+            }
+            Error::OtherKind { found: FileKind::Suite, .. } => {
+                Some("suites are for `lctl eval MODEL --suite FILE` and `lctl suite`".into())
+            }
+            Error::OtherKind { .. } => Some("recipes are for `lctl finetune` and `lctl recipe`".into()),
+            Error::Syntax { has_tabs: true, .. } => Some("YAML is indented by spaces, never by tabs".into()),
+            Error::Syntax { .. } => None,
+        }
+    }
+}
+
+/// Returns what to say where the name of a suite or recipe stands for its file.
+fn shipped(path: &Path, source: &std::io::Error) -> Option<String> {
+    if source.kind() != std::io::ErrorKind::NotFound {
+        return None;
+    }
+    let name = path.file_name()?.to_str()?;
+    let file = if name.contains('.') { name.to_owned() } else { format!("{name}.yaml") };
+    let mut places =
+        ["evalsuites", "recipes", "recipes/presets"].iter().map(|dir| Path::new(dir).join(&file));
+    places.find(|place| place.is_file()).map(|place| format!("did you mean {}?", place.display()))
+}
+
+/// What a configuration file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Suite,
+    /// Of a fine-tuning run.
+    Recipe,
+    /// Of a gate.
+    Policy,
+}
+
+impl FileKind {
+    fn name(self) -> &'static str {
+        match self {
+            FileKind::Suite => "a suite of tasks",
+            FileKind::Recipe => "a recipe of a fine-tuning run",
+            FileKind::Policy => "a gate's policy",
         }
     }
 }
@@ -125,6 +173,7 @@ pub struct Document {
     root: Value,
     overrides: Vec<Override>,
     problems: RefCell<Vec<Noted>>,
+    log: keys::Log,
 }
 
 struct Noted {
@@ -152,15 +201,24 @@ impl Document {
 
     /// Reads text as if it were the file `path`.
     pub fn parse(path: &Path, text: String) -> Result<Document, Error> {
-        let root =
-            serde_yaml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
+        let root = serde_yaml::from_str(&text).map_err(|source: serde_yaml::Error| {
+            let line = source.location().and_then(|at| text.lines().nth(at.line().saturating_sub(1)));
+            let has_tabs = line.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
+            Error::Syntax { path: path.to_owned(), has_tabs, source }
+        })?;
         Ok(Document {
             path: path.to_owned(),
             text,
             root,
             overrides: Vec::new(),
             problems: RefCell::default(),
+            log: keys::Log::default(),
         })
+    }
+
+    /// Returns the keys that were asked for so far, and what was wanted there.
+    pub fn keys(&self) -> Vec<KeyFacts> {
+        self.log.keys()
     }
 
     pub fn path(&self) -> &Path {
@@ -175,6 +233,20 @@ impl Document {
     /// Returns the top-level mapping's fields.
     pub fn fields(&self) -> Fields<'_> {
         Node { document: self, at: Vec::new(), value: Some(&self.root) }.fields()
+    }
+
+    /// Errors if the file is evidently one of another kind: a list of complaints about every key would not say so.
+    pub fn expect(&self, wanted: FileKind) -> Result<(), Error> {
+        let has = |key: &str| self.root.get(key).is_some();
+        let found = match () {
+            () if has("kind") && has("model") => FileKind::Recipe,
+            () if self.root.get("tasks").is_some_and(Value::is_sequence) => FileKind::Suite,
+            () => return Ok(()),
+        };
+        match found == wanted {
+            true => Ok(()),
+            false => Err(Error::OtherKind { path: self.path.clone(), wanted, found }),
+        }
     }
 
     /// Errors with everything noted so far, in the file's order.
@@ -266,6 +338,10 @@ impl<'a> Node<'a> {
         self.value.is_some_and(Value::is_sequence)
     }
 
+    fn wanted(&self, kind: &'static str) {
+        self.document.log.wanted(&self.at, kind);
+    }
+
     fn expected<T: Default>(&self, what: &str) -> T {
         if let Some(value) = self.value {
             let given = match value {
@@ -288,6 +364,7 @@ impl<'a> Node<'a> {
 
     /// Returns the text that stands here. A number or a bool is not taken for text: `answer: no` is a slip.
     pub fn text(&self) -> String {
+        self.wanted("text");
         match self.value {
             Some(Value::String(text)) => text.clone(),
             _ => self.expected("text"),
@@ -295,6 +372,7 @@ impl<'a> Node<'a> {
     }
 
     pub fn count(&self) -> u64 {
+        self.wanted("a whole number");
         match self.value.and_then(Value::as_u64) {
             Some(count) => count,
             None => self.expected("a whole number, 0 or more"),
@@ -303,6 +381,7 @@ impl<'a> Node<'a> {
 
     /// Returns a finite number.
     pub fn number(&self) -> f64 {
+        self.wanted("a number");
         match self.value.and_then(Value::as_f64).filter(|number| number.is_finite()) {
             Some(number) => number,
             None => self.expected("a number"),
@@ -310,6 +389,7 @@ impl<'a> Node<'a> {
     }
 
     pub fn flag(&self) -> bool {
+        self.wanted("true or false");
         match self.value.and_then(Value::as_bool) {
             Some(flag) => flag,
             None => self.expected("true or false"),
@@ -320,11 +400,12 @@ impl<'a> Node<'a> {
     pub fn one_of<T: Copy + Default>(&self, names: &[(&str, T)]) -> T {
         // YAML reads on and off as text, but yes and no depend on the version: only text is taken
         let text = self.text();
+        let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        self.document.log.wanted_one_of(&self.at, &known);
         if let Some((_, value)) = names.iter().find(|(name, _)| *name == text) {
             return *value;
         }
         if matches!(self.value, Some(Value::String(_))) {
-            let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
             self.unknown(&text, &known);
         }
         T::default()
@@ -342,6 +423,7 @@ impl<'a> Node<'a> {
 
     /// Returns the items of the list that stands here.
     pub fn items(&self) -> Vec<Node<'a>> {
+        self.wanted("a list");
         let Some(Value::Sequence(items)) = self.value else { return self.expected("a list") };
         let node = |(index, value)| {
             let mut at = self.at.clone();
@@ -353,6 +435,7 @@ impl<'a> Node<'a> {
 
     /// Returns what stands here as JSON, keys in alphabetical order: equal if and only if the values are.
     pub fn json(&self) -> serde_json::Value {
+        self.wanted("any value");
         // a key that is no text, or a number that JSON lacks
         let unnamed = |value: &Value| serde_json::Value::from(format!("{value:?}"));
         let json = |value| serde_json::to_value(value).unwrap_or_else(|_| unnamed(value));
@@ -368,6 +451,7 @@ impl<'a> Node<'a> {
 
     /// Returns the mapping that stands here; its unknown keys are noted when the fields are dropped.
     pub fn fields(&self) -> Fields<'a> {
+        self.wanted("a mapping");
         let mapping = match self.value {
             Some(Value::Mapping(mapping)) => Some(mapping),
             _ => {
@@ -380,6 +464,8 @@ impl<'a> Node<'a> {
 
     /// Returns the keys and values of a mapping whose keys are the user's own.
     pub fn entries(&self) -> Vec<(String, Node<'a>)> {
+        self.wanted("a mapping");
+        self.document.log.named_by_user(&self.at);
         let Some(Value::Mapping(mapping)) = self.value else {
             return self.expected("a mapping of keys to values");
         };
@@ -442,12 +528,15 @@ impl<'a> Fields<'a> {
 
     /// Returns the value of a key that may be left out.
     pub fn optional(&self, key: &'static str) -> Option<Node<'a>> {
-        Some(self.child(key)).filter(|node| node.value.is_some())
+        let child = self.child(key);
+        self.node.document.log.asked(&child.at, false);
+        Some(child).filter(|node| node.value.is_some())
     }
 
     /// Returns the value of a key that must be there.
     pub fn required(&self, key: &'static str) -> Node<'a> {
         let child = self.child(key);
+        self.node.document.log.asked(&child.at, true);
         if child.value.is_none() && self.mapping.is_some() {
             self.node.note(format!("`{key}` is missing"));
         }

@@ -12,6 +12,7 @@ mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;
+mod mistakes;
 mod nn;
 mod provenance;
 mod quantize;

@@ -72,7 +72,7 @@ pub struct Args {
     text: Option<PathBuf>,
 
     /// Threads; the result does not depend on it [default: one per core]
-    #[arg(long, value_name = "N", requires = "baseline_model", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", requires = "baseline_model", value_parser = crate::cli::machine::thread_count)]
     threads: Option<u16>,
 
     /// Instruction set: portable, avx2, avx512; the result does not depend on it [default: LCTL_ISA, or the best

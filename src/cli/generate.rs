@@ -117,7 +117,7 @@ pub struct Args {
     context: Option<u32>,
 
     /// Threads; the text does not depend on it [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = crate::cli::machine::thread_count)]
     threads: Option<u16>,
 
     /// Instruction set: portable, avx2, avx512; the text does not depend on it [default: LCTL_ISA, or the

@@ -59,11 +59,90 @@ mod tests {
 
     #[test]
     fn every_command_is_in_one_group() {
-        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
-        grouped.sort_unstable();
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
         let command = command();
-        let mut names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
-        names.sort_unstable();
-        assert_eq!(names, grouped);
+        for name in command.get_subcommands().map(Command::get_name) {
+            assert_eq!(grouped.iter().filter(|grouped| **grouped == name).count(), 1, "{name}");
+        }
+    }
+
+    /// Splits a command line at blanks outside quotes, and cuts what the shell does with the output.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for c in line.chars() {
+            match (c, quote) {
+                ('\'' | '"', None) => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                (c, Some(open)) if c == open => quote = None,
+                (' ', None) => words.extend(word.take()),
+                (c, _) => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        let end = words.iter().position(|word| [">", ">>", "||", "&&", "#", "|"].contains(&word.as_str()));
+        words.truncate(end.unwrap_or(words.len()));
+        words
+    }
+
+    fn assert_parses(line: &str, place: &str) {
+        match command().try_get_matches_from(words(line)) {
+            Ok(_) => {}
+            Err(error) => assert!(!error.use_stderr(), "{place}: {line}\n{error}"),
+        }
+    }
+
+    fn check_examples(command: &Command, path: &str) -> usize {
+        let subcommands: Vec<_> = command.get_subcommands().collect();
+        let help = command.clone().render_long_help().to_string();
+        let mut n = 0;
+        if path != "lctl" {
+            let (_, examples) =
+                help.split_once("Examples:\n").unwrap_or_else(|| panic!("{path}: no examples"));
+            for line in examples.lines().map(str::trim).take_while(|line| line.starts_with("lctl ")) {
+                assert!(line.starts_with(path), "{path}: {line}");
+                assert_parses(line, path);
+                n += 1;
+            }
+            assert!(n > 0, "{path}: no examples");
+        }
+        for subcommand in subcommands {
+            n += check_examples(subcommand, &format!("{path} {}", subcommand.get_name()));
+        }
+        n
+    }
+
+    #[test]
+    fn every_command_has_examples_that_parse() {
+        assert!(check_examples(&command(), "lctl") > 40);
+    }
+
+    /// Command lines of a text: indented, alone on their lines, continued behind a backslash, without placeholders.
+    fn command_lines(text: &str) -> Vec<String> {
+        let joined = text.replace("\\\n", " ");
+        let lines = joined.lines().filter(|line| line.starts_with("    ")).map(str::trim);
+        lines
+            .filter(|line| line.starts_with("lctl "))
+            .filter(|line| !line.contains(['[', '<', '`', '$', '…']) && !line.contains(".."))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn commands_in_the_documentation_parse() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut n = 0;
+        for page in pages.chain([root.join("README.md")]) {
+            if page.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            for line in command_lines(&std::fs::read_to_string(&page).unwrap()) {
+                assert_parses(&line, &page.display().to_string());
+                n += 1;
+            }
+        }
+        assert!(n > 20, "{n}");
     }
 }

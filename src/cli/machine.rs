@@ -40,3 +40,11 @@ pub fn threads(option: Option<u16>) -> usize {
     let per_core = || std::thread::available_parallelism().map_or(1, usize::from);
     option.map_or_else(per_core, usize::from)
 }
+
+/// Reads the value of `--threads`.
+pub fn thread_count(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(count @ 1..=1024) => Ok(count),
+        _ => Err("expected a number of threads, 1 to 1024".to_owned()),
+    }
+}

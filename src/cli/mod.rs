@@ -31,7 +31,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::error::Failure;
 
 #[derive(Parser)]
-#[command(name = "lctl", version, long_version = version::long(), propagate_version = true)]
+#[command(name = "lctl", version, long_version = version::LONG.as_str(), propagate_version = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
@@ -68,6 +68,7 @@ fn command() -> clap::Command {
 /// Parses the command line, runs the command, and returns the exit status (docs/cli.md).
 pub fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    answer_to_a_size_limit();
     let watch = cli.verbose.then(verbose::Watch::begin);
     let code = run(cli.command).unwrap_or_else(|failure| {
         term::say(&failure.to_string());
@@ -77,6 +78,15 @@ pub fn main() -> ExitCode {
         watch.end();
     }
     code
+}
+
+/// Writing beyond `ulimit -f` becomes an error that is said; the signal's default ends the process without a word.
+fn answer_to_a_size_limit() {
+    #[cfg(unix)]
+    // SAFETY: no handler runs; no thread was started yet.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {

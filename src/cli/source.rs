@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::progress::PullProgress;
-use crate::error::{Diagnostic, Failure, nearest};
+use crate::error::{Diagnostic, Failure, nearest_sibling};
 use crate::eval::run::{Purpose, RunOptions, hub_files};
 use crate::eval::suite::Suite;
 use crate::hub;
@@ -68,16 +68,6 @@ fn parent_exists(path: &Path) -> bool {
 }
 
 fn no_such_path(path: &Path) -> NoSuchPath {
-    NoSuchPath { path: path.to_owned(), nearest: nearest_sibling(path) }
-}
-
-/// Returns the path of the file in the same directory whose name is nearest.
-fn nearest_sibling(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
-    let names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    let found = nearest(name, names.iter().map(String::as_str))?;
-    Some(folder.map_or(PathBuf::from(found), |folder| folder.join(found)).display().to_string())
+    let nearest = nearest_sibling(path).map(|meant| meant.display().to_string());
+    NoSuchPath { path: path.to_owned(), nearest }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::eval::data_files;
 use super::source::find_hub_files;
 use super::term;
-use crate::error::{Diagnostic, Failure};
+use crate::error::{Diagnostic, Failure, unread_hint};
 use crate::eval::audit::{TaskAudit, audit};
 use crate::eval::contamination::Runs;
 use crate::eval::run::{DataSets, Purpose, RunOptions, check_names};
@@ -149,7 +149,8 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::NoSuites { .. } => Some("suites are .yaml files; name the directory they are in".into()),
-            _ => None,
+            Error::Read { path, source } => unread_hint(path, source),
+            Error::Problems { .. } => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What this program is: its version, source, platform and features.
 
+use std::sync::LazyLock;
+
 use crate::provenance::Program;
 
 /// Cargo features and whether this build has them.
@@ -27,8 +29,10 @@ pub fn commit() -> String {
     Program::current().commit.unwrap_or_else(|| "not said at build (LCTL_COMMIT)".to_owned())
 }
 
-/// Returns what `--version` prints behind the program's name.
-pub fn long() -> String {
+/// What `--version` prints behind the program's name.
+pub static LONG: LazyLock<String> = LazyLock::new(long);
+
+fn long() -> String {
     let features = match features() {
         features if features.is_empty() => "none".to_owned(),
         features => features.join(", "),

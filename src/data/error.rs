@@ -82,6 +82,7 @@ impl Diagnostic for Error {
             Error::NothingButValidation { .. } => Some("make `val_fraction` smaller".into()),
             Error::Text(source) => source.hint(),
             Error::Template(source) => source.hint(),
+            Error::File(source) => source.hint(),
             _ => None,
         }
     }

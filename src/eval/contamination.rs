@@ -33,7 +33,7 @@ impl Diagnostic for Error {
             Error::File(ReadError::NotUtf8 { .. }) => {
                 Some("training files are .jsonl, .json or plain text".into())
             }
-            Error::File(ReadError::Io { .. }) => None,
+            Error::File(source) => source.hint(),
         }
     }
 }

@@ -131,6 +131,7 @@ impl Diagnostic for Error {
             Error::OtherDigest { .. } => {
                 Some("this is another version of the data: scores would not compare".into())
             }
+            Error::File(source) => source.hint(),
             Error::Empty { .. } => Some("is the format right? does `where` drop every row?".into()),
             Error::Container(source) => source.hint(),
             _ => None,

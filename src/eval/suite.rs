@@ -98,7 +98,9 @@ impl Suite {
         Self::read(&yaml::Document::open(path)?)
     }
 
-    fn read(document: &yaml::Document) -> Result<Suite, yaml::Error> {
+    /// Reads a suite out of a document. Errors with everything that is wrong with it.
+    pub fn read(document: &yaml::Document) -> Result<Suite, yaml::Error> {
+        document.expect(yaml::FileKind::Suite)?;
         let fields = document.fields();
         let version = fields.required("version");
         let found = version.count();

@@ -114,6 +114,10 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Tensor(error) => error.hint(),
+            Error::Io { path, .. } if path.ends_with("adapter_config.json") => Some(
+                "an adapter is a directory in PEFT's form, as `lctl finetune` writes it: RUN/result/adapter"
+                    .to_owned(),
+            ),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some(
                 "a Hugging Face checkpoint is a directory with config.json and *.safetensors".to_owned(),
             ),

@@ -186,12 +186,29 @@ pub static RECIPES: &[Recipe] = &[
     plain("Q4_1", 3, "5 bits, legacy blocks of 32"),
 ];
 
+/// Returns the type of as many bits as a name that other programs use.
+fn meant(name: &str) -> Option<&'static str> {
+    const OTHERS: [(&str, &[&str]); 8] = [
+        ("Q2_K", &["int2", "2bit", "2-bit", "q2"]),
+        ("Q3_K_M", &["int3", "3bit", "3-bit", "q3"]),
+        ("Q4_K_M", &["4bit", "4-bit", "q4", "nf4", "fp4", "awq", "gptq", "w4a16"]),
+        ("Q5_K_M", &["int5", "5bit", "5-bit", "q5"]),
+        ("Q6_K", &["int6", "6bit", "6-bit", "q6"]),
+        ("Q8_0", &["8bit", "8-bit", "q8", "fp8", "f8", "w8a8"]),
+        ("F16", &["fp16", "float16", "half", "int16", "16bit", "16-bit"]),
+        ("F32", &["fp32", "float32", "float", "32bit"]),
+    ];
+    let given = name.to_ascii_lowercase();
+    OTHERS.iter().find(|(_, names)| names.contains(&given.as_str())).map(|(meant, _)| *meant)
+}
+
 impl Recipe {
     /// Returns the recipe of that name or alias, case ignored.
     pub fn by_name(name: &str) -> Result<&'static Recipe, Error> {
         let matches = |known: &str| known.eq_ignore_ascii_case(name);
         RECIPES.iter().find(|r| matches(r.name) || r.aliases.iter().any(|a| matches(a))).ok_or_else(|| {
-            Error::UnknownRecipe { name: name.to_owned(), nearest: nearest(name, Recipe::names()) }
+            let near = meant(name).or_else(|| nearest(name, Recipe::names()));
+            Error::UnknownRecipe { name: name.to_owned(), nearest: near }
         })
     }
 
@@ -257,6 +274,14 @@ mod tests {
 
     #[test]
     fn a_slip_gets_the_nearest_name() {
+        for (given, wanted) in [("int3", "Q3_K_M"), ("FP16", "F16"), ("awq", "Q4_K_M"), ("8bit", "Q8_0")] {
+            let error = Recipe::by_name(given).unwrap_err();
+            assert!(
+                matches!(&error, Error::UnknownRecipe { nearest: Some(near), .. } if *near == wanted),
+                "{error:?}"
+            );
+            assert!(Recipe::by_name(wanted).is_ok());
+        }
         let error = Recipe::by_name("Q4KM").unwrap_err();
         assert!(matches!(error, Error::UnknownRecipe { nearest: Some("Q4_K_M"), .. }), "{error:?}");
     }

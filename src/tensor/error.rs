@@ -28,6 +28,10 @@ pub enum Error {
     LegacyGgml { path: PathBuf, format: &'static str },
     #[error("{path}: a Git LFS pointer, not the file itself")]
     LfsPointer { path: PathBuf },
+    #[error("{path}: a web page, not the file itself")]
+    WebPage { path: PathBuf },
+    #[error("{path}: empty, 0 bytes long")]
+    Empty { path: PathBuf },
     #[error("{path}: neither GGUF nor safetensors (it begins with {start})")]
     UnknownFormat { path: PathBuf, start: String },
     #[error("{path}: the directory holds no .safetensors or .gguf file")]
@@ -70,6 +74,8 @@ pub enum Error {
     )]
     Shrunk { path: PathBuf, tensor: String, len: u64, end: u64 },
 
+    #[error("{path}: exists already")]
+    OutputExists { path: PathBuf },
     #[error("{path}: is a directory")]
     OutputIsDirectory { path: PathBuf },
     #[error("{path}: exists and is not a regular file")]
@@ -115,7 +121,13 @@ impl Diagnostic for Error {
                  AutoModelForCausalLM as M; M.from_pretrained('DIR').save_pretrained('OUT', safe_serialization=True)\""
             }
             Error::LegacyGgml { .. } => "convert the original checkpoint again; GGUF files begin with `GGUF`",
-            Error::LfsPointer { .. } => "run `git lfs pull` in the repository it came from",
+            Error::LfsPointer { .. } => {
+                "the clone has pointers in place of large files: run `git lfs pull` in it, or `lctl pull ORG/NAME`"
+            }
+            Error::WebPage { .. } => {
+                "the download gave a page to log in or an error: fetch the file itself, as `lctl pull ORG/NAME` does"
+            }
+            Error::Empty { .. } => "the download failed or the disk was full: fetch the file again",
             Error::UnknownFormat { .. } => {
                 "give a .safetensors file, a .gguf file, or a checkpoint's directory"
             }
@@ -129,6 +141,7 @@ impl Diagnostic for Error {
             Error::NotFirstShard { first: Some(first), .. } => return Some(format!("open `{first}`")),
             Error::SplitName { .. } => "shards keep the names they were written with",
             Error::Shrunk { .. } => "another program is writing the file; run again when it is done",
+            Error::OutputExists { .. } => "give --force to replace it",
             Error::OutputIsDirectory { .. } => "give a file name, e.g. `-o model.gguf`",
             Error::NoOutputDirectory { .. } => "create it first",
             Error::DiskFull { .. } => "free some space, or write to another disk",
@@ -145,6 +158,9 @@ impl Diagnostic for Error {
             }
             Error::OutputIsSpecial { .. } => "give the name of a plain file",
             Error::Unwritable { .. } => "choose another directory, or change its permissions",
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+                "`ulimit -f` says how large a file may be here; so does the file system"
+            }
             Error::Io { .. } => "the system refuses: check the path, its permissions and the disk",
             Error::Interrupted { .. }
             | Error::OutOfRange { .. }

@@ -46,6 +46,8 @@ enum Kind {
     Pickle(&'static str),
     Legacy(&'static str),
     LfsPointer,
+    WebPage,
+    Empty,
     Unknown,
 }
 
@@ -66,6 +68,8 @@ fn open_file(path: &Path) -> Result<Opened, Error> {
         Kind::SafeTensors => SafeTensors::open_file(path).map(Opened::SafeTensors),
         Kind::Pickle(evidence) => Err(Error::Pickle { path: path_buf(), evidence }),
         Kind::Legacy(format) => Err(Error::LegacyGgml { path: path_buf(), format }),
+        Kind::WebPage => Err(Error::WebPage { path: path_buf() }),
+        Kind::Empty => Err(Error::Empty { path: path_buf() }),
         Kind::LfsPointer => Err(Error::LfsPointer { path: path_buf() }),
         Kind::Unknown => Err(Error::UnknownFormat { path: path_buf(), start: shown(&start) }),
     }
@@ -89,6 +93,14 @@ fn kind_of(start: &[u8], path: &Path) -> Kind {
     if start.starts_with(b"version https://git-lfs") {
         return Kind::LfsPointer;
     }
+    if start.is_empty() {
+        return Kind::Empty;
+    }
+    let begins =
+        |tag: &[u8]| start.trim_ascii_start().get(..tag.len()).is_some_and(|s| s.eq_ignore_ascii_case(tag));
+    if begins(b"<!doctype html") || begins(b"<html") {
+        return Kind::WebPage;
+    }
     // A header's length is below 2^32, and the JSON object follows it.
     if extension == "safetensors" || (start.get(4..8) == Some(&[0; 4]) && start.get(8) == Some(&b'{')) {
         return Kind::SafeTensors;
@@ -103,10 +115,7 @@ fn kind_of(start: &[u8], path: &Path) -> Kind {
 }
 
 fn shown(start: &[u8]) -> String {
-    match start {
-        [] => "nothing: it is empty".to_owned(),
-        _ => format!("`{}`", start[..start.len().min(8)].escape_ascii()),
-    }
+    format!("`{}`", start[..start.len().min(8)].escape_ascii())
 }
 
 fn open_dir(dir: &Path) -> Result<Opened, Error> {

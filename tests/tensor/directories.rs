@@ -241,10 +241,11 @@ fn a_file_is_what_its_bytes_say() {
         says("m.txt", b"hello world"),
         "m.txt: neither GGUF nor safetensors (it begins with `hello wo`)"
     );
-    assert_eq!(says("m", b""), "m: neither GGUF nor safetensors (it begins with nothing: it is empty)");
+    assert_eq!(says("m", b""), "m: empty, 0 bytes long");
+    assert_eq!(says("m.gguf", b" \n<HTML>"), "m.gguf: a web page, not the file itself");
     assert_eq!(
-        says("m.gguf", b"<html>"),
-        "m.gguf: not a GGUF file: it begins with [3c, 68, 74, 6d], not `GGUF`"
+        says("m.gguf", b"<xml/>"),
+        "m.gguf: not a GGUF file: it begins with [3c, 78, 6d, 6c], not `GGUF`"
     );
     assert_eq!(
         says("e.safetensors", b"abc"),

@@ -10,7 +10,7 @@ use super::Args;
 use super::paths::{self, Named};
 use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
-use crate::error::{Diagnostic, Failure};
+use crate::error::{Diagnostic, Failure, unread_hint};
 use crate::eval::{Chunks, EngineOptions, LanguageModel};
 use crate::provenance::{InputFiles, Role, blocking_manifest, manifest_path};
 use crate::tensor::AtomicFile;
@@ -47,7 +47,8 @@ impl Diagnostic for TextError {
         match self {
             TextError::NotUtf8 { .. } => Some("convert the file to UTF-8".into()),
             TextError::ReportExists { .. } => Some("give --force to replace it".into()),
-            TextError::Read { .. } | TextError::CreateDir { .. } => None,
+            TextError::Read { path, source } => unread_hint(path, source),
+            TextError::CreateDir { .. } => None,
         }
     }
 }

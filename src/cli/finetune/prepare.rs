@@ -11,7 +11,7 @@ use crate::data;
 use crate::data::encode::{Encoder, Settings, TemplateSource};
 use crate::data::scan::Suites;
 use crate::data::shingles::texts_of;
-use crate::error::{Diagnostic, Failure};
+use crate::error::{Diagnostic, Failure, unread_hint};
 use crate::eval::run::{DataSets, Purpose, RunOptions};
 use crate::eval::suite::Suite;
 use crate::finetune::recipe::{
@@ -44,9 +44,9 @@ enum Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Read { .. } => {
+            Error::Read { path, source, .. } => unread_hint(path, source).or_else(|| {
                 Some("paths are taken from the current directory; --set changes one for now".into())
-            }
+            }),
             Error::NoCheckpoint { .. } => {
                 Some("take `{merged-gguf: TYPE}`, or the checkpoint that the GGUF was made of".into())
             }

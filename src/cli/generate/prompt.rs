@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::Args;
-use crate::error::{Diagnostic, Failure};
+use crate::error::{Diagnostic, Failure, unread_hint};
 
 /// Longest prompt, message or template that is read, in bytes: far more than any context has room for.
 pub(super) const LONGEST: u64 = 64 << 20;
@@ -55,7 +55,7 @@ pub(super) enum PromptError {
 impl Diagnostic for PromptError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            PromptError::Read { .. } => return None,
+            PromptError::Read { path, source } => return unread_hint(path, source),
             PromptError::NotUtf8 { .. } => "convert the file to UTF-8".into(),
             PromptError::Variable { .. } | PromptError::VariableValue { .. } => {
                 "as in --template-var enable_thinking=false or --template-var 'mode=\"short\"'".into()

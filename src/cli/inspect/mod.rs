@@ -92,7 +92,11 @@ struct NoTemplate {
     path: String,
 }
 
-impl Diagnostic for NoTemplate {}
+impl Diagnostic for NoTemplate {
+    fn hint(&self) -> Option<String> {
+        Some("base models have none; the template of an instruct model is in its tokenizer_config.json or chat_template.jinja".into())
+    }
+}
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let model = Model::open(&model_path(&args.model, args.offline)?)?;

@@ -67,7 +67,9 @@ impl Default for Policy {
 impl Policy {
     /// Reads a policy. Errors with everything that is wrong with it.
     pub fn open(path: &Path) -> Result<Policy, yaml::Error> {
-        Self::read(&yaml::Document::open(path)?)
+        let document = yaml::Document::open(path)?;
+        document.expect(yaml::FileKind::Policy)?;
+        Self::read(&document)
     }
 
     pub(super) fn read(document: &yaml::Document) -> Result<Policy, yaml::Error> {

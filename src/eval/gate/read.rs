@@ -256,8 +256,7 @@ impl Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::File(ReadError::NotUtf8 { .. }) => None,
-            Error::File(ReadError::Io { .. }) => Some(
+            Error::File(_) => Some(
                 "name a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json".into(),
             ),
             Error::Bad { hint, .. } => hint.clone(),

@@ -72,6 +72,7 @@ impl Recipe {
     /// Errors with everything that is wrong with file and settings.
     pub fn open(path: &Path, sets: &[String], quantizations: &[&str]) -> Result<Recipe, yaml::Error> {
         let mut document = Document::open(path)?;
+        document.expect(yaml::FileKind::Recipe)?;
         for set in sets {
             document.set(set)?;
         }

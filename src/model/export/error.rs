@@ -78,6 +78,10 @@ impl Diagnostic for Error {
             Error::AlwaysTied { .. } => "the adapter can be used beside the model (`--adapter`)".into(),
             Error::Exists { .. } => "--force replaces it".into(),
             Error::NotForGguf { .. } => "take peft or a merged form".into(),
+            Error::Io { path, .. } if path.ends_with("adapter_config.json") => {
+                "an adapter is a directory in PEFT's form, as `lctl finetune` writes it: RUN/result/adapter"
+                    .into()
+            }
             Error::Io { .. } | Error::BadConfig { .. } | Error::NotAGguf { .. } => return None,
         })
     }

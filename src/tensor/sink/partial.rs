@@ -59,6 +59,9 @@ impl Registry {
                     // The error at hand matters more than one from tidying up.
                     let _ = std::fs::remove_file(&named.path);
                 }
+                if error.error.kind() == std::io::ErrorKind::AlreadyExists {
+                    return Err(Error::OutputExists { path });
+                }
                 let action = "give the finished file its name";
                 return Err(Error::Io { path, action, source: error.error });
             }
