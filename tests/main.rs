@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod datasets;
 mod decoder;
+mod demo;
 mod engine;
 mod finetune;
 mod gate;

@@ -153,9 +153,14 @@ impl Filler {
     /// Returns a filler for what a row is made into; `@ pool training` takes people and browsers that no suite has.
     pub fn of_row(row: &Row, purpose: &str) -> Filler {
         match row.properties.get("pool").map(String::as_str) {
-            Some("training") => Filler::with(purpose, TRAINING_PEOPLE, TRAINING_AGENTS),
+            Some("training") => Filler::of_training(purpose),
             _ => Filler::new(purpose),
         }
+    }
+
+    /// As `new`, with people and browsers that no suite has.
+    pub fn of_training(purpose: &str) -> Filler {
+        Filler::with(purpose, TRAINING_PEOPLE, TRAINING_AGENTS)
     }
 
     pub fn new(purpose: &str) -> Filler {

@@ -7,6 +7,7 @@
 
 mod attack_map;
 mod cve_to_cwe;
+mod demo;
 mod draw;
 mod fill;
 mod inject_canary;
@@ -68,6 +69,10 @@ pub static FILES: &[DataFile] = &[
     DataFile { name: "log-triage-train.jsonl", make: training::log_triage },
     DataFile { name: "query-translate-train.jsonl", make: training::query_translate },
     DataFile { name: "ir-report-train.jsonl", make: training::ir_report },
+    DataFile { name: "demo-soc-train.jsonl", make: demo::soc_training },
+    DataFile { name: "demo-soc.jsonl", make: demo::soc },
+    DataFile { name: "demo-queue-train.jsonl", make: demo::queue_training },
+    DataFile { name: "demo-queue.jsonl", make: demo::queue },
 ];
 
 /// Returns the text of a file, made from the tables in a directory.

@@ -1,6 +1,7 @@
 //! The command line: per command, raw arguments -> job -> run -> print.
 
 mod completions;
+mod demo;
 mod doctor;
 mod eval;
 mod finetune;
@@ -21,6 +22,7 @@ mod report;
 pub(crate) mod source;
 mod suite;
 pub(crate) mod term;
+mod tokenizer;
 mod verbose;
 mod version;
 
@@ -45,6 +47,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Completions(completions::Args),
+    Demo(demo::Args),
     Doctor(doctor::Args),
     Finetune(finetune::Args),
     Merge(merge::Args),
@@ -58,6 +61,7 @@ enum Command {
     Replay(replay::Args),
     Report(report::Args),
     Suite(suite::Args),
+    Tokenizer(tokenizer::Args),
 }
 
 /// Returns the whole command line, as help, completions and tests see it.
@@ -92,6 +96,7 @@ fn answer_to_a_size_limit() {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Completions(args) => completions::run(&args)?,
+        Command::Demo(args) => return demo::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Finetune(args) => return finetune::run(&args),
         Command::Merge(args) => merge::run(&args)?,
@@ -105,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Replay(args) => return replay::run(&args),
         Command::Report(args) => report::run(&args)?,
         Command::Suite(args) => return suite::run(args),
+        Command::Tokenizer(args) => tokenizer::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -63,6 +63,13 @@ pub fn has_colour() -> bool {
     is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// As [`has_colour`], of stdout.
+pub fn out_has_colour() -> bool {
+    let is_terminal =
+        io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Returns `text` without control characters: names in files must not drive the terminal.
 ///
 /// Newlines and tabs become visible escapes, too; use it for anything shown on one line.

@@ -248,6 +248,25 @@ fn group_of(row: &Row, field: &str) -> Result<String, RowError> {
     }
 }
 
+/// Returns the records of a file whose kind and format can be told by it. Errors with everything that is wrong with its rows.
+pub fn records(path: &Path) -> Result<Vec<Record>, Error> {
+    let file = container::read(path, None)?;
+    let format = detected(path, &file.rows)?;
+    let (mut records, mut problems) = (Vec::new(), Vec::new());
+    let shared: Arc<Path> = path.into();
+    for (line, row) in file.rows {
+        let unknown = || RowError::Shape("its format is not known".into());
+        match row.and_then(|row| format.ok_or_else(unknown)?.read(&row)) {
+            Ok(record) => records.push(record),
+            Err(error) => problems.push(Problem { place: Place { path: shared.clone(), line }, error }),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(records),
+        false => Err(Error::Rows(problems)),
+    }
+}
+
 /// Returns the format that the first row that reads fits; `None` if no row reads.
 fn detected(path: &Path, rows: &Rows) -> Result<Option<&'static Format>, Error> {
     let Some((line, row)) = rows.iter().find_map(|(line, row)| Some((*line, row.as_ref().ok()?))) else {

@@ -32,7 +32,7 @@ use serde_json::{Map, Value as Json};
 
 pub use error::{Error, Problem, RowError};
 pub use example::{Example, Pair, Unit};
-pub use load::{FileCounts, Held, Loaded, Make, Source, Spec, Truncation, load};
+pub use load::{FileCounts, Held, Loaded, Make, Source, Spec, Truncation, load, records};
 pub use mixture::{Mixture, Part};
 pub use split::held_out;
 

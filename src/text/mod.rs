@@ -20,6 +20,7 @@ mod table;
 mod template;
 mod tokenizer;
 mod tokenizer_json;
+pub mod train;
 
 use std::path::Path;
 

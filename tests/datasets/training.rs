@@ -12,11 +12,13 @@ use serde_json::Value as Json;
 use super::{documents, root, suites};
 use crate::common::run_lctl;
 
-const SETS: [&str; 4] = [
+const SETS: [&str; 6] = [
     "phish-triage-train.jsonl",
     "log-triage-train.jsonl",
     "query-translate-train.jsonl",
     "ir-report-train.jsonl",
+    "demo-soc-train.jsonl",
+    "demo-queue-train.jsonl",
 ];
 
 /// No 13 words in a row, no whole text of 8 to 12 words, of any document of any suite that comes with its data.

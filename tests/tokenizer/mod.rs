@@ -3,6 +3,7 @@
 mod bad_input;
 mod golden;
 mod streaming;
+mod training;
 mod vectors;
 
 use std::fs;

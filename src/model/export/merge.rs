@@ -181,9 +181,9 @@ fn is_float(dtype: Dtype) -> bool {
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
 /// A weight is decoded, the change added in f32, and the sum rounded once to the type it had. Everything else, tokenizer,
-/// templates and settings included, is copied as it is; if a tied model's output was trained apart from the embedding, it becomes a
-/// tensor of its own, and config.json says so. A base without weights (of random initialisation) gets all of them, in
-/// F32.
+/// templates and settings included, is copied as it is; if a tied model's output was trained apart from the embedding, it
+/// becomes a tensor of its own, and config.json says so. A base without weights (of random initialisation) gets all of
+/// them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it names none.
 ///
 /// Errors if the base is no checkpoint of safetensors, if a change fits no tensor of it, and if something cannot be
 /// read or written.
@@ -206,7 +206,7 @@ pub fn write_merged(path: &Path, base: &Path, changes: &Changes, isa: Isa) -> Re
                 part_settings(&staged, &source, embedding)?;
             }
         }
-        false => write_new(&staged, changes).map_err(Error::io(path, "write"))?,
+        false => write_new(&staged, base, changes, isa)?,
     }
     staged.commit().map_err(Error::io(path, "write"))
 }
@@ -327,14 +327,55 @@ impl Change {
 }
 
 /// Writes all values as a model of their own.
-fn write_new(staged: &StagedDir, changes: &Changes) -> std::io::Result<()> {
-    let mut names: Vec<&String> = changes.by_name.keys().collect();
-    names.sort_unstable();
-    let tensors = names.into_iter().filter_map(|name| match &changes.by_name[name] {
-        Change::Replaced { shape, values } => Some((name.as_str(), &shape[..], &values[..])),
+fn write_new(staged: &StagedDir, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Error> {
+    let dtype = named_dtype(&base.join("config.json"))?;
+    let replaced = changes.by_name.iter().filter_map(|(name, change)| match change {
+        Change::Replaced { shape, values } => Some((name, shape, values)),
         Change::Added(_) => None,
     });
-    staged.write_tensors("model.safetensors", tensors).map(|_| ())
+    let mut tensors: Vec<_> = replaced.collect();
+    tensors.sort_unstable_by_key(|(name, ..)| *name);
+    let decls: Vec<TensorDecl> = tensors
+        .iter()
+        .map(|(name, shape, _)| TensorDecl { name: (*name).clone(), shape: (*shape).clone(), dtype })
+        .collect();
+    let path = staged.file("model.safetensors");
+    let mut writer = SafeTensorsWriter::create(&path, [("format", "pt")], &decls, false)?;
+    let mut decoded = Vec::new();
+    for (name, _, values) in tensors {
+        let mut bytes = vec![0; values.len() * dtype.block_bytes()];
+        dtype.encode(isa, values, values.len().max(1), None, &mut bytes);
+        decoded.resize(values.len(), 0.0);
+        dtype.decode(isa, &bytes, &mut decoded);
+        if decoded.iter().any(|value| !value.is_finite()) {
+            let why = format!("`{name}` in {} is not finite", dtype.name());
+            return Err(Error::BadConfig { path: changes.origin.clone(), why });
+        }
+        writer.write(&bytes)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Returns the type that a config.json wants weights to have.
+fn named_dtype(path: &Path) -> Result<Dtype, Error> {
+    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let json: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| Error::BadConfig { path: path.to_owned(), why: error.to_string() })?;
+    let key =
+        ["dtype", "torch_dtype"].into_iter().find(|key| json.get(*key).is_some_and(|value| !value.is_null()));
+    let Some(key) = key else { return Ok(f32_dtype()) };
+    let dtype = match json[key].as_str() {
+        Some("float32") => "F32",
+        Some("float16") => "F16",
+        Some("bfloat16") => "BF16",
+        _ => {
+            let why =
+                format!("`{key}` is {}; weights are written as float32, float16 or bfloat16", json[key]);
+            return Err(Error::BadConfig { path: path.to_owned(), why });
+        }
+    };
+    Ok(format::by_name(dtype).expect("the registry has F32, F16 and BF16"))
 }
 
 /// What is copied beside the weights: names' ends.

@@ -31,7 +31,7 @@ use library::Library;
 use matcher::{Fragment, Matcher};
 use pieces::Pieces;
 use roles::Roles;
-use split::PreTokenizer;
+pub(super) use split::{PatternError, PreTokenizer};
 use spm::Spm;
 use vocabulary::Vocabulary;
 
