@@ -18,6 +18,7 @@ mod nn;
 mod provenance;
 mod quantize;
 mod recipe;
+mod reference;
 mod refusal;
 mod report;
 mod reproduce;
