@@ -14,9 +14,9 @@ use crate::demo;
 use crate::error::{Diagnostic, Failure};
 use crate::tensor::{AtomicFile, cleanup_partial_files};
 
-/// See everything at work, in a minute, on a small model that comes with the program
+/// See everything at work, on a small model inside the program
 ///
-/// Quantizes it, measures it, teaches it a task, and lets the gate pass one candidate and catch another. Every step
+/// Quantizes the model, measures it, teaches it a task, and lets the gate pass one candidate and catch another. Every step
 /// shows the command that does it. All files stay in one directory, with a report to open in a browser.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  lctl demo\n  lctl demo --out /tmp/demo --threads 2")]

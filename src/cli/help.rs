@@ -95,7 +95,7 @@ mod tests {
 
     fn check_examples(command: &Command, path: &str) -> usize {
         let subcommands: Vec<_> = command.get_subcommands().collect();
-        let help = command.clone().render_long_help().to_string();
+        let help = command.clone().term_width(0).render_long_help().to_string();
         let mut n = 0;
         if path != "lctl" {
             let (_, examples) =

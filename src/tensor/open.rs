@@ -93,7 +93,7 @@ fn kind_of(start: &[u8], path: &Path) -> Kind {
     if start.starts_with(b"version https://git-lfs") {
         return Kind::LfsPointer;
     }
-    if start.is_empty() {
+    if start.is_empty() && !PICKLE_EXTENSIONS.contains(&extension.as_str()) {
         return Kind::Empty;
     }
     let begins =

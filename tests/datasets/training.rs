@@ -135,12 +135,12 @@ fn every_shipped_recipe_is_right_and_its_files_are_there() {
             recipes.push(name);
         }
     }
-    assert!(n >= 8 && recipes.len() == 4, "{n} {recipes:?}");
+    assert!(n >= 10 && recipes.len() == 6, "{n} {recipes:?}");
     let args: Vec<&str> =
         ["recipe", "validate"].into_iter().chain(recipes.iter().map(String::as_str)).collect();
     let (code, stdout, stderr) = run_lctl(root(), &args);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert_eq!(stdout.matches("nothing wrong").count(), 4, "{stdout}");
+    assert_eq!(stdout.matches("nothing wrong").count(), 6, "{stdout}");
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

@@ -263,8 +263,8 @@ fn until_checkpoint(
 #[test]
 fn too_much_forgetting_exports_nothing() {
     let forgetting = json!({"text": "general.txt", "max_increase": 0.0, "max_tokens": 200});
-    let setup =
-        Setup::new(&json!({"train": {"lr": 0.05, "max_steps": 6}, "eval": {"forgetting": forgetting}}));
+    let train = json!({"lr": 0.05, "lr_schedule": "constant", "warmup_steps": 0, "max_steps": 24});
+    let setup = Setup::new(&json!({"train": train, "eval": {"forgetting": forgetting}}));
     // signs that no row has: they become less likely
     std::fs::write(setup.path("general.txt"), "ZQXJ#KVWY~".repeat(30)).unwrap();
     let said = refused(&setup, &["--out", "run"]);

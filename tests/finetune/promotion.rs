@@ -73,8 +73,8 @@ fn forgetting_is_measured_and_allowed_warned_of_or_refused() {
     let setup = |max_increase: f64, action: &str| {
         let forgetting =
             json!({"text": "general.txt", "max_increase": max_increase, "max_tokens": 200, "action": action});
-        let setup =
-            Setup::new(&json!({"train": {"lr": 0.05, "max_steps": 6}, "eval": {"forgetting": forgetting}}));
+        let train = json!({"lr": 0.05, "lr_schedule": "constant", "warmup_steps": 0, "max_steps": 24});
+        let setup = Setup::new(&json!({"train": train, "eval": {"forgetting": forgetting}}));
         // signs that no row has: they become less likely
         std::fs::write(setup.path("general.txt"), "ZQXJ#KVWY~".repeat(30)).unwrap();
         setup
@@ -137,7 +137,7 @@ fn answers(setup: &Setup) -> Vec<&'static str> {
 }
 
 /// A run that teaches one word and is measured by whether that word is right (`taught`), or by whether the base's own answers still
-/// are (`kept`). `adapter` says how.
+/// are to three documents of four (`kept`). `adapter` says how.
 fn gated(suite: &str, adapter: &Value) -> Setup {
     let setup = Setup::new(&json!({
         "adapter": adapter,
@@ -152,7 +152,7 @@ fn gated(suite: &str, adapter: &Value) -> Setup {
     // the word that the base says less often
     let taught = WORDS[usize::from(2 * denied >= DOCUMENTS)];
     write_suite(&setup, "taught", |_| taught);
-    write_suite(&setup, "kept", |i| own[i]);
+    write_suite(&setup, "kept", |i| if i % 4 > 0 { own[i] } else { taught });
     let row =
         |i: usize| json!({"prompt": format!("event {i}:"), "completion": format!(" {taught}")}).to_string();
     std::fs::write(setup.path("rows.jsonl"), (0..DOCUMENTS).map(row).collect::<Vec<_>>().join("\n")).unwrap();
