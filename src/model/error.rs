@@ -55,6 +55,9 @@ pub enum Error {
     #[error("{path}: the adapter is for `{adapter}`, the model is `{base}`")]
     AdapterArch { path: PathBuf, adapter: String, base: &'static str },
 
+    #[error("{path}: `{key}` is {found}: its pairs are right only beside a base that PEFT changed")]
+    AdapterInit { path: PathBuf, key: &'static str, found: String },
+
     #[error("a sequence of {length} tokens is longer than the context of {context}")]
     ContextOverflow { length: usize, context: usize },
 
@@ -131,6 +134,10 @@ impl Diagnostic for Error {
             Error::AdapterTarget { .. } | Error::AdapterShape { .. } | Error::AdapterArch { .. } => {
                 Some("the adapter may have been trained on another base model".to_owned())
             }
+            Error::AdapterInit { .. } => Some(
+                "save it converted to LoRA: PEFT's save_pretrained(.., path_initial_model_for_weight_conversion=..)"
+                    .to_owned(),
+            ),
             Error::Memory { .. } => Some("`--weights mapped` reads them where they lie in the file".to_owned()),
             Error::RopeKind { .. } => Some("known: default, linear, llama3, yarn, longrope".to_owned()),
             Error::ContextOverflow { .. } => {

@@ -184,18 +184,39 @@ impl Config<'_> {
                 return Err(self.bad(key, "left out: this kind of adapter is not known"));
             }
         }
+        self.check_init()?;
         match self.json.get("bias") {
             Some(bias) if bias.as_str() != Some("none") => Err(self.bad("bias", "\"none\"")),
             _ => Ok(()),
         }
     }
 
-    fn bad(&self, key: &str, expected: &'static str) -> Error {
-        let mut found = self.json.get(key).map_or_else(|| "missing".to_owned(), Json::to_string);
-        if found.chars().count() > 60 {
-            found = found.chars().take(57).collect::<String>() + "...";
+    /// Errors on an initialisation that takes what it puts into the pairs out of the base (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA):
+    /// such a pair is right only beside the base that PEFT changed. One converted to LoRA as it was saved names none.
+    fn check_init(&self) -> Result<(), Error> {
+        const KEY: &str = "init_lora_weights";
+        match self.json.get(KEY) {
+            None | Some(Json::Null | Json::Bool(_)) => Ok(()),
+            Some(Json::String(name)) if ["gaussian", "eva", "orthogonal"].contains(&name.as_str()) => Ok(()),
+            Some(_) => {
+                let (path, found) = (self.path.to_path_buf(), self.found(KEY));
+                Err(Error::AdapterInit { path, key: KEY, found })
+            }
         }
-        Error::BadValue { path: self.path.to_path_buf(), key: key.to_owned(), found, expected }
+    }
+
+    fn bad(&self, key: &str, expected: &'static str) -> Error {
+        let (path, found) = (self.path.to_path_buf(), self.found(key));
+        Error::BadValue { path, key: key.to_owned(), found, expected }
+    }
+
+    /// Returns a value for a message.
+    fn found(&self, key: &str) -> String {
+        let found = self.json.get(key).map_or_else(|| "missing".to_owned(), Json::to_string);
+        match found.chars().count() > 60 {
+            true => found.chars().take(57).collect::<String>() + "...",
+            false => found,
+        }
     }
 
     fn flag(&self, key: &str) -> bool {

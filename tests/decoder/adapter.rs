@@ -129,6 +129,47 @@ fn settings_that_are_not_applied_are_refused_by_name() {
     assert!(matches!(error, Error::AdapterShape { .. }), "{error}");
 }
 
+/// PEFT takes such a pair out of the base as training begins; beside another base it computes something else.
+#[test]
+fn pairs_that_began_as_part_of_the_base_are_refused() {
+    let from = adapter_dir().join("llama");
+    let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let tmp = tempfile::tempdir().unwrap();
+    std::fs::copy(from.join("adapter_model.safetensors"), tmp.path().join("adapter_model.safetensors"))
+        .unwrap();
+    for (value, is_known) in [
+        (json!("pissa"), false),
+        (json!("pissa_niter_16"), false),
+        (json!("olora"), false),
+        (json!("corda"), false),
+        (json!("loftq"), false),
+        (json!("lora_ga"), false),
+        (json!(1), false),
+        (json!(true), true),
+        (json!(false), true),
+        (Value::Null, true),
+        (json!("gaussian"), true),
+        (json!("eva"), true),
+        (json!("orthogonal"), true),
+    ] {
+        config["init_lora_weights"] = value.clone();
+        std::fs::write(tmp.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let opened = open_with(&golden_dir().join("llama"), tmp.path());
+        assert_eq!(opened.is_ok(), is_known, "{value}");
+        let merged = Changes::open(tmp.path(), lctl::kernel::Isa::detect());
+        assert_eq!(merged.is_ok(), is_known, "{value}");
+        if let Err(error) = opened {
+            assert!(matches!(error, Error::AdapterInit { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("`init_lora_weights` is {value}:")), "{error}");
+            assert!(error.hint().unwrap().contains("path_initial_model_for_weight_conversion"));
+        }
+    }
+    config.as_object_mut().unwrap().remove("init_lora_weights");
+    std::fs::write(tmp.path().join("adapter_config.json"), config.to_string()).unwrap();
+    assert!(open_with(&golden_dir().join("llama"), tmp.path()).is_ok());
+}
+
 /// What is merged computes what is added beside it, in a checkpoint and in a GGUF.
 #[test]
 fn adapters_are_merged_into_checkpoints_and_ggufs() {
