@@ -19,6 +19,7 @@ pub use error::Error;
 pub use format::BlockFormat;
 pub use open::{Opened, open};
 pub use row_map::RowMap;
+pub(crate) use sink::check_interrupted;
 pub use sink::{AtomicFile, WrittenFile, available_bytes, cleanup_partial_files, is_same_file};
 pub use staged::{StagedDir, remove_dir_whole, remove_partial_dirs};
 pub use stream::TensorDecl;

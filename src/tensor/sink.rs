@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-use self::partial::{PARTIAL_FILES, Registry};
+pub(super) use self::partial::{PARTIAL_FILES, Registry};
 use super::Error;
 
 /// A file that has its name and is on the disk.
@@ -161,12 +161,20 @@ impl Drop for AtomicFile {
     }
 }
 
-/// Removes every unfinished output of this process and forbids new ones; returns how many there were.
+/// Removes every unfinished output of this process and forbids new ones; returns how many were removed.
 ///
 /// For a Ctrl-C handler that runs in its own thread: whatever other threads do meanwhile, no output
 /// is half there afterwards. Later writes and commits fail with [`Error::Interrupted`].
 pub fn cleanup_partial_files() -> usize {
     PARTIAL_FILES.shut()
+}
+
+/// Errors with [`Error::Interrupted`] once there was a [`cleanup_partial_files`]; `path` is what is not written.
+pub(crate) fn check_interrupted(path: &Path) -> Result<(), Error> {
+    match PARTIAL_FILES.is_shut() {
+        true => Err(Error::Interrupted { path: path.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Returns true if both paths lead to one existing file, by whatever names or links.

@@ -7,27 +7,51 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use super::sink::{PARTIAL_FILES, Registry};
+
 /// A directory on its way: files are written beside its final place, and [`StagedDir::commit`] gives it its name once
 /// they are on the disk. Dropped before that, it leaves nothing.
 pub struct StagedDir {
     path: PathBuf,
     staging: Option<PathBuf>,
+    /// The number that an interrupt knows it by.
+    listed: Option<(&'static Registry, u64)>,
 }
 
 /// Ends the name of a directory on its way.
 const SUFFIX: &str = ".partial";
 
 impl StagedDir {
-    /// Begins a directory that will be `path`; parents are made.
+    /// Begins a directory that will be `path`; parents are made. An interrupt leaves it alone: what a run saves as it ends is
+    /// written after one.
     pub fn create(path: &Path) -> io::Result<StagedDir> {
+        let staging = StagedDir::free_place(path)?;
+        fs::create_dir(&staging)?;
+        Ok(StagedDir { path: path.to_owned(), staging: Some(staging), listed: None })
+    }
+
+    /// Begins a directory that will be `path`, and that [`super::cleanup_partial_files`] removes; parents are made.
+    ///
+    /// Errors, as [`StagedDir::commit`] then does, with [`io::ErrorKind::Interrupted`] after an interrupt.
+    pub fn create_output(path: &Path) -> io::Result<StagedDir> {
+        StagedDir::create_in(&PARTIAL_FILES, path)
+    }
+
+    fn create_in(registry: &'static Registry, path: &Path) -> io::Result<StagedDir> {
+        let staging = StagedDir::free_place(path)?;
+        let id = registry.create_dir(&staging)?;
+        Ok(StagedDir { path: path.to_owned(), staging: Some(staging), listed: Some((registry, id)) })
+    }
+
+    /// Returns where a directory is staged, with nothing there.
+    fn free_place(path: &Path) -> io::Result<PathBuf> {
         let name =
             path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "has no name"))?;
         let parent = parent(path);
         fs::create_dir_all(parent)?;
         let staging = parent.join(format!(".{}{SUFFIX}", name.to_string_lossy()));
         remove(&staging)?;
-        fs::create_dir(&staging)?;
-        Ok(StagedDir { path: path.to_owned(), staging: Some(staging) })
+        Ok(staging)
     }
 
     /// Returns where a file of that name is to be written.
@@ -92,12 +116,18 @@ impl StagedDir {
             File::open(entry?.path())?.sync_all()?;
         }
         File::open(&staging)?.sync_all()?;
-        if self.path.symlink_metadata().is_ok() {
-            remove_dir_whole(&self.path)?;
-        }
-        fs::rename(&staging, &self.path)?;
+        let rename = || give_name(&staging, &self.path);
+        let replaced = match self.listed.take() {
+            Some((registry, id)) => {
+                let renamed = registry.rename_dir(id, rename);
+                registry.forget(id);
+                renamed?
+            }
+            None => rename()?,
+        };
         self.staging = None;
-        File::open(parent(&self.path))?.sync_all()
+        File::open(parent(&self.path))?.sync_all()?;
+        replaced.map_or(Ok(()), |replaced| remove(&replaced))
     }
 }
 
@@ -105,13 +135,35 @@ impl Drop for StagedDir {
     fn drop(&mut self) {
         // what stays is taken away by the next one of the name
         self.staging.iter().for_each(|staging| drop(fs::remove_dir_all(staging)));
+        self.listed.iter().for_each(|(registry, id)| registry.forget(*id));
     }
+}
+
+/// Renames a directory; returns where one that had the name is now.
+fn give_name(staging: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    if path.symlink_metadata().is_err() {
+        return fs::rename(staging, path).map(|()| None);
+    }
+    let gone = gone(path);
+    remove(&gone)?;
+    fs::rename(path, &gone)?;
+    if let Err(error) = fs::rename(staging, path) {
+        // the error at hand matters more than one from taking it back
+        let _ = fs::rename(&gone, path);
+        return Err(error);
+    }
+    Ok(Some(gone))
+}
+
+/// Returns where a directory is on its way out.
+fn gone(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    parent(path).join(format!(".{name}.gone{SUFFIX}"))
 }
 
 /// Removes a directory so that none of its name is ever there in part.
 pub fn remove_dir_whole(path: &Path) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let gone = parent(path).join(format!(".{name}.gone{SUFFIX}"));
+    let gone = gone(path);
     remove(&gone)?;
     fs::rename(path, &gone)?;
     remove(&gone)
@@ -147,6 +199,32 @@ fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interrupt_removes_a_staged_output_and_no_checkpoint() {
+        let registry: &'static Registry = Box::leak(Box::new(Registry::new()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let whole = StagedDir::create_in(registry, &path("whole")).unwrap();
+        whole.write("a", b"1").unwrap();
+        whole.commit().unwrap();
+        let saved = StagedDir::create(&path("saved")).unwrap();
+        let half = StagedDir::create_in(registry, &path("whole")).unwrap();
+        half.write("a", b"2").unwrap();
+        assert_eq!(registry.shut(), 1);
+        assert!(!path(".whole.partial").exists());
+        // what has its name stays, and nothing new gets one
+        let error = half.commit().unwrap_err();
+        assert!(!path(".whole.partial").exists(), "{error}");
+        assert_eq!(fs::read_to_string(path("whole/a")).unwrap(), "1");
+        let error = StagedDir::create_in(registry, &path("new")).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        saved.write("a", b"3").unwrap();
+        saved.commit().unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["saved", "whole"]);
+    }
 
     #[test]
     fn a_directory_appears_whole_or_not_at_all() {

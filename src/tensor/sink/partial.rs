@@ -1,5 +1,6 @@
-//! The temporary files alive in this process, so that an interrupt can remove them.
+//! The temporary files and directories alive in this process, so that an interrupt can remove them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,12 +9,12 @@ use tempfile::NamedTempFile;
 use super::{AtomicFile, write_error};
 use crate::tensor::Error;
 
-/// The files of this process.
-pub(super) static PARTIAL_FILES: Registry = Registry::new();
+/// The files and directories of this process.
+pub(in crate::tensor) static PARTIAL_FILES: Registry = Registry::new();
 
-/// The temporary files alive in this process. Creating, renaming and removing happen under its lock, so
-/// that an interrupt sees each file either listed or not yet (no longer) there.
-pub(super) struct Registry {
+/// The temporary files and directories alive in this process. Creating, renaming and removing happen under its lock, so
+/// that an interrupt sees each either listed or not yet (no longer) there.
+pub(in crate::tensor) struct Registry {
     state: Mutex<State>,
 }
 
@@ -24,7 +25,7 @@ struct State {
 }
 
 impl Registry {
-    pub(super) const fn new() -> Registry {
+    pub(in crate::tensor) const fn new() -> Registry {
         Registry { state: Mutex::new(State { shut: false, next_id: 0, live: Vec::new() }) }
     }
 
@@ -38,10 +39,42 @@ impl Registry {
             return Err(Error::Interrupted { path: path.to_owned() });
         }
         let temp = create_temp(path, dir)?;
-        let id = state.next_id;
-        state.next_id += 1;
-        state.live.push((id, temp.path().to_owned()));
+        let id = state.list(temp.path());
         Ok((temp, id))
+    }
+
+    /// Makes a directory; returns its number.
+    ///
+    /// Errors with [`io::ErrorKind::Interrupted`] after an interrupt.
+    pub(in crate::tensor) fn create_dir(&self, dir: &Path) -> io::Result<u64> {
+        let mut state = self.lock();
+        if state.shut {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        std::fs::create_dir(dir)?;
+        Ok(state.list(dir))
+    }
+
+    /// Gives a directory its name by `rename`, so that an interrupt comes before or after that.
+    ///
+    /// Errors with [`io::ErrorKind::Interrupted`] after an interrupt.
+    pub(in crate::tensor) fn rename_dir<T>(
+        &self,
+        id: u64,
+        rename: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.lock();
+        if state.shut {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let result = rename()?;
+        state.live.retain(|(live, _)| *live != id);
+        Ok(result)
+    }
+
+    /// Returns whether there was an interrupt.
+    pub(in crate::tensor) fn is_shut(&self) -> bool {
+        self.lock().shut
     }
 
     /// Renames all files under one lock, so that an interrupt comes before the first or after the last.
@@ -71,15 +104,34 @@ impl Registry {
         Ok(())
     }
 
-    pub(super) fn forget(&self, id: u64) {
+    pub(in crate::tensor) fn forget(&self, id: u64) {
         self.lock().live.retain(|(live, _)| *live != id);
     }
 
-    pub(super) fn shut(&self) -> usize {
+    pub(in crate::tensor) fn shut(&self) -> usize {
         let mut state = self.lock();
         state.shut = true;
-        let live = std::mem::take(&mut state.live);
-        live.iter().filter(|(_, path)| std::fs::remove_file(path).is_ok()).count()
+        let n_live = state.live.len();
+        // one that another thread is still filling may not go yet: a second signal tries again
+        state.live.retain(|(_, path)| remove(path).is_err());
+        n_live - state.live.len()
+    }
+}
+
+impl State {
+    /// Notes a new path; returns its number.
+    fn list(&mut self, path: &Path) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.live.push((id, path.to_owned()));
+        id
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path)?.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
     }
 }
 
