@@ -10,6 +10,7 @@ use crate::kernel::Isa;
 use crate::model::export::{self, Changes, Stored};
 use crate::provenance::QuantizeSettings;
 use crate::quantize::{Control, Recipe};
+use crate::tensor::{self, StagedDir};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     quantization: Option<String>,
 
-    /// Replace the output if it exists
+    /// Replace the output if it exists: a file, or the directory of a model
     #[arg(short, long)]
     force: bool,
 
@@ -75,17 +76,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let base = model_path(&args.base, args.offline)?;
     let isa = machine::isa(args.isa.as_deref())?;
     args.quantization.as_deref().map(Recipe::by_name).transpose()?;
+    check_output(args, &base)?;
     let changes = Changes::open(&args.adapter, isa)?;
+    // from here on a signal takes away what is not whole
+    interrupt_flag();
     match &args.quantization {
         None => write_merged(&args.output, &base, &changes, Stored::Own, isa)?,
         Some(quantization) => {
-            let parent = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            let work = tempfile::tempdir_in(parent).map_err(export::Error::io(parent, "write"))?;
+            let io = export::Error::io(&args.output, "write");
+            let work = StagedDir::create_output(&args.output).map_err(io)?;
             // general.name may come from a directory's name
-            let name = base.canonicalize().ok().and_then(|base| Some(base.file_name()?.to_owned()));
-            let merged = work.path().join(name.unwrap_or_else(|| "merged".into()));
-            write_merged(&merged, &base, &changes, Stored::F32, isa)?;
+            let name =
+                base.canonicalize().ok().and_then(|base| base.file_name()?.to_str().map(str::to_owned));
+            let merged = work.file(name.as_deref().unwrap_or("merged"));
+            // an interrupt is named by what the user asked for
+            let interrupted = |error: export::Error| {
+                tensor::check_interrupted(&args.output).err().map_or(error, Into::into)
+            };
+            write_merged(&merged, &base, &changes, Stored::F32, isa).map_err(interrupted)?;
             let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
             quantize(&merged, quantization, &args.output, &how)?;
         }
@@ -96,9 +104,44 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Errors on an output that is a directory where a file is wanted, or lies in none; and on one there already that is no
+/// model's directory, or holds what is read.
+fn check_output(args: &Args, base: &Path) -> Result<(), Failure> {
+    let output = &args.output;
+    if is_gguf(base) || args.quantization.is_some() {
+        let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (path, dir) = (output.clone(), dir.to_owned());
+        if output.is_dir() {
+            return Err(tensor::Error::OutputIsDirectory { path }.into());
+        }
+        if !dir.is_dir() {
+            return Err(tensor::Error::NoOutputDirectory { path, dir }.into());
+        }
+    }
+    let io = || export::Error::io(output, "read");
+    if output.is_dir() && !output.join("config.json").is_file() {
+        let is_empty = output.read_dir().map_err(io())?.next().is_none();
+        if !is_empty {
+            return Err(export::Error::NotReplaced { path: output.clone() }.into());
+        }
+    }
+    // a link that leads nowhere holds nothing
+    if !output.exists() {
+        return Ok(());
+    }
+    let whole = output.canonicalize().map_err(io())?;
+    for input in [base, args.adapter.as_path()] {
+        // one that is missing is an error where it is opened
+        if input.canonicalize().is_ok_and(|input| input.starts_with(&whole)) {
+            return Err(export::Error::HoldsInput { path: output.clone(), input: input.to_owned() }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Merges into a checkpoint's directory, or into a GGUF: what comes out is of the same kind.
 ///
-/// `stored` is the type of what changes in a GGUF; in a checkpoint it has the one it had.
+/// `stored` is the type of what changes.
 pub fn write_merged(
     path: &Path,
     base: &Path,
@@ -108,7 +151,7 @@ pub fn write_merged(
 ) -> Result<(), export::Error> {
     match is_gguf(base) {
         true => export::write_merged_gguf(path, base, changes, stored, isa),
-        false => export::write_merged(path, base, changes, isa),
+        false => export::write_merged(path, base, changes, stored, isa),
     }
 }
 

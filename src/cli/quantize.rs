@@ -6,8 +6,8 @@ mod progress;
 mod report;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::machine;
@@ -181,20 +181,24 @@ pub fn outputs(outcome: &Outcome) -> Vec<provenance::Output> {
 }
 
 /// Returns a flag that Ctrl-C (or SIGTERM, SIGHUP) sets; partial files are gone as soon as it is set.
-/// A second signal ends the process at once.
+/// A second signal ends the process at once. It is one flag, however often it is asked for.
 pub fn interrupt_flag() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let handler = {
-        let flag = Arc::clone(&flag);
-        move || {
-            let is_second = flag.swap(true, Ordering::SeqCst);
-            cleanup_partial_files();
-            if is_second {
-                std::process::exit(130);
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let begin = || {
+        let flag = Arc::new(AtomicBool::new(false));
+        let handler = {
+            let flag = Arc::clone(&flag);
+            move || {
+                let is_second = flag.swap(true, Ordering::SeqCst);
+                cleanup_partial_files();
+                if is_second {
+                    std::process::exit(130);
+                }
             }
-        }
+        };
+        // a handler can only be there already if a library user set one: theirs then decides
+        let _ = ctrlc::set_handler(handler);
+        flag
     };
-    // a handler can only be there already if a library user set one: theirs then decides
-    let _ = ctrlc::set_handler(handler);
-    flag
+    Arc::clone(FLAG.get_or_init(begin))
 }

@@ -4,6 +4,7 @@ mod adapter;
 mod bits;
 mod config;
 mod files;
+mod merge;
 
 use std::path::{Path, PathBuf};
 

@@ -97,7 +97,7 @@ fn adapters_and_merged_models_compute_what_the_trainer_computes() {
             assert!(off <= 1e-5, "{name}: the GGUF adapter, {off}");
         }
         let changes = Changes::open(&path("-peft"), Isa::detect()).unwrap();
-        export::write_merged(&path("-merged"), &base, &changes, Isa::detect()).unwrap();
+        export::write_merged(&path("-merged"), &base, &changes, Stored::Own, Isa::detect()).unwrap();
         let merged = Decoder::open(&path("-merged"), &options(None)).unwrap();
         let off = difference(&logits(&merged, &tokens), &own);
         assert!(off <= 1e-4, "{name}: merged, {off}");
@@ -140,7 +140,7 @@ fn modules_saved_whole_are_read_back_and_merged() {
         assert!(logits(&read, &tokens) == own, "{name} {saved:?}");
         let changes = Changes::open(&dir, Isa::detect()).unwrap();
         let out = tmp.path().join("merged");
-        export::write_merged(&out, &base, &changes, Isa::detect()).unwrap();
+        export::write_merged(&out, &base, &changes, Stored::Own, Isa::detect()).unwrap();
         let off = difference(&logits(&Decoder::open(&out, &options(None)).unwrap(), &tokens), &own);
         assert!(off <= 1e-4, "{name} {saved:?}: merged, {off}");
     }
@@ -155,7 +155,8 @@ fn an_adapter_of_another_base_is_refused() {
     export::write_peft(&dir, "llama", &spec, model.parameters(), &params).unwrap();
     let changes = Changes::open(&dir, Isa::detect()).unwrap();
     let other = in_f32("phi3", tmp.path());
-    let error = export::write_merged(&tmp.path().join("x"), &other, &changes, Isa::detect()).unwrap_err();
+    let error = export::write_merged(&tmp.path().join("x"), &other, &changes, Stored::Own, Isa::detect())
+        .unwrap_err();
     assert!(error.to_string().contains("fits no tensor"), "{error}");
     let error =
         export::write_merged_gguf(&tmp.path().join("x"), &other, &changes, Stored::Own, Isa::detect());

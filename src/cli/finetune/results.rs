@@ -29,6 +29,8 @@ pub struct Exported {
 const ADAPTER: &str = "adapter";
 const GGUF_ADAPTER: &str = "adapter.gguf";
 const MERGED: &str = "merged";
+/// Holds a [`MERGED`] whose sums are not rounded yet, to be quantized.
+const UNROUNDED: &str = "unrounded";
 
 /// Writes what the recipe exports; with a gate, only if the result passes.
 pub fn export(
@@ -67,7 +69,8 @@ pub fn export(
         }
     }
     // what was made for the gate or to be quantized
-    for name in [ADAPTER, MERGED].into_iter().filter(|name| !names.iter().any(|kept| kept == name)) {
+    for name in [ADAPTER, MERGED, UNROUNDED].into_iter().filter(|name| !names.iter().any(|kept| kept == name))
+    {
         let path = staged.file(name);
         if path.is_file() {
             std::fs::remove_file(&path).map_err(io())?;
@@ -119,13 +122,13 @@ fn write(
                 names.push(GGUF_ADAPTER.to_owned());
             }
             (Export::MergedSafetensors, _) => {
-                write_merged(prepared, outcome, staged)?;
+                write_merged(prepared, outcome, staged, Stored::Own)?;
                 names.push(MERGED.to_owned());
             }
             (Export::MergedGguf(quantization), _) => {
                 let name = format!("model-{}.gguf", quantization.to_lowercase());
                 let how = merge::How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
-                let merged = write_merged(prepared, outcome, staged)?;
+                let merged = write_merged(prepared, outcome, staged, Stored::F32)?;
                 merge::quantize(&merged, quantization, &staged.file(&name), &how)?;
                 names.push(name);
             }
@@ -147,8 +150,17 @@ fn write_adapter(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> 
 }
 
 /// Writes the merged model unless it is there: a checkpoint's directory, or of a GGUF a GGUF.
-fn write_merged(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<PathBuf, Failure> {
-    let path = staged.file(MERGED);
+fn write_merged(
+    prepared: &Prepared,
+    outcome: &Outcome,
+    staged: &StagedDir,
+    stored: Stored,
+) -> Result<PathBuf, Failure> {
+    let path = match stored {
+        Stored::Own => staged.file(MERGED),
+        // a quantized model may be named after the directory
+        Stored::F32 => staged.file(UNROUNDED).join(MERGED),
+    };
     if path.exists() {
         return Ok(path);
     }
@@ -157,15 +169,21 @@ fn write_merged(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> R
         Some(spec) => export::Changes::of_adapter(spec, model.parameters(), &outcome.params)?,
         None => export::Changes::of_weights(model.parameters(), &outcome.params),
     };
-    merge::write_merged(&path, &prepared.base, &changes, Stored::F32, isa)?;
+    if stored == Stored::F32 {
+        let dir = staged.file(UNROUNDED);
+        std::fs::create_dir_all(&dir).map_err(export::Error::io(&dir, "write"))?;
+    }
+    merge::write_merged(&path, &prepared.base, &changes, stored, isa)?;
     Ok(path)
 }
 
 /// Returns what the gate measures: the adapter, or the model all of whose weights were trained.
 fn candidate(prepared: &Prepared, outcome: &Outcome, staged: &StagedDir) -> Result<Candidate, Failure> {
+    // of a GGUF nothing merged is exported but what is quantized from this
+    let stored = if merge::is_gguf(&prepared.base) { Stored::F32 } else { Stored::Own };
     Ok(match prepared.spec {
         Some(_) => Candidate::Adapter(write_adapter(prepared, outcome, staged)?),
-        None => Candidate::Model(write_merged(prepared, outcome, staged)?),
+        None => Candidate::Model(write_merged(prepared, outcome, staged, stored)?),
     })
 }
 

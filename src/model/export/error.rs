@@ -38,8 +38,14 @@ pub enum Error {
     #[error("{path}: `{name}` is stored as {dtype}, into which nothing can be merged")]
     Dtype { path: PathBuf, name: String, dtype: String },
 
+    #[error("{path}: `{name}` merged is not finite in {dtype}")]
+    NotFinite { path: PathBuf, name: String, dtype: String },
+
     #[error("{path}: is no checkpoint's directory, and only one of safetensors becomes one")]
     NotACheckpoint { path: PathBuf },
+
+    #[error("{path}: holds no .safetensors, and an adapter needs weights to be added to")]
+    NoWeights { path: PathBuf },
 
     #[error("{path}: is no GGUF")]
     NotAGguf { path: PathBuf },
@@ -50,6 +56,12 @@ pub enum Error {
     #[error("{path}: exists already")]
     Exists { path: PathBuf },
 
+    #[error("{path}: is a directory of something else than a model: it holds no config.json")]
+    NotReplaced { path: PathBuf },
+
+    #[error("{path}: replacing it would remove {input}, which is read")]
+    HoldsInput { path: PathBuf, input: PathBuf },
+
     #[error("a GGUF adapter cannot hold `{name}`")]
     NotForGguf { name: String },
 }
@@ -58,7 +70,10 @@ impl Error {
     /// Returns an error of the file system as one of `map_err`.
     pub fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();
-        move |source| Error::Io { path, what, source }
+        move |source| match source.kind() {
+            io::ErrorKind::Interrupted => tensor::Error::Interrupted { path }.into(),
+            _ => Error::Io { path, what, source },
+        }
     }
 }
 
@@ -72,11 +87,21 @@ impl Diagnostic for Error {
                 "the adapter was trained on another model; its adapter_config.json may say which".into()
             }
             Error::Dtype { .. } => "take the model in F32, F16 or BF16".into(),
+            Error::NotFinite { .. } => {
+                "F16, and the scales of blocks, end at 65504: take the model in BF16 or F32; if that is no help, the adapter's values are wrong"
+                    .into()
+            }
             Error::NotACheckpoint { .. } => {
                 "a GGUF can be merged into a GGUF, or take the model it was made of".into()
             }
+            Error::NoWeights { .. } => {
+                "only safetensors are read: convert .bin weights with transformers' save_pretrained, or name a GGUF by its file"
+                    .into()
+            }
             Error::AlwaysTied { .. } => "the adapter can be used beside the model (`--adapter`)".into(),
             Error::Exists { .. } => "--force replaces it".into(),
+            Error::NotReplaced { .. } => "give the name of a directory that is not there yet".into(),
+            Error::HoldsInput { .. } => "write to another place; the base can be removed once the result is there".into(),
             Error::NotForGguf { .. } => "take peft or a merged form".into(),
             Error::Io { path, .. } if path.ends_with("adapter_config.json") => {
                 "an adapter is a directory in PEFT's form, as `lctl finetune` writes it: RUN/result/adapter"
@@ -84,5 +109,14 @@ impl Diagnostic for Error {
             }
             Error::Io { .. } | Error::BadConfig { .. } | Error::NotAGguf { .. } => return None,
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Tensor(error) => error.exit_code(),
+            Error::Model(error) => error.exit_code(),
+            Error::Train(error) => error.exit_code(),
+            _ => 2,
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::model::gguf_config;
 use crate::model::mapper::is_integer;
 use crate::model::names::{Kind, Patterns};
 use crate::tensor::gguf::{Gguf, GgufWriter, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, WriteOptions};
-use crate::tensor::{Dtype, RowMap, TensorDecl, TensorInfo, TensorSource};
+use crate::tensor::{Dtype, RowMap, TensorDecl, TensorInfo, TensorSource, check_interrupted};
 
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
@@ -40,8 +40,8 @@ struct Target<'a> {
 /// template included, is copied as it is. An output layer that was trained apart from the embedding it was becomes a tensor of its
 /// own.
 ///
-/// Errors if a change fits no tensor, if a tensor's type can be decoded or encoded by no one, if a sum is not finite, and if
-/// something cannot be read or written.
+/// Errors if a change fits no tensor, if a tensor's type can be decoded or encoded by no one, if a sum is not finite in its
+/// type, if an architecture's output is its embedding always and one of them changed, and if something cannot be read or written.
 pub fn write_merged_gguf(
     path: &Path,
     base: &Path,
@@ -55,6 +55,9 @@ pub fn write_merged_gguf(
     };
     let config = gguf_config::with_factors(&gguf)?;
     let arch = arch::by_gguf_name(config.arch, base)?;
+    if config.tied_embeddings && arch.flags.drops_output && changes.part_tied() {
+        return Err(Error::AlwaysTied { path: base.to_owned(), class: arch.name });
+    }
     let targets = targets(changes, arch, &gguf)?;
     // where the output was the embedding, and only one of them changed: [`OUTPUT`] is made of the embedding
     let is_parted = config.tied_embeddings
@@ -151,6 +154,7 @@ impl Merged<'_> {
         let options = WriteOptions { sha256: false, ..WriteOptions::default() };
         let mut writer = GgufWriter::create(path, &metadata, &decls, &options)?;
         for (name, info) in outputs {
+            check_interrupted(path)?;
             match self.targets.get(*name) {
                 None => writer.write(self.gguf.bytes(info)?)?,
                 Some(target) => writer.write(&self.merged(name, info, target)?)?,
@@ -174,9 +178,9 @@ impl Merged<'_> {
                 own.iter_mut().for_each(|value| *value += 1.0);
             }
         }
-        self.changes.check_finite(name, &values)?;
-        let columns = info.shape.last().copied().unwrap_or(1);
-        Ok(merge::encode(self.isa, self.dtype(name, info), &values, columns))
+        let (columns, dtype) = (info.shape.last().copied().unwrap_or(1), self.dtype(name, info));
+        let bytes = merge::encode_finite(self.isa, dtype, &values, columns);
+        bytes.ok_or_else(|| self.changes.not_finite(name, dtype))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::Error;
+use super::{Error, Stored};
 use crate::kernel::Isa;
 use crate::model::arch;
 use crate::model::config::ModelConfig;
@@ -15,15 +15,19 @@ use crate::model::error::Error as ModelError;
 use crate::model::peft::{Adapter, Pair, Values};
 use crate::model::train::{LowRankSpec, ParameterInfo};
 use crate::tensor::safetensors::{SafeTensors, SafeTensorsWriter};
-use crate::tensor::{Dtype, RowMap, StagedDir, TensorDecl, TensorInfo, TensorSource, format};
+use crate::tensor::{
+    Dtype, RowMap, StagedDir, TensorDecl, TensorInfo, TensorSource, check_interrupted, format,
+};
 
 /// What becomes of weights, by the names of their tensors in a checkpoint.
 pub struct Changes {
     by_name: HashMap<String, Change>,
     /// For messages: where they are from.
     origin: PathBuf,
-    /// Whether embedding and output, where they are one matrix, become two if one changes: an adapter's do, as in PEFT.
-    parts_embedding: bool,
+    /// An adapter's; otherwise all weights of a model.
+    ///
+    /// Where embedding and output are one matrix, an adapter's change of either makes two of it, as in PEFT.
+    is_adapter: bool,
 }
 
 /// What becomes of a tensor.
@@ -40,7 +44,7 @@ impl Changes {
             (info.name.clone(), Change::Replaced { shape, values })
         };
         let by_name = parameters.iter().map(replaced).collect();
-        Changes { by_name, origin: "the trained weights".into(), parts_embedding: false }
+        Changes { by_name, origin: "the trained weights".into(), is_adapter: false }
     }
 
     /// Returns what an adapter in memory adds.
@@ -89,7 +93,7 @@ impl Changes {
             }
             by_name.insert(format!("{module}.weight"), Change::Added(pair));
         }
-        Ok(Changes { by_name, origin, parts_embedding: true })
+        Ok(Changes { by_name, origin, is_adapter: true })
     }
 
     /// Returns the changes by name.
@@ -101,7 +105,13 @@ impl Changes {
 
     /// Returns whether embedding and output become two where they are one and one changes.
     pub(super) fn parts_embedding(&self) -> bool {
-        self.parts_embedding
+        self.is_adapter
+    }
+
+    /// Returns whether a tied model's output would no longer be its embedding.
+    pub(super) fn part_tied(&self) -> bool {
+        let names = || self.by_name.keys().map(String::as_str);
+        self.is_adapter && names().any(|name| [EMBEDDING, HEAD].iter().any(|tied| name.ends_with(tied)))
     }
 
     pub(super) fn no_such(&self, name: &str, base: &Path) -> Error {
@@ -118,21 +128,16 @@ impl Changes {
         }
     }
 
-    pub(super) fn check_finite(&self, name: &str, values: &[f32]) -> Result<(), Error> {
-        match values.iter().all(|value| value.is_finite()) {
-            true => Ok(()),
-            false => {
-                let why = format!("`{name}` merged is not finite");
-                Err(Error::BadConfig { path: self.origin.clone(), why })
-            }
-        }
+    pub(super) fn not_finite(&self, name: &str, dtype: Dtype) -> Error {
+        let (path, dtype) = (self.origin.clone(), dtype.name().to_owned());
+        Error::NotFinite { path, name: name.to_owned(), dtype }
     }
 
-    /// Errors if a change fits no tensor of the base; `parted` is one that the base does not have.
+    /// Errors if a change fits no tensor of the base; `parted` is what the output is made of if it was tied.
     fn check(&self, base: &SafeTensors, parted: Option<&TensorInfo>) -> Result<(), Error> {
         for (name, change) in self.sorted() {
-            let own = parted.filter(|_| name == HEAD);
-            let info = base.find(name).or(own).ok_or_else(|| self.no_such(name, base.path()))?;
+            let head = parted.filter(|_| name == HEAD);
+            let info = head.or_else(|| base.find(name)).ok_or_else(|| self.no_such(name, base.path()))?;
             if !info.dtype.can_decode() || !info.dtype.can_encode() || !is_float(info.dtype) {
                 let (path, dtype) = (base.path().to_owned(), info.dtype.name().to_owned());
                 return Err(Error::Dtype { path, name: name.to_owned(), dtype });
@@ -150,7 +155,7 @@ impl Changes {
     /// Errors if the architecture's output is its embedding always.
     fn parted<'s>(&self, base: &'s SafeTensors, config: &Path) -> Result<Option<&'s TensorInfo>, Error> {
         let changed = |name: &str| self.by_name.contains_key(name);
-        if !self.parts_embedding || (!changed(HEAD) && !changed(EMBEDDING)) {
+        if !self.is_adapter || (!changed(HEAD) && !changed(EMBEDDING)) {
             return Ok(None);
         }
         let class = arch::class_of(&json(config)?, config)?;
@@ -180,111 +185,193 @@ fn is_float(dtype: Dtype) -> bool {
 
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
-/// A weight is decoded, the change added in f32, and the sum rounded once to the type it had. Everything else, tokenizer,
-/// templates and settings included, is copied as it is; if a tied model's output was trained apart from the embedding, it
-/// becomes a tensor of its own, and config.json says so. A base without weights (of random initialisation) gets all of
-/// them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it names none.
+/// A weight is decoded, the change added in f32, and the sum rounded once to the type it had, or not at all ([`Stored`]).
+/// Everything else, tokenizer, templates and settings included, is copied as it is; if a tied model's output was trained
+/// apart from the embedding, it becomes a tensor of its own, and config.json says so. A base without weights (of random
+/// initialisation) gets all of them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it names none.
 ///
-/// Errors if the base is no checkpoint of safetensors, if a change fits no tensor of it, and if something cannot be
-/// read or written.
-pub fn write_merged(path: &Path, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Error> {
-    if !base.join("config.json").is_file() {
-        return Err(Error::NotACheckpoint { path: base.to_owned() });
-    }
-    let staged = StagedDir::create(path).map_err(Error::io(path, "write"))?;
-    let has_weights = files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors"));
-    copy_others(&staged, base)?;
-    match has_weights {
-        true => {
-            let source = SafeTensors::open_dir(base)?;
-            let parted = changes.parted(&source, &base.join("config.json"))?;
-            changes.check(&source, parted)?;
-            for shard in 0..source.files().len() {
-                write_shard(&staged, &source, shard, changes, parted, isa)?;
-            }
-            if let Some(embedding) = parted {
-                part_settings(&staged, &source, embedding)?;
-            }
-        }
-        false => write_new(&staged, base, changes, isa)?,
-    }
-    staged.commit().map_err(Error::io(path, "write"))
-}
-
-/// Writes a file of tensors; the output behind the embedding that it is made of, if it was none of its own.
-fn write_shard(
-    staged: &StagedDir,
-    source: &SafeTensors,
-    shard: usize,
+/// Errors if the base is no checkpoint of safetensors, if it has no weights for an adapter, if a change fits no tensor of
+/// it, if a sum is not finite in its type, and if something cannot be read or written.
+pub fn write_merged(
+    path: &Path,
+    base: &Path,
     changes: &Changes,
-    parted: Option<&TensorInfo>,
+    stored: Stored,
     isa: Isa,
 ) -> Result<(), Error> {
-    let name = file_name(source, shard);
-    let own = source.tensors().iter().filter(|info| info.shard == shard);
-    let mut outputs: Vec<(&str, &TensorInfo)> = own.map(|info| (info.name.as_str(), info)).collect();
-    let added = parted.filter(|embedding| embedding.shard == shard && source.find(HEAD).is_none());
-    outputs.extend(added.map(|embedding| (HEAD, embedding)));
-    let decl = |(name, info): &(&str, &TensorInfo)| TensorDecl {
-        name: (*name).to_owned(),
-        shape: info.shape.clone(),
-        dtype: info.dtype,
-    };
-    let decls: Vec<TensorDecl> = outputs.iter().map(decl).collect();
-    let metadata = source.metadata(shard).iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let mut writer = SafeTensorsWriter::create(&staged.file(&name), metadata, &decls, false)?;
-    for (name, info) in outputs {
-        match changes.by_name.get(name) {
-            None => writer.write(source.bytes(info)?)?,
-            Some(change) => {
-                let mut values = read(source, info, isa)?;
-                change.apply(&mut values, RowMap::Identity);
-                changes.check_finite(name, &values)?;
-                writer.write(&encode(isa, info.dtype, &values, values.len()))?;
-            }
-        }
+    let config = base.join("config.json");
+    if !config.is_file() {
+        return Err(Error::NotACheckpoint { path: base.to_owned() });
     }
-    writer.finish()?;
-    Ok(())
+    let has_weights = files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors"));
+    if !has_weights && changes.is_adapter {
+        return Err(Error::NoWeights { path: base.to_owned() });
+    }
+    let staged = StagedDir::create_output(path).map_err(Error::io(path, "write"))?;
+    let write = || match has_weights {
+        true => {
+            let source = SafeTensors::open_dir(base)?;
+            let parted = changes.parted(&source, &config)?;
+            changes.check(&source, parted)?;
+            copy_others(&staged, base)?;
+            Merged { source: &source, changes, parted, stored, isa }.write(&staged)
+        }
+        false => {
+            copy_others(&staged, base)?;
+            write_new(&staged, base, changes, stored, isa)
+        }
+    };
+    let written = write().and_then(|()| staged.commit().map_err(Error::io(path, "write")));
+    // an interrupt takes the directory away from under what is written into it
+    written.map_err(|error| check_interrupted(path).err().map_or(error, Error::from))
 }
 
-/// Says in what was copied that the output is no longer the embedding: in config.json, and in the shards' index if there is one.
-fn part_settings(staged: &StagedDir, source: &SafeTensors, embedding: &TensorInfo) -> Result<(), Error> {
-    let rewrite = |name: &str, change: &dyn Fn(&mut Json)| -> Result<(), Error> {
-        let path = staged.file(name);
-        if path.is_file() {
-            let mut value = json(&path)?;
-            change(&mut value);
-            fs::write(&path, format!("{value:#}\n")).map_err(Error::io(&path, "write"))?;
+/// A checkpoint being merged.
+struct Merged<'a> {
+    source: &'a SafeTensors,
+    changes: &'a Changes,
+    /// The embedding that the output is made of, if the two become two.
+    parted: Option<&'a TensorInfo>,
+    stored: Stored,
+    isa: Isa,
+}
+
+/// A tensor of the result.
+struct Output<'a> {
+    name: &'a str,
+    /// What it is made of.
+    info: &'a TensorInfo,
+    dtype: Dtype,
+}
+
+impl Output<'_> {
+    fn n_bytes(&self) -> u64 {
+        (self.info.n_elements() / self.dtype.block_len() * self.dtype.block_bytes()) as u64
+    }
+}
+
+impl<'a> Merged<'a> {
+    fn write(&self, staged: &StagedDir) -> Result<(), Error> {
+        for shard in 0..self.source.files().len() {
+            self.write_shard(staged, shard)?;
         }
+        self.write_settings(staged)
+    }
+
+    /// Returns the shard that the output lies in, if it is parted: its own if a tied model stores one, that nobody used.
+    fn head_shard(&self) -> Option<usize> {
+        let embedding = self.parted?;
+        Some(self.source.find(HEAD).unwrap_or(embedding).shard)
+    }
+
+    /// Returns the tensors of a file; the output behind all others if it was none of its own.
+    fn outputs(&self, shard: usize) -> Vec<Output<'a>> {
+        let output = |name: &'a str, info: &'a TensorInfo| {
+            let is_changed = self.changes.by_name.contains_key(name);
+            let dtype = if is_changed && self.stored == Stored::F32 { f32_dtype() } else { info.dtype };
+            Output { name, info, dtype }
+        };
+        let own = self.source.tensors().iter().filter(|info| info.shard == shard);
+        let mut outputs: Vec<Output<'a>> = own
+            .map(|info| match self.parted {
+                Some(embedding) if info.name == HEAD => output(HEAD, embedding),
+                _ => output(&info.name, info),
+            })
+            .collect();
+        if let Some(embedding) = self.parted.filter(|_| self.head_shard() == Some(shard))
+            && self.source.find(HEAD).is_none()
+        {
+            outputs.push(output(HEAD, embedding));
+        }
+        outputs
+    }
+
+    fn write_shard(&self, staged: &StagedDir, shard: usize) -> Result<(), Error> {
+        let (source, isa) = (self.source, self.isa);
+        let outputs = self.outputs(shard);
+        let decl = |output: &Output<'_>| TensorDecl {
+            name: output.name.to_owned(),
+            shape: output.info.shape.clone(),
+            dtype: output.dtype,
+        };
+        let decls: Vec<TensorDecl> = outputs.iter().map(decl).collect();
+        let metadata = source.metadata(shard).iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let path = staged.file(&file_name(source, shard));
+        let mut writer = SafeTensorsWriter::create(&path, metadata, &decls, false)?;
+        for Output { name, info, dtype } in outputs {
+            check_interrupted(&path)?;
+            match self.changes.by_name.get(name) {
+                None => writer.write(source.bytes(info)?)?,
+                Some(change) => {
+                    let mut values = read(source, info, isa)?;
+                    change.apply(&mut values, RowMap::Identity);
+                    let columns = info.shape.last().copied().unwrap_or(1);
+                    let bytes = encode_finite(isa, dtype, &values, columns);
+                    writer.write(&bytes.ok_or_else(|| self.changes.not_finite(name, dtype))?)?;
+                }
+            }
+        }
+        writer.finish()?;
         Ok(())
-    };
-    rewrite("config.json", &|config| {
-        config["tie_word_embeddings"] = json!(false);
-        if let Some(text) = config.get_mut("text_config").filter(|text| text.is_object()) {
-            text["tie_word_embeddings"] = json!(false);
+    }
+
+    /// Says in what was copied what is no longer as it was: in config.json that the output is not the embedding, in the shards'
+    /// index, if there is one, where it lies and how many bytes there are.
+    fn write_settings(&self, staged: &StagedDir) -> Result<(), Error> {
+        let rewrite = |name: &str, change: &dyn Fn(&mut Json)| -> Result<(), Error> {
+            let path = staged.file(name);
+            if path.is_file() {
+                let mut value = json(&path)?;
+                change(&mut value);
+                fs::write(&path, format!("{value:#}\n")).map_err(Error::io(&path, "write"))?;
+            }
+            Ok(())
+        };
+        if self.parted.is_some() {
+            rewrite("config.json", &|config| {
+                config["tie_word_embeddings"] = json!(false);
+                if let Some(text) = config.get_mut("text_config").filter(|text| text.is_object()) {
+                    text["tie_word_embeddings"] = json!(false);
+                }
+            })?;
         }
-    })?;
-    rewrite("model.safetensors.index.json", &|index| {
-        let is_new = index["weight_map"].get(HEAD).is_none();
-        index["weight_map"][HEAD] = json!(file_name(source, embedding.shard));
-        if let Some(total) = index["metadata"]["total_size"].as_u64().filter(|_| is_new) {
-            index["metadata"]["total_size"] = json!(total + embedding.n_bytes);
+        let before: u64 = self.source.tensors().iter().map(|info| info.n_bytes).sum();
+        let shards = 0..self.source.files().len();
+        let after: u64 = shards.flat_map(|shard| self.outputs(shard)).map(|output| output.n_bytes()).sum();
+        if before == after && self.parted.is_none() {
+            return Ok(());
         }
-    })
+        rewrite("model.safetensors.index.json", &|index| {
+            if let Some(shard) = self.head_shard() {
+                index["weight_map"][HEAD] = json!(file_name(self.source, shard));
+            }
+            if let Some(total) = index["metadata"]["total_size"].as_u64() {
+                index["metadata"]["total_size"] = json!((total + after).saturating_sub(before));
+            }
+        })
+    }
 }
 
 fn file_name(source: &SafeTensors, shard: usize) -> String {
     source.files()[shard].file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Returns values in a type, rows of `columns` by rows.
-pub(super) fn encode(isa: Isa, dtype: Dtype, values: &[f32], columns: usize) -> Vec<u8> {
+/// Returns values in a type, rows of `columns` by rows; none if a value is not finite, or is not in that type.
+pub(super) fn encode_finite(isa: Isa, dtype: Dtype, values: &[f32], columns: usize) -> Option<Vec<u8>> {
     let row_bytes = columns / dtype.block_len() * dtype.block_bytes();
     let mut bytes = vec![0; values.len() / columns.max(1) * row_bytes];
     let rows = bytes.par_chunks_mut(row_bytes.max(1)).zip(values.par_chunks(columns.max(1)));
-    rows.for_each(|(bytes, values)| dtype.encode(isa, values, columns, None, bytes));
-    bytes
+    let is_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    let all_finite = rows.all(|(bytes, values)| {
+        is_finite(values) && {
+            dtype.encode(isa, values, columns, None, bytes);
+            // a value, or a block's scale, may not fit into f16
+            let mut decoded = vec![0.0; values.len()];
+            dtype.decode(isa, bytes, &mut decoded);
+            is_finite(&decoded)
+        }
+    });
+    all_finite.then_some(bytes)
 }
 
 impl Change {
@@ -327,10 +414,20 @@ impl Change {
 }
 
 /// Writes all values as a model of their own.
-fn write_new(staged: &StagedDir, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Error> {
-    let dtype = named_dtype(&base.join("config.json"))?;
+fn write_new(
+    staged: &StagedDir,
+    base: &Path,
+    changes: &Changes,
+    stored: Stored,
+    isa: Isa,
+) -> Result<(), Error> {
+    let dtype = match stored {
+        Stored::Own => named_dtype(&base.join("config.json"))?,
+        Stored::F32 => f32_dtype(),
+    };
     let replaced = changes.by_name.iter().filter_map(|(name, change)| match change {
         Change::Replaced { shape, values } => Some((name, shape, values)),
+        // an adapter's only, which is written into no new model
         Change::Added(_) => None,
     });
     let mut tensors: Vec<_> = replaced.collect();
@@ -341,17 +438,11 @@ fn write_new(staged: &StagedDir, base: &Path, changes: &Changes, isa: Isa) -> Re
         .collect();
     let path = staged.file("model.safetensors");
     let mut writer = SafeTensorsWriter::create(&path, [("format", "pt")], &decls, false)?;
-    let mut decoded = Vec::new();
-    for (name, _, values) in tensors {
-        let mut bytes = vec![0; values.len() * dtype.block_bytes()];
-        dtype.encode(isa, values, values.len().max(1), None, &mut bytes);
-        decoded.resize(values.len(), 0.0);
-        dtype.decode(isa, &bytes, &mut decoded);
-        if decoded.iter().any(|value| !value.is_finite()) {
-            let why = format!("`{name}` in {} is not finite", dtype.name());
-            return Err(Error::BadConfig { path: changes.origin.clone(), why });
-        }
-        writer.write(&bytes)?;
+    for (name, shape, values) in tensors {
+        check_interrupted(&path)?;
+        let columns = shape.last().copied().unwrap_or(1);
+        let bytes = encode_finite(isa, dtype, values, columns);
+        writer.write(&bytes.ok_or_else(|| changes.not_finite(name, dtype))?)?;
     }
     writer.finish()?;
     Ok(())
