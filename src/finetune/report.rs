@@ -218,6 +218,8 @@ mod tests {
         let identity = Identity {
             model_sha256: "aa".into(),
             data: serde_json::Map::new(),
+            corpus_sha256: "bb".into(),
+            general_sha256: None,
             recipe: serde_json::Value::Null,
         };
         let outcome = Outcome {

@@ -15,6 +15,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
@@ -26,7 +27,7 @@ use crate::model::train::{ParameterInfo, Parameters, Trainable};
 use crate::tensor::safetensors::SafeTensors;
 use crate::tensor::{StagedDir, TensorSource, remove_dir_whole, remove_partial_dirs};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PARAMETERS: &str = "parameters.safetensors";
 const MOMENTS: &str = "moments.safetensors";
 const STATE: &str = "state.json";
@@ -173,19 +174,41 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Reads the last checkpoint whose files are as they were written; `None` if there is none. Notes say which were
-    /// passed over.
-    pub fn last(&self, model: &Trainable, notes: &mut Vec<String>) -> Result<Option<Restored>, Error> {
+    /// Reads the last checkpoint that a run can go on from; `None` if there is none. Its files are as they were written, and, if
+    /// the run keeps the best (`keeps_best`), so are those of the best so far. Notes say which were passed over.
+    ///
+    /// Errors with [`Error::BestDamaged`] if only the best stands in the way.
+    pub fn last(
+        &self,
+        model: &Trainable,
+        keeps_best: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Restored>, Error> {
+        let mut best_damaged = None;
         for step in self.steps()?.into_iter().rev() {
-            match self.read(step, model) {
+            let found = self.read(step, model).and_then(|restored| {
+                let best = restored.state.best.filter(|best| keeps_best && best.step != step);
+                best.map_or(Ok(()), |best| self.check_best(best.step))?;
+                Ok(restored)
+            });
+            match found {
                 Ok(restored) => return Ok(Some(restored)),
                 Err(Error::Damaged { path, why }) => {
                     notes.push(format!("{}: passed over: {why}", path.display()));
                 }
+                Err(error @ Error::BestDamaged { .. }) => {
+                    notes.push(format!("{}: passed over: {error}", self.path(step).display()));
+                    best_damaged.get_or_insert(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        best_damaged.map_or(Ok(None), Err)
+    }
+
+    /// Errors if the checkpoint of the best step is not as it was written.
+    fn check_best(&self, step: u64) -> Result<(), Error> {
+        self.state(step).and_then(|state| self.check_files(&state)).map_err(Error::of_best)
     }
 
     /// Returns the state of a step's checkpoint.
@@ -193,13 +216,17 @@ impl Checkpoints {
         let path = self.path(step);
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
         let text = fs::read(path.join(STATE)).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+        let value: Value =
+            serde_json::from_slice(&text).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+        // another version may have other keys
+        if let Some(found) = value.get("version").and_then(Value::as_u64).filter(|v| *v != u64::from(VERSION))
+        {
+            return Err(Error::OtherVersion { path, found, expected: VERSION });
+        }
         let state: State =
             serde_json::from_slice(&text).map_err(|error| damaged(format!("{STATE}: {error}")))?;
-        if state.version != VERSION || state.step != step {
-            return Err(damaged(format!(
-                "{STATE} is of version {} and step {}, expected {VERSION} and {step}",
-                state.version, state.step
-            )));
+        if state.step != step {
+            return Err(damaged(format!("{STATE} is of step {}, expected {step}", state.step)));
         }
         Ok(state)
     }
@@ -207,18 +234,35 @@ impl Checkpoints {
     /// Reads a step's checkpoint.
     pub fn read(&self, step: u64, model: &Trainable) -> Result<Restored, Error> {
         let state = self.state(step)?;
+        self.check_files(&state)?;
         let path = self.path(step);
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        for (name, expected) in [(PARAMETERS, &state.digests.parameters), (MOMENTS, &state.digests.moments)] {
-            let found = sha256_of(&path.join(name)).map_err(|error| damaged(error.to_string()))?;
-            if found != *expected {
-                return Err(damaged(format!("{name} has SHA-256 {found}, was {expected}")));
-            }
-        }
         let params =
             model.read_parameters(&path.join(PARAMETERS)).map_err(|error| damaged(error.to_string()))?;
         let moments = read_moments(&path.join(MOMENTS), params.len()).map_err(damaged)?;
         Ok(Restored { optimizer: OptimizerState { step: state.step, moments }, state, params })
+    }
+
+    /// Errors if a file has not the digest in the state.
+    fn check_files(&self, state: &State) -> Result<(), Error> {
+        let path = self.path(state.step);
+        let damaged = |why: String| Error::Damaged { path: path.clone(), why };
+        for (name, expected) in [(PARAMETERS, &state.digests.parameters), (MOMENTS, &state.digests.moments)] {
+            let found = sha256_of(&path.join(name)).map_err(|error| damaged(format!("{name}: {error}")))?;
+            if found != *expected {
+                return Err(damaged(format!("{name} has SHA-256 {found}, was {expected}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those of later steps: the run goes on from `step`, and its logs have been cut to that.
+    pub fn remove_after(&self, step: u64) -> Result<(), Error> {
+        for later in self.steps()?.into_iter().filter(|later| *later > step) {
+            let path = self.path(later);
+            remove_dir_whole(&path).map_err(Error::io(&path, "remove"))?;
+        }
+        Ok(())
     }
 
     /// Removes all but the latest `keep` and that of step `best`.

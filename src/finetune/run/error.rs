@@ -29,6 +29,12 @@ pub enum Error {
     #[error("{path}: is no checkpoint that can be read: {why}")]
     Damaged { path: PathBuf, why: String },
 
+    #[error("{path}: is the best checkpoint so far, and cannot be read: {why}")]
+    BestDamaged { path: PathBuf, why: String },
+
+    #[error("{path}: the checkpoint is of version {found}, and this program goes on from version {expected}")]
+    OtherVersion { path: PathBuf, found: u64, expected: u32 },
+
     #[error("{path}: the checkpoint is of another run\n{}", .differences.join("\n"))]
     OtherRun { path: PathBuf, differences: Vec<String> },
 
@@ -54,6 +60,14 @@ impl Error {
         let path = path.to_owned();
         move |source| Error::Io { path, what, source }
     }
+
+    /// Returns damage as that of the best checkpoint, which the result would be made of.
+    pub fn of_best(error: Error) -> Error {
+        match error {
+            Error::Damaged { path, why } => Error::BestDamaged { path, why },
+            other => other,
+        }
+    }
 }
 
 impl Diagnostic for Error {
@@ -66,8 +80,14 @@ impl Diagnostic for Error {
             Error::Exists { .. } => "--resume goes on with it; --out names another directory".into(),
             Error::NothingToResume { .. } => "run it without --resume".into(),
             Error::Damaged { .. } => "remove it: --resume takes the one before".into(),
+            Error::BestDamaged { .. } => {
+                "with `checkpoint.keep_best` it is the result: bring its files back, or begin another run with --out".into()
+            }
+            Error::OtherVersion { .. } => {
+                "end the run with the lctl that began it, or begin another with --out".into()
+            }
             Error::OtherRun { .. } => {
-                "give the recipe, data and model it began with, or another --out".into()
+                "give the recipe, data, model, tokenizer and template it began with, or another --out".into()
             }
             Error::LogLost { .. } => {
                 "without its log the run cannot be gone on with exactly; --out begins another".into()

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
 use super::corpus::Corpus;
+use crate::data::hex;
 use crate::finetune::recipe::Recipe;
 
 /// Differences that are named; the rest is counted.
@@ -16,13 +18,23 @@ pub struct Identity {
     pub model_sha256: String,
     /// Of each data file: path and SHA-256.
     pub data: Map<String, Json>,
+    /// Of what the rows became: tokens and which of them are trained, lower-case hex. Tokenizer, chat template and what else
+    /// decides an encoding are in it.
+    pub corpus_sha256: String,
+    /// Of the general text's tokens.
+    pub general_sha256: Option<String>,
     /// The parts of the recipe that numbers depend on, defaults written out.
     pub recipe: Json,
 }
 
 impl Identity {
-    /// Returns the identity of a run over a model of that digest.
-    pub fn new(recipe: &Recipe, model_sha256: String, corpus: &Corpus) -> Identity {
+    /// Returns the identity of a run over a model of that digest; `general` is the text whose loss is measured, in tokens.
+    pub fn new(
+        recipe: &Recipe,
+        model_sha256: String,
+        corpus: &Corpus,
+        general: Option<&[Vec<u32>]>,
+    ) -> Identity {
         let file = |file: &crate::data::FileCounts| (file.path.display().to_string(), json!(file.sha256));
         let whole = serde_json::to_value(recipe).unwrap_or_default();
         let section = |name: &str| (name.to_owned(), whole.get(name).cloned().unwrap_or_default());
@@ -33,14 +45,15 @@ impl Identity {
         Identity {
             model_sha256,
             data: corpus.files().iter().map(file).collect(),
+            corpus_sha256: corpus_sha256(corpus),
+            general_sha256: general.map(general_sha256),
             recipe: serde_json::from_str(&text).unwrap_or_default(),
         }
     }
 
     /// Returns the SHA-256 of the recipe's parts, lower-case hex.
     pub fn recipe_sha256(&self) -> String {
-        use sha2::{Digest as _, Sha256};
-        crate::data::hex(&Sha256::digest(self.recipe.to_string()))
+        hex(&Sha256::digest(self.recipe.to_string()))
     }
 
     /// Returns what differs between the run of a checkpoint and this one, a line each.
@@ -59,6 +72,20 @@ impl Identity {
             &mut found,
         );
         compare("", &self.recipe, &checkpoint.recipe, &mut found);
+        if self.corpus_sha256 != checkpoint.corpus_sha256 {
+            found.push(format!(
+                "what the rows are encoded to (by tokenizer, chat template and what is trained): SHA-256 {}, was {}",
+                self.corpus_sha256, checkpoint.corpus_sha256
+            ));
+        }
+        if self.general_sha256 != checkpoint.general_sha256 {
+            let shown = |digest: &Option<String>| digest.clone().unwrap_or_else(|| "none".into());
+            found.push(format!(
+                "the tokens of `eval.forgetting.text`: SHA-256 {}, was {}",
+                shown(&self.general_sha256),
+                shown(&checkpoint.general_sha256)
+            ));
+        }
         if found.len() > NAMED {
             let more = found.len() - NAMED;
             found.truncate(NAMED);
@@ -66,6 +93,31 @@ impl Identity {
         }
         found
     }
+}
+
+/// Returns the digest of every document: its length, its tokens and which of them are trained.
+fn corpus_sha256(corpus: &Corpus) -> String {
+    let mut digest = Sha256::new();
+    for units in [corpus.train(), corpus.validation()] {
+        digest.update((units.len() as u64).to_le_bytes());
+        for document in (0..units.len()).flat_map(|unit| units.documents(&[unit])) {
+            add_tokens(&mut digest, document.tokens);
+            digest
+                .update(document.is_target.iter().map(|is_target| u8::from(*is_target)).collect::<Vec<_>>());
+        }
+    }
+    hex(&digest.finalize())
+}
+
+fn general_sha256(documents: &[Vec<u32>]) -> String {
+    let mut digest = Sha256::new();
+    documents.iter().for_each(|tokens| add_tokens(&mut digest, tokens));
+    hex(&digest.finalize())
+}
+
+fn add_tokens(digest: &mut Sha256, tokens: &[u32]) {
+    digest.update((tokens.len() as u64).to_le_bytes());
+    digest.update(tokens.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<u8>>());
 }
 
 /// Adds a line for every value that differs, named by its path.
@@ -96,6 +148,8 @@ mod tests {
         let identity = |lr: f64, digest: &str, model: &str| Identity {
             model_sha256: model.into(),
             data: [("a.jsonl".to_owned(), json!(digest))].into_iter().collect(),
+            corpus_sha256: digest.repeat(2),
+            general_sha256: (digest == "22").then(|| "2a".to_owned()),
             recipe: json!({"train": {"lr": lr, "seed": 1}}),
         };
         let (a, b) = (identity(0.1, "11", "aa"), identity(0.2, "22", "bb"));
@@ -105,7 +159,9 @@ mod tests {
             [
                 "the model's files: SHA-256 aa, was bb",
                 "the data file a.jsonl: \"11\", was \"22\"",
-                "train.lr: 0.1, was 0.2"
+                "train.lr: 0.1, was 0.2",
+                "what the rows are encoded to (by tokenizer, chat template and what is trained): SHA-256 1111, was 2222",
+                "the tokens of `eval.forgetting.text`: SHA-256 none, was 2a",
             ]
         );
         assert_ne!(a.recipe_sha256(), b.recipe_sha256());

@@ -33,6 +33,10 @@ pub use measure::{Measured, text_loss};
 use log::Logs;
 use measure::Objective;
 
+/// Moments are means of gradients and of their squares: while no gradient is larger than this, neither is a moment larger than its
+/// square, and all are finite in f32.
+const LARGE_NORM: f64 = 1e18;
+
 /// A run to be done.
 pub struct Job<'a> {
     pub recipe: &'a Recipe,
@@ -82,7 +86,7 @@ pub struct Outcome {
     /// The parameters that are the result, and the step they are of: the best by validation if the recipe keeps it.
     pub params: Parameters,
     pub chosen_step: u64,
-    /// Where the result's checkpoint is.
+    /// Where the result's checkpoint is; of a run that was interrupted the last one.
     pub checkpoint: PathBuf,
     pub best: Option<Best>,
     /// Loss on the general text.
@@ -129,7 +133,7 @@ impl<'a> Run<'a> {
         let Job { recipe, model, corpus, dir, .. } = *job;
         let batches = Batches::new(recipe, corpus);
         let total_steps = batches.total_steps(recipe.train.length)?;
-        let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus);
+        let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus, job.general);
         let checkpoints = Checkpoints::open(dir)?;
         let optimizer = optimizer(&recipe.train);
         let restored = restored(job, &checkpoints, &identity, observer)?;
@@ -143,6 +147,8 @@ impl<'a> Run<'a> {
             }
         };
         let logs = Logs::open(dir, &recipe.log, &state.logs)?;
+        // those that were passed over: a log that is cut has no place for them
+        checkpoints.remove_after(state.step)?;
         if let (Some(general), None) = (job.general, state.general_before) {
             state.general_before = Some(Exact(text_loss(model, None, general)?));
         }
@@ -220,6 +226,13 @@ impl<'a> Run<'a> {
         let update = Update { lr, gradient_factor, groups: &self.groups };
         self.optimizer.step(compute, &mut self.moments, &mut self.params, gradients, &update);
         // before they could become a checkpoint
+        let is_large = norm * f64::from(gradient_factor) > LARGE_NORM;
+        let is_finite = |moment: &Vec<f32>| global_norm(compute, moment).is_finite();
+        if is_large && !self.moments.moments.iter().all(is_finite) {
+            let what =
+                format!("the optimizer's moments overflow; loss {}, gradient norm {norm}", measured.loss);
+            return self.not_finite(batch, None, what);
+        }
         if !global_norm(compute, &self.params).is_finite() {
             let what = format!("parameters overflow; loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, None, what);
@@ -342,11 +355,10 @@ impl<'a> Run<'a> {
         let Run { job, state, mut params, moments, checkpoints, total_steps, .. } = self;
         drop(moments);
         let mut chosen_step = state.step;
-        if let Some(best) =
-            state.best.filter(|best| job.recipe.checkpoint.keep_best && best.step != state.step)
-        {
+        let keeps_best = job.recipe.checkpoint.keep_best && ended != Ended::Interrupted;
+        if let Some(best) = state.best.filter(|best| keeps_best && best.step != state.step) {
             drop(params);
-            params = checkpoints.read(best.step, job.model)?.params;
+            params = checkpoints.read(best.step, job.model).map_err(Error::of_best)?.params;
             chosen_step = best.step;
         }
         let forgetting = match (job.general, state.general_before) {
@@ -403,7 +415,7 @@ fn restored(
         }
     }
     let mut notes = differences;
-    let last = checkpoints.last(job.model, &mut notes)?;
+    let last = checkpoints.last(job.model, job.recipe.checkpoint.keep_best, &mut notes)?;
     notes.iter().for_each(|note| observer.note(note));
     // killed before its first checkpoint, a run begins anew
     if last.is_none() && !log_path(job.dir, recipe::Log::Jsonl).exists() {
