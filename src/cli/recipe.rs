@@ -13,6 +13,8 @@ use crate::finetune::recipe::{PRESETS, Recipe};
 use crate::quantize;
 use crate::tensor::AtomicFile;
 
+pub use avoided::{avoided, suite_input};
+
 const AFTER_HELP: &str = "\
 Recipes are described in docs/recipes.md.
 

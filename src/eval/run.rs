@@ -24,7 +24,7 @@ use super::task::{Ask, Inquiry, Outcome, Scores, Task};
 use super::template::Template;
 use crate::hub::DatasetFile;
 
-pub use data_sets::{DataSets, Purpose, check_names, hub_files};
+pub use data_sets::{DataSets, Purpose, check_names, data_names, hub_files};
 use digest::PromptsDigest;
 pub use error::Error;
 use shots::ShotPool;

@@ -75,6 +75,15 @@ impl InputFiles {
         Ok(all.into_iter().filter(|input| !input.files.is_empty()).collect())
     }
 
+    /// Returns a model that began with random weights as an input of the first role, its config.json, and what else there is
+    /// in its directory as one of the second.
+    pub fn of_untrained(given: &str, dir: &Path, roles: [Role; 2]) -> Vec<InputFiles> {
+        let input = |role, files| InputFiles { role, name: None, path: given.to_owned(), files };
+        let config = vec![InputFile::new(dir.join("config.json"))];
+        let all = [input(roles[0], config), input(roles[1], other_files(dir))];
+        all.into_iter().filter(|input| !input.files.is_empty()).collect()
+    }
+
     /// Returns an adapter: a PEFT directory or a GGUF file.
     pub fn of_adapter(path: &Path) -> InputFiles {
         let paths = match path.is_dir() {
@@ -94,6 +103,16 @@ impl InputFiles {
     /// Returns one file.
     pub fn of_file(role: Role, name: Option<String>, path: &Path) -> InputFiles {
         InputFiles::of_paths(role, name, path, vec![path.to_owned()])
+    }
+
+    /// Returns files of a directory, by their places in it.
+    pub fn of_files_in(role: Role, dir: &Path, paths: Vec<PathBuf>) -> InputFiles {
+        let mut input = InputFiles::of_paths(role, None, dir, paths);
+        for file in &mut input.files {
+            let place = file.path.strip_prefix(dir).unwrap_or(&file.path);
+            file.name = place.display().to_string();
+        }
+        input
     }
 
     fn of_paths(role: Role, name: Option<String>, path: &Path, paths: Vec<PathBuf>) -> InputFiles {

@@ -8,20 +8,20 @@ use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::source::{find_hub_files, model_path};
 use crate::cli::{machine, merge, recipe, term};
 use crate::data;
-use crate::data::encode::{Encoder, Settings, TemplateSource};
-use crate::data::scan::Suites;
-use crate::data::shingles::texts_of;
+use crate::data::encode::Encoder;
 use crate::error::{Diagnostic, Failure, unread_hint};
-use crate::eval::run::{DataSets, Purpose, RunOptions};
+use crate::eval::run::{DataSets, Purpose, RunOptions, data_names};
 use crate::eval::suite::Suite;
 use crate::finetune::recipe::{
-    AdapterKind, Checkpointing, Compute, Export, Init, Kind, LowRank, Quantization, Recipe, Targets, Template,
+    AdapterKind, Checkpointing, Compute, Export, Gate, Init, Kind, LowRank, Quantization, Recipe, Targets,
+    Template,
 };
 use crate::finetune::run::{Corpus, Error as RunError};
 use crate::kernel::ComputeMode;
+use crate::model::export;
 use crate::model::train::{self, LowRankSpec, Method, TargetModules, Trainable};
 use crate::model::{LoadOptions, Residence};
-use crate::provenance::{InputFiles, Role, sha256_of_file};
+use crate::provenance::{InputFiles, Role};
 use crate::text::{EncodeOptions, Tokenizer};
 
 #[derive(Debug, thiserror::Error)]
@@ -83,18 +83,17 @@ impl Prepared {
             }
         }
         if let Some(gate) = &recipe.eval.gate {
-            // a suite that cannot be asked is told now, not after the run
-            suites(std::slice::from_ref(&gate.suite), args.offline)?;
-            open_policy(gate.policy.as_deref())?;
+            check_gate(gate, args.offline)?;
         }
         let opened = Opened::new(args, &recipe)?;
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
         let general = general(&recipe, &opened.tokenizer)?;
         check_lengths(&corpus, opened.model.decoder().context_length())?;
         let Opened { model, base, inputs, spec, .. } = opened;
+        check_exports(&recipe, &model, &base, spec.as_ref())?;
         let of_model = inputs.iter().find(|input| input.role == Role::Model);
         let model_sha256 = of_model.map(InputFiles::sha256).unwrap_or_default();
-        let inputs = [inputs, read_files(args, &recipe, &corpus)].concat();
+        let inputs = [inputs, read_files(args, &recipe, &corpus)?].concat();
         let checkpointing = match recipe.train.gradient_checkpointing {
             Checkpointing::On => train::Checkpointing::Blocks,
             Checkpointing::Off => train::Checkpointing::None,
@@ -163,12 +162,12 @@ impl Opened {
             context: None,
             residence: Residence::Mapped,
         };
-        let config = base.join("config.json");
         let tokenizer = Tokenizer::open(&base)?;
-        let model = Trainable::random(&config, recipe.train.seed, &options)?;
+        let model = Trainable::random(&base.join("config.json"), recipe.train.seed, &options)?;
         tokenizer.check_vocab(model.decoder().config().vocab_size, &base)?;
-        let sha256 = sha256_of_file(&config)?;
-        let inputs = vec![InputFiles::of_file(Role::Model, None, &config).with_sha256(&sha256)];
+        let roles = [Role::Model, Role::ModelFiles];
+        let inputs = InputFiles::of_untrained(&recipe.model.path, &base, roles);
+        let inputs = inputs.into_iter().map(InputFiles::with_digests).collect::<Result<_, _>>()?;
         Ok(Opened { model, tokenizer, base, inputs, spec: None })
     }
 }
@@ -193,33 +192,23 @@ fn low_rank_spec(low_rank: &LowRank, kind: AdapterKind) -> LowRankSpec {
 
 fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool, offline: bool) -> Result<Corpus, Failure> {
     let data = &recipe.data;
-    let template = match &data.chat_template {
-        Template::FromModel => TemplateSource::Model,
-        Template::Plain => TemplateSource::Plain,
-        Template::File(path) => TemplateSource::Text(read_text("data.chat_template", path)?),
-    };
-    let settings = Settings {
-        template,
-        train_on: data.train_on,
-        date: data.date,
-        variables: data.template_variables.clone(),
-    };
-    let encoder = Encoder::new(tokenizer, &settings)?;
-    let suites = suites(&data.scan.suites, offline)?;
-    let suites = (!data.scan.suites.is_empty()).then_some(&suites);
+    let encoder = Encoder::new(tokenizer, &data.settings()?)?;
+    let avoided = recipe::avoided(&data.scan, offline)?;
+    let (suites, mut notes) = avoided.map_or((None, Vec::new()), |(suites, notes)| (Some(suites), notes));
     let spec = data.spec(recipe.train.seed);
-    let (corpus, findings, notes) = match recipe.kind {
+    let (corpus, findings, more) = match recipe.kind {
         Kind::Finetune => {
-            let mut loaded = data::load(&spec, &encoder, Encoder::example, suites)?;
+            let mut loaded = data::load(&spec, &encoder, Encoder::example, suites.as_ref())?;
             let (findings, notes) = (std::mem::take(&mut loaded.findings), std::mem::take(&mut loaded.notes));
             (Corpus::Examples(loaded), findings, notes)
         }
         Kind::Dpo => {
-            let mut loaded = data::load(&spec, &encoder, Encoder::pair, suites)?;
+            let mut loaded = data::load(&spec, &encoder, Encoder::pair, suites.as_ref())?;
             let (findings, notes) = (std::mem::take(&mut loaded.findings), std::mem::take(&mut loaded.notes));
             (Corpus::Pairs(loaded), findings, notes)
         }
     };
+    notes.extend(more);
     if !quiet {
         notes.iter().for_each(|note| term::say(&format!("note: {}", term::printable(note))));
         findings
@@ -242,25 +231,34 @@ fn say_counts(file: &data::FileCounts) {
     ));
 }
 
-/// Returns the documents of the suites that must not be trained on.
-fn suites(paths: &[PathBuf], offline: bool) -> Result<Suites, Failure> {
-    let mut suites = Suites::default();
-    for path in paths {
-        let suite = Suite::open(path)?;
-        let mut names: Vec<&str> = suite.tasks.iter().map(|task| task.data.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let mut options = RunOptions { few_shot: Some(0), ..RunOptions::default() };
-        find_hub_files(std::slice::from_ref(&suite), &mut options, Purpose::Run, offline)?;
-        let mut sets = DataSets::default();
-        for name in names {
-            let set = sets.get(&suite, name, &options)?;
-            for document in &set.documents {
-                suites.add(document.place.to_string(), texts_of(&document.fields));
-            }
-        }
+/// Errors if a form that is wanted, or that the gate measures, cannot be written of this base.
+fn check_exports(
+    recipe: &Recipe,
+    model: &Trainable,
+    base: &Path,
+    spec: Option<&LowRankSpec>,
+) -> Result<(), Failure> {
+    let is_merged = |form: &Export| matches!(form, Export::MergedSafetensors | Export::MergedGguf(_));
+    if recipe.export.iter().any(is_merged) || (recipe.eval.gate.is_some() && spec.is_none()) {
+        export::check_merge(base, spec, model.parameters())?;
     }
-    Ok(suites)
+    if let Some(spec) = spec.filter(|_| recipe.export.contains(&Export::GgufLora)) {
+        export::check_gguf_adapter(model.decoder().config(), spec, model.parameters())?;
+    }
+    Ok(())
+}
+
+/// Reads the suite with its data and examples, and the policy: a gate that cannot be asked is told now, not after the run.
+fn check_gate(gate: &Gate, offline: bool) -> Result<(), Failure> {
+    let suite = Suite::open(&gate.suite)?;
+    let mut options = RunOptions::default();
+    find_hub_files(std::slice::from_ref(&suite), &mut options, Purpose::Run, offline)?;
+    let mut sets = DataSets::default();
+    for name in suite.tasks.iter().flat_map(|task| data_names(task, &options, Purpose::Run)) {
+        sets.get(&suite, name, &options)?;
+    }
+    open_policy(gate.policy.as_deref())?;
+    Ok(())
 }
 
 /// Returns the general text as documents of at most `max_seq_len` tokens.
@@ -298,7 +296,7 @@ fn check_lengths(corpus: &Corpus, context: usize) -> Result<(), Failure> {
 }
 
 /// Returns what a manifest says was read besides the model.
-fn read_files(args: &Args, recipe: &Recipe, corpus: &Corpus) -> Vec<InputFiles> {
+fn read_files(args: &Args, recipe: &Recipe, corpus: &Corpus) -> Result<Vec<InputFiles>, Failure> {
     let mut inputs = vec![InputFiles::of_file(Role::Recipe, None, &args.recipe).with_sha256(&recipe.sha256)];
     inputs.extend(
         corpus
@@ -312,6 +310,8 @@ fn read_files(args: &Args, recipe: &Recipe, corpus: &Corpus) -> Vec<InputFiles> 
     if let Some(guard) = &recipe.eval.forgetting {
         inputs.push(InputFiles::of_file(Role::Text, None, &guard.text));
     }
-    inputs.extend(recipe.data.scan.suites.iter().map(|path| InputFiles::of_file(Role::Suite, None, path)));
-    inputs
+    for suite in &recipe.data.scan.suites {
+        inputs.push(recipe::suite_input(suite)?);
+    }
+    Ok(inputs)
 }

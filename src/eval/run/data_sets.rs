@@ -78,7 +78,7 @@ pub enum Purpose {
 pub fn hub_files(suites: &[Suite], options: &RunOptions, purpose: Purpose) -> Vec<DatasetFile> {
     let mut files: Vec<DatasetFile> = Vec::new();
     for suite in suites {
-        for name in suite.tasks.iter().flat_map(|task| names_of(task, options, purpose)) {
+        for name in suite.tasks.iter().flat_map(|task| data_names(task, options, purpose)) {
             let hub = suite.data[name].on_hub().filter(|_| !options.data.contains_key(name));
             files.extend(hub.map(|hub| hub.file.clone()).filter(|file| !files.contains(file)));
         }
@@ -87,7 +87,7 @@ pub fn hub_files(suites: &[Suite], options: &RunOptions, purpose: Purpose) -> Ve
 }
 
 /// Returns the names of the data sets that a task reads.
-fn names_of<'s>(task: &'s TaskSpec, options: &RunOptions, purpose: Purpose) -> Vec<&'s str> {
+pub fn data_names<'s>(task: &'s TaskSpec, options: &RunOptions, purpose: Purpose) -> Vec<&'s str> {
     let mut names = vec![task.data.as_str()];
     if let Some(shots) = task.prompting.as_ref().map(|prompting| &prompting.few_shot)
         && (purpose == Purpose::Look || options.few_shot.unwrap_or(shots.n) > 0)

@@ -15,7 +15,7 @@ use crate::tensor::TensorDecl;
 use crate::tensor::gguf::{GgufWriter, Metadata, Value, WriteOptions};
 
 /// A pair of one expert, or of the whole tensor.
-struct Half<'a> {
+pub(super) struct Half<'a> {
     expert: usize,
     rank: usize,
     scale: f32,
@@ -75,9 +75,9 @@ pub fn write_gguf_adapter(
     Ok(())
 }
 
-type Pairs<'a> = BTreeMap<String, (&'static Row, Vec<Half<'a>>)>;
+pub(super) type Pairs<'a> = BTreeMap<String, (&'static Row, Vec<Half<'a>>)>;
 
-fn pairs<'a>(
+pub(super) fn pairs<'a>(
     config: &ModelConfig,
     spec: &LowRankSpec,
     parameters: &[ParameterInfo],

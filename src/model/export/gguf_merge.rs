@@ -49,6 +49,22 @@ pub fn write_merged_gguf(
     stored: Stored,
     isa: Isa,
 ) -> Result<(), Error> {
+    merged_with(base, changes, stored, isa, |merged, outputs| merged.write(path, outputs))
+}
+
+/// Errors as [`write_merged_gguf`] where names, shapes and types suffice to know.
+pub(super) fn check_merged_gguf(base: &Path, changes: &Changes, stored: Stored) -> Result<(), Error> {
+    merged_with(base, changes, stored, Isa::Portable, |_, _| Ok(()))
+}
+
+/// Does something with a model being merged, and its tensors with those they are made of, once these are checked.
+fn merged_with(
+    base: &Path,
+    changes: &Changes,
+    stored: Stored,
+    isa: Isa,
+    then: impl FnOnce(&Merged<'_>, &[(&str, &TensorInfo)]) -> Result<(), Error>,
+) -> Result<(), Error> {
     let gguf = match crate::tensor::open(base)? {
         crate::tensor::Opened::Gguf(gguf) => gguf,
         crate::tensor::Opened::SafeTensors(_) => return Err(Error::NotAGguf { path: base.to_owned() }),
@@ -70,7 +86,7 @@ pub fn write_merged_gguf(
         outputs.push((OUTPUT, embedding));
     }
     merged.check(&outputs)?;
-    merged.write(path, &outputs)
+    then(&merged, &outputs)
 }
 
 /// Sorts changes by the tensor they are of.

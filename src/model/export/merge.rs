@@ -134,7 +134,7 @@ impl Changes {
     }
 
     /// Errors if a change fits no tensor of the base; `parted` is what the output is made of if it was tied.
-    fn check(&self, base: &SafeTensors, parted: Option<&TensorInfo>) -> Result<(), Error> {
+    pub(super) fn check(&self, base: &SafeTensors, parted: Option<&TensorInfo>) -> Result<(), Error> {
         for (name, change) in self.sorted() {
             let head = parted.filter(|_| name == HEAD);
             let info = head.or_else(|| base.find(name)).ok_or_else(|| self.no_such(name, base.path()))?;
@@ -153,7 +153,11 @@ impl Changes {
     /// Returns the embedding that a tied model's output is made of, if the two have to become two.
     ///
     /// Errors if the architecture's output is its embedding always.
-    fn parted<'s>(&self, base: &'s SafeTensors, config: &Path) -> Result<Option<&'s TensorInfo>, Error> {
+    pub(super) fn parted<'s>(
+        &self,
+        base: &'s SafeTensors,
+        config: &Path,
+    ) -> Result<Option<&'s TensorInfo>, Error> {
         let changed = |name: &str| self.by_name.contains_key(name);
         if !self.is_adapter || (!changed(HEAD) && !changed(EMBEDDING)) {
             return Ok(None);
@@ -183,6 +187,11 @@ fn is_float(dtype: Dtype) -> bool {
     matches!(dtype.name(), "F32" | "F16" | "BF16")
 }
 
+/// Returns whether a checkpoint's directory has weights: if it has none, a model of it begins with random ones.
+pub(super) fn has_weights(base: &Path) -> Result<bool, Error> {
+    Ok(files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors")))
+}
+
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
 /// A weight is decoded, the change added in f32, and the sum rounded once to the type it had, or not at all ([`Stored`]).
@@ -203,7 +212,7 @@ pub fn write_merged(
     if !config.is_file() {
         return Err(Error::NotACheckpoint { path: base.to_owned() });
     }
-    let has_weights = files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors"));
+    let has_weights = has_weights(base)?;
     if !has_weights && changes.is_adapter {
         return Err(Error::NoWeights { path: base.to_owned() });
     }
@@ -449,7 +458,7 @@ fn write_new(
 }
 
 /// Returns the type that a config.json wants weights to have.
-fn named_dtype(path: &Path) -> Result<Dtype, Error> {
+pub(super) fn named_dtype(path: &Path) -> Result<Dtype, Error> {
     let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
     let json: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| Error::BadConfig { path: path.to_owned(), why: error.to_string() })?;

@@ -1,11 +1,13 @@
 //! What training leaves for others to use: adapters as PEFT and llama.cpp read them, merged models.
 
+mod check;
 mod error;
 mod gguf_lora;
 mod gguf_merge;
 mod merge;
 mod peft;
 
+pub use check::{check_gguf_adapter, check_merge};
 pub use error::Error;
 pub use gguf_lora::write_gguf_adapter;
 pub use gguf_merge::{Stored, write_merged_gguf};
