@@ -1,6 +1,7 @@
 //! `lctl finetune`: recipe -> model, data, plan -> run -> result, report, manifest.
 
 mod gate;
+mod interrupt;
 mod plan;
 mod prepare;
 mod progress;
@@ -8,11 +9,9 @@ mod results;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
-use super::quantize::interrupt_flag;
 use super::recipe::SetArgs;
 use super::term;
 use crate::error::{Diagnostic, Failure};
@@ -21,6 +20,7 @@ use crate::finetune::report;
 use crate::finetune::run::{self, Ended, Forgetting, Job, Outcome};
 use crate::provenance::{self, Started};
 
+use interrupt::Interrupt;
 use prepare::Prepared;
 use progress::Progress;
 
@@ -88,6 +88,10 @@ pub struct Args {
     /// Print nothing but errors, and JSON if asked for
     #[arg(short, long)]
     quiet: bool,
+
+    /// Whether the directory goes when the run ends: nobody can go on in it.
+    #[arg(skip)]
+    is_temporary: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +99,14 @@ enum Error {
     #[error("{}: names no `output`", .recipe.display())]
     NoOutput { recipe: PathBuf },
 
+    #[error("interrupted before the first step")]
+    NotBegun,
+
     #[error("interrupted after {} of {} steps", .steps, .total)]
-    Interrupted { steps: u64, total: u64, dir: PathBuf },
+    Interrupted { steps: u64, total: u64, checkpoint: PathBuf },
+
+    #[error("interrupted after {} of {} steps; nothing is left behind", .steps, .total)]
+    TemporaryInterrupted { steps: u64, total: u64 },
 
     #[error(
         "the loss on the general text rose by {rise:.4} nats per token, from {before:.4} to {after:.4}; allowed is {most}"
@@ -108,9 +118,10 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Error::NoOutput { .. } => "name a directory with --out".into(),
-            Error::Interrupted { dir, .. } => {
-                format!("nothing is lost: the same command with --resume goes on (checkpoints in {})", dir.display())
+            Error::Interrupted { checkpoint, .. } => {
+                format!("nothing is lost: the same command with --resume goes on from {}", checkpoint.display())
             }
+            Error::NotBegun | Error::TemporaryInterrupted { .. } => return None,
             Error::Forgot { .. } => {
                 "nothing was exported; a lower `train.lr`, fewer epochs or general rows in the data help, or `action: warn`"
                     .into()
@@ -120,7 +131,7 @@ impl Diagnostic for Error {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Error::Interrupted { .. } => 130,
+            Error::NotBegun | Error::Interrupted { .. } | Error::TemporaryInterrupted { .. } => 130,
             Error::NoOutput { .. } | Error::Forgot { .. } => 2,
         }
     }
@@ -128,13 +139,12 @@ impl Diagnostic for Error {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let started = Started::now();
-    // from here on a signal is a wish to end well
-    let interrupted = interrupt_flag();
+    let interrupt = Interrupt::install();
     let prepared = Prepared::new(args)?;
     if args.plan {
         return plan::run(args, &prepared).map(|()| ExitCode::SUCCESS);
     }
-    let (outcome, exported) = train(args, &prepared, started, &interrupted)?;
+    let (outcome, exported) = train(args, &prepared, started, &interrupt)?;
     print(args, &outcome, &exported)?;
     Ok(exported.code)
 }
@@ -164,10 +174,11 @@ pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
         no_manifest: true,
         json: false,
         quiet,
+        is_temporary: true,
     };
-    let interrupted = interrupt_flag();
+    let interrupt = Interrupt::install();
     let prepared = Prepared::new(&args)?;
-    let (_, exported) = train(&args, &prepared, Started::now(), &interrupted)?;
+    let (_, exported) = train(&args, &prepared, Started::now(), &interrupt)?;
     results::outputs(&exported.paths)
 }
 
@@ -176,11 +187,15 @@ fn train(
     args: &Args,
     prepared: &Prepared,
     started: Started,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<(Outcome, results::Exported), Failure> {
     let dir = args.out.clone().or_else(|| prepared.recipe.output.clone());
     let dir = dir.ok_or_else(|| Error::NoOutput { recipe: args.recipe.clone() })?;
     plan::check_fits(prepared)?;
+    interrupt.set_training(true);
+    if interrupt.is_asked() {
+        return Err(Error::NotBegun.into());
+    }
     let job = Job {
         recipe: &prepared.recipe,
         model: &prepared.model,
@@ -189,19 +204,32 @@ fn train(
         dir: &dir,
         model_sha256: &prepared.model_sha256,
         resume: args.resume,
-        interrupted,
+        interrupted: interrupt.flag(),
     };
     let mut progress = Progress::new(args.quiet);
     let outcome = run::run(&job, &mut progress);
     progress.finish();
     let outcome = outcome?;
     write_report(prepared, &outcome, &dir)?;
-    if outcome.ended == Ended::Interrupted {
-        return Err(Error::Interrupted { steps: outcome.steps, total: outcome.total_steps, dir }.into());
+    interrupt.set_training(false);
+    if outcome.ended == Ended::Interrupted || interrupt.is_asked() {
+        return Err(interrupted(args, &outcome).into());
     }
     check_forgetting(prepared, &outcome, args.quiet)?;
-    let exported = results::export(args, prepared, &outcome, &dir, started)?;
-    Ok((outcome, exported))
+    match results::export(args, prepared, &outcome, &dir, started) {
+        // what was being written says no more than that it was not
+        Err(_) if interrupt.is_asked() => Err(interrupted(args, &outcome).into()),
+        Err(failure) => Err(failure),
+        Ok(exported) => Ok((outcome, exported)),
+    }
+}
+
+fn interrupted(args: &Args, outcome: &Outcome) -> Error {
+    let Outcome { steps, total_steps: total, checkpoint, .. } = outcome;
+    match args.is_temporary {
+        true => Error::TemporaryInterrupted { steps: *steps, total: *total },
+        false => Error::Interrupted { steps: *steps, total: *total, checkpoint: checkpoint.clone() },
+    }
 }
 
 /// Writes the report of the run so far.

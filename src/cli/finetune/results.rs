@@ -15,7 +15,7 @@ use crate::provenance::{
     self, Content, DataLicence, Draft, FinetuneSettings, Licences, OutputRole, Started, licence_beside,
     licence_of_model, sha256_of_file,
 };
-use crate::tensor::StagedDir;
+use crate::tensor::{StagedDir, remove_dir_whole};
 
 /// What was written.
 pub struct Exported {
@@ -65,6 +65,7 @@ pub fn export(
         let judged = gate::judge(args, prepared, gate, &candidate, dir)?;
         (verdict, code) = (Some(judged.verdict), judged.code);
         if !judged.passed {
+            drop_result(&path)?;
             return Ok(Exported { paths: Vec::new(), verdict, code });
         }
     }
@@ -93,6 +94,18 @@ pub fn export(
         }
     }
     Ok(Exported { paths, verdict, code })
+}
+
+/// Removes the result that passed before, and its manifest: what is in OUT/result has passed.
+fn drop_result(path: &Path) -> Result<(), Failure> {
+    if path.symlink_metadata().is_ok() {
+        remove_dir_whole(path).map_err(export::Error::io(path, "remove"))?;
+    }
+    let manifest = provenance::manifest_path(path);
+    if manifest.symlink_metadata().is_ok() {
+        std::fs::remove_file(&manifest).map_err(export::Error::io(&manifest, "remove"))?;
+    }
+    Ok(())
 }
 
 /// Writes every form that is wanted; returns their names.
