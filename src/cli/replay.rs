@@ -82,6 +82,9 @@ pub enum ReplayError {
     #[error("--input {old}: the manifest has no input of that path")]
     NoSuchInput { old: String, known: Vec<String> },
 
+    #[error("--input {old}: is data of a suite, and found through it")]
+    OfASuite { old: String },
+
     #[error("files of the manifest's inputs that changed: {}{}", .0.len(), lines(.0))]
     Changed(Vec<inputs::Change>),
 
@@ -123,6 +126,10 @@ impl Diagnostic for ReplayError {
                 "write the manifest's path and the new one: `--input a.jsonl=/data/a.jsonl`".into()
             }
             ReplayError::NoSuchInput { known, .. } => format!("its inputs are: {}", known.join(", ")),
+            ReplayError::OfASuite { .. } => {
+                "say where the suite is now, with its data beside it; what is on a hub is taken from the cache, which `lctl pull` fills"
+                    .into()
+            }
             ReplayError::Changed(_) => {
                 "bring back the bytes that the manifest speaks of, or make the artefact anew".into()
             }

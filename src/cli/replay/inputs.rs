@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::ReplayError;
+use super::train::begins_random;
+use crate::cli::recipe::suite_input;
 use crate::cli::source::model_path;
 use crate::error::Failure;
 use crate::eval::suite::{DataSpec, Suite};
 use crate::hub;
-use crate::provenance::{Input, InputFiles, Manifest, NamedDigest, Role};
+use crate::provenance::{Input, InputFiles, Job, Manifest, NamedDigest, Role};
 
 /// Inputs by the paths that a manifest gives them.
 pub struct Places {
@@ -65,6 +67,10 @@ impl Places {
                 known.dedup();
                 return Err(ReplayError::NoSuchInput { old: old.to_owned(), known }.into());
             }
+            // a path may be both given and named by a suite
+            if manifest.inputs.iter().all(|input| input.path != old || input.role == Role::SuiteData) {
+                return Err(ReplayError::OfASuite { old: old.to_owned() }.into());
+            }
             moved.insert(old, new);
         }
         let mut places = Places { given: HashMap::new(), models: HashMap::new() };
@@ -114,14 +120,18 @@ impl Places {
 
     /// Returns the inputs as they are now.
     fn now(&self, manifest: &Manifest, suites: &[Suite]) -> Result<Vec<InputFiles>, Failure> {
+        let is_untrained = match &manifest.job {
+            Job::Finetune(settings) => begins_random(settings)?,
+            _ => false,
+        };
         let mut now = Vec::new();
         for input in &manifest.inputs {
             let given = self.given(input);
             let path = Path::new(&given);
             match input.role {
-                // of a model that began with random weights
-                Role::Model if path.file_name().is_some_and(|name| name == "config.json") => {
-                    now.push(InputFiles::of_file(input.role, None, path));
+                Role::Model if is_untrained => {
+                    let roles = [Role::Model, Role::ModelFiles];
+                    now.extend(InputFiles::of_untrained(&given, &self.model(input), roles));
                 }
                 Role::Model => {
                     let roles = [Role::Model, Role::ModelFiles];
@@ -141,6 +151,9 @@ impl Places {
                     if let Some(path) = suite_data(input, suites)? {
                         now.push(InputFiles::of_file(input.role, input.name.clone(), &path));
                     }
+                }
+                Role::Suite => {
+                    now.push(InputFiles { name: input.name.clone(), ..suite_input(path)? });
                 }
                 _ => now.push(InputFiles::of_file(input.role, input.name.clone(), path)),
             }

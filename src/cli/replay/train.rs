@@ -10,6 +10,8 @@ use crate::cli::{finetune, recipe};
 use crate::error::Failure;
 use crate::finetune::recipe::{Init, Recipe, Template};
 use crate::provenance::{FinetuneSettings, Manifest, Role};
+use crate::quantize;
+use crate::yaml::Document;
 
 /// Trains from nothing and compares what it exports.
 ///
@@ -40,6 +42,15 @@ pub fn finetune(
     Ok(Comparison::of_outputs(&manifest.outputs, &finetune::again(again)?))
 }
 
+/// Returns whether the run began with random weights: of its model only config.json and tokenizer were read then.
+///
+/// Errors if the manifest's recipe is none.
+pub fn begins_random(settings: &FinetuneSettings) -> Result<bool, Failure> {
+    let document = Document::parse(Path::new("the manifest's recipe"), settings.recipe.clone())?;
+    let names: Vec<&str> = quantize::Recipe::names().collect();
+    Ok(Recipe::read(&document, &names)?.model.init == Init::Random)
+}
+
 /// Puts where the inputs are now into the recipe.
 ///
 /// Errors on a file that is no input of the manifest: what nobody checked is not read.
@@ -50,15 +61,7 @@ fn move_inputs(recipe: &mut Recipe, manifest: &Manifest, places: &Places) -> Res
         let not_an_input = || ReplayError::NotAnInput { path: path.to_owned(), role: role.name() };
         input.map(|input| PathBuf::from(places.given(input))).ok_or_else(not_an_input)
     };
-    let model = Path::new(&recipe.model.path);
-    let model = match recipe.model.init {
-        Init::Weights => find(Role::Model, model)?,
-        Init::Random => {
-            let config = find(Role::Model, &model.join("config.json"))?;
-            config.parent().map(Path::to_owned).unwrap_or_default()
-        }
-    };
-    recipe.model.path = model.display().to_string();
+    recipe.model.path = find(Role::Model, Path::new(&recipe.model.path))?.display().to_string();
     for file in recipe.data.train.iter_mut().chain(&mut recipe.data.validation) {
         file.path = find(Role::Data, &file.path)?;
     }
