@@ -9,7 +9,7 @@ use lctl::text::{EncodeOptions, Tokenizer};
 use serde_json::json;
 
 use super::{Setup, events};
-use crate::common::{lctl, names_in};
+use crate::common::{lctl, names_in, run_lctl};
 
 /// Runs and returns what was said; the exit status is 2.
 fn refused(setup: &Setup, args: &[&str]) -> String {
@@ -71,6 +71,104 @@ fn a_checkpoint_goes_on_in_no_other_run() {
     assert!(said.contains("no complete checkpoint"), "{said}");
 }
 
+#[test]
+fn a_checkpoint_goes_on_with_no_other_tokenizer_template_or_text() {
+    let forgetting = json!({"text": "general.txt", "max_increase": 9.0, "max_tokens": 200});
+    let setup = Setup::new(&json!({
+        "data": {"chat_template": "template.jinja", "val_fraction": 0.0},
+        "train": {"max_steps": 3},
+        "eval": {"every_steps": null, "forgetting": forgetting},
+    }));
+    let template = "{% for m in messages %}{{ '### ' + m['role'] + '\n' + m['content'] + '\n' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}";
+    std::fs::write(setup.path("template.jinja"), template).unwrap();
+    let message = |role: &str, content: &str| json!({"role": role, "content": content});
+    let row = |i: usize| {
+        let question = format!("event {i}?");
+        json!({"messages": [message("user", &question), message("assistant", "deny host")]}).to_string()
+    };
+    std::fs::write(setup.path("rows.jsonl"), (0..8).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let without_merges = |text: &str| {
+        let mut tokenizer: serde_json::Value = serde_json::from_str(text).unwrap();
+        tokenizer["model"]["merges"].as_array_mut().unwrap().truncate(1);
+        tokenizer.to_string()
+    };
+    let (rows, general) = ("what the rows are encoded to", "the tokens of `eval.forgetting.text`");
+    type Edit<'a> = &'a dyn Fn(&str) -> String;
+    let edits: [(&str, Edit<'_>, &[&str]); 3] = [
+        ("template.jinja", &|text| text.replace("###", "##"), &[rows]),
+        ("base/tokenizer.json", &without_merges, &[rows, general]),
+        ("general.txt", &|text| text.replace("rain", "snow"), &[general]),
+    ];
+    for (name, edit, expected) in edits {
+        let text = std::fs::read_to_string(setup.path(name)).unwrap();
+        std::fs::write(setup.path(name), edit(&text)).unwrap();
+        let said = refused(&setup, &["--out", "run", "--resume"]);
+        assert!(said.contains("the checkpoint is of another run"), "{name}: {said}");
+        for what in [rows, general] {
+            assert_eq!(said.contains(what), expected.contains(&what), "{name}: {said}");
+        }
+        std::fs::write(setup.path(name), text).unwrap();
+    }
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run", "--resume"]);
+    assert_eq!(code, 0, "{stderr}");
+    // of another version of the program
+    let state = setup.path("run/checkpoints/step-00000003/state.json");
+    let text = std::fs::read_to_string(&state).unwrap();
+    assert!(text.contains("\"version\": 2,"), "{text}");
+    std::fs::write(&state, text.replace("\"version\": 2,", "\"version\": 1,")).unwrap();
+    let said = refused(&setup, &["--out", "run", "--resume"]);
+    assert!(said.contains("is of version 1") && said.contains("the lctl that began it"), "{said}");
+}
+
+/// Words of a document that is both asked about and trained on.
+const SHARED: &str = "the user logged in from a host that was never seen before at three in the morning";
+
+#[test]
+fn a_directory_of_suites_is_compared_with_the_rows() {
+    let scan = json!({"near_duplicates": "off", "eval_overlap": "fail", "suites": ["suites"]});
+    let setup = Setup::new(&json!({"data": {"scan": scan}, "train": {"max_steps": 3}}));
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("data.scan.suites.0") && said.contains("suites"), "{said}");
+    std::fs::create_dir_all(setup.path("suites/inner")).unwrap();
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("has no suite in it"), "{said}");
+    for (name, text) in [("plain", "who is there"), ("inner/shared", SHARED)] {
+        let own = name.rsplit('/').next().unwrap();
+        let suite = json!({
+            "version": 1,
+            "name": own,
+            "data": {"rows": {"path": format!("{own}.jsonl"), "format": "jsonl"}},
+            "tasks": [{
+                "id": "word", "type": "multiple_choice", "data": "rows", "prompt": "{{ text }}",
+                "choices": ["deny", "allow"], "target": "deny", "metrics": ["acc"],
+            }],
+        });
+        std::fs::write(setup.path(&format!("suites/{name}.yaml")), suite.to_string()).unwrap();
+        std::fs::write(setup.path(&format!("suites/{name}.jsonl")), json!({"text": text}).to_string())
+            .unwrap();
+    }
+    let rows = std::fs::read_to_string(setup.path("rows.jsonl")).unwrap();
+    let row = json!({"prompt": SHARED, "completion": " deny"}).to_string();
+    std::fs::write(setup.path("rows.jsonl"), format!("{rows}{row}\n")).unwrap();
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("rows.jsonl:25") && said.contains("shared.jsonl:1"), "{said}");
+    assert!(!setup.path("run").exists());
+    let (code, _, stderr) = setup.run(&["--set", "data.scan.eval_overlap=warn", "--out", "run"]);
+    assert!(code == 0 && stderr.contains("overlap with evaluation suites"), "{stderr}");
+    // both suites are inputs
+    let dir = setup.dir.path();
+    let (code, _, stderr) = run_lctl(dir, &["replay", "run/result.manifest.json", "--quiet"]);
+    assert_eq!(code, 0, "{stderr}");
+    let path = setup.path("suites/inner/shared.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "\n").unwrap();
+    let (code, _, stderr) = run_lctl(dir, &["replay", "run/result.manifest.json", "--quiet"]);
+    assert!(code == 2 && stderr.contains("suite suites (inner/shared.yaml): SHA-256"), "{stderr}");
+}
+
 /// Puts NaN into the row of a token in a table of the base.
 fn poison(setup: &Setup, table: &str, token: u32) {
     let path = setup.path("base/model.safetensors");
@@ -88,12 +186,13 @@ fn finite_checkpoints(setup: &Setup) -> Vec<u64> {
     let dir = setup.path("run/checkpoints");
     let names = names_in(&dir);
     for name in &names {
-        let path = dir.join(name).join("parameters.safetensors");
-        let source = SafeTensors::open_file(&path).unwrap();
-        for info in source.tensors() {
-            let bytes = source.bytes(info).unwrap().chunks_exact(4);
-            let mut values = bytes.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
-            assert!(values.all(f32::is_finite), "{name}: {}", info.name);
+        for file in ["parameters.safetensors", "moments.safetensors"] {
+            let source = SafeTensors::open_file(&dir.join(name).join(file)).unwrap();
+            for info in source.tensors() {
+                let bytes = source.bytes(info).unwrap().chunks_exact(4);
+                let mut values = bytes.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+                assert!(values.all(f32::is_finite), "{name}: {file}: {}", info.name);
+            }
         }
     }
     names.iter().map(|name| name.strip_prefix("step-").unwrap().parse().unwrap()).collect()
@@ -173,6 +272,21 @@ fn a_run_that_overflows_keeps_the_checkpoint_from_before() {
     let said = refused(&setup, &["--out", "run"]);
     assert!(said.contains("step 1: parameters overflow; loss "), "{said}");
     assert!(!setup.path("run/checkpoints").exists());
+    // neither are moments: B is 0 and the loss as ever, but its gradient is some 1e28 and has no square in f32
+    parts["adapter"]["alpha"] = json!(1e30);
+    parts["train"] = json!({
+        "lr": 1e-30, "max_steps": 2, "warmup_steps": 0, "lr_schedule": "constant", "max_grad_norm": 0.0,
+    });
+    let setup = Setup::new(&parts);
+    let said = refused(&setup, &["--out", "run"]);
+    assert!(said.contains("step 1: the optimizer's moments overflow; loss "), "{said}");
+    assert!(!setup.path("run/checkpoints").exists() && !setup.path("run/result").exists());
+    // by a clipped gradient they are not reached
+    parts["train"]["max_grad_norm"] = json!(1.0);
+    let setup = Setup::new(&parts);
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(finite_checkpoints(&setup), [1, 2]);
 }
 
 #[test]

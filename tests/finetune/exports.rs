@@ -146,6 +146,51 @@ fn modules_saved_whole_are_read_back_and_merged() {
     }
 }
 
+/// Names and shapes suffice: nothing has to be trained to know.
+#[test]
+fn what_cannot_be_merged_is_told_before_the_first_step() {
+    let tmp = tempfile::tempdir().unwrap();
+    let saved = |name: &str| {
+        let modules_to_save = vec![name.to_owned()];
+        let target_modules = TargetModules::Names(vec!["o_proj".to_owned()]);
+        LowRankSpec { modules_to_save, target_modules, ..LowRankSpec::new(2) }
+    };
+    for (name, module, is_right) in [
+        ("gemma2", "embed_tokens", false),
+        ("gemma2", "q_proj", true),
+        ("llama3-scaled-tied", "embed_tokens", true),
+    ] {
+        let spec = saved(module);
+        let (base, model, _) = trained(name, &spec, tmp.path());
+        match export::check_merge(&base, Some(&spec), model.parameters()) {
+            Ok(()) => assert!(is_right, "{name} {module}"),
+            Err(error) => {
+                assert!(!is_right && error.to_string().contains("no output apart"), "{name}: {error}")
+            }
+        }
+    }
+    let (other, ..) = trained("phi3", &LowRankSpec::new(2), tmp.path());
+    let spec = LowRankSpec::new(2);
+    let (_, model, _) = trained("llama", &spec, tmp.path());
+    let error = export::check_merge(&other, Some(&spec), model.parameters()).unwrap_err();
+    assert!(error.to_string().contains("fits no tensor"), "{error}");
+    // by a run: a type that config.json names and nothing is written in
+    let setup = Setup::new(&json!({"model": {"init": "random"}, "export": ["merged-safetensors"]}));
+    std::fs::remove_file(setup.path("base/model.safetensors")).unwrap();
+    for (name, key, value) in [
+        ("recipe.yaml", "adapter", json!({"type": "none"})),
+        ("base/config.json", "torch_dtype", json!("float64")),
+        ("base/config.json", "dtype", json!("float64")),
+    ] {
+        let text = std::fs::read_to_string(setup.path(name)).unwrap();
+        let mut edited: serde_json::Value = serde_json::from_str(&text).unwrap();
+        edited[key] = value;
+        std::fs::write(setup.path(name), edited.to_string()).unwrap();
+    }
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert!(code == 2 && stderr.contains("float64") && !setup.path("run").exists(), "{stderr}");
+}
+
 #[test]
 fn an_adapter_of_another_base_is_refused() {
     let tmp = tempfile::tempdir().unwrap();

@@ -42,6 +42,52 @@ fn the_checkpoint_of_the_lowest_validation_loss_is_kept_and_becomes_the_result()
 }
 
 #[test]
+fn a_damaged_best_checkpoint_is_told_when_the_run_goes_on() {
+    let train = json!({"lr": 0.06, "lr_schedule": "constant", "warmup_steps": 0, "max_steps": 16});
+    let setup = Setup::new(&json!({
+        "train": train,
+        "eval": {"every_steps": 1},
+        "checkpoint": {"every_steps": 1, "keep": 20, "keep_best": true},
+    }));
+    let damage = |out: &str, step: &Value| {
+        let name = format!("checkpoints/step-{:08}/parameters.safetensors", step.as_u64().unwrap());
+        let path = setup.path(out).join(name);
+        std::fs::write(&path, &std::fs::read(&path).unwrap()[..100]).unwrap();
+        path.parent().unwrap().to_owned()
+    };
+    // with one before it the run goes on from that, to the same end
+    let (code, said) = outcome(&setup, &["--out", "run"]);
+    assert_eq!(code, 0);
+    let (adapter, log) = (adapter_bytes(&setup.path("run")), events(&setup.path("run")));
+    let best = said["result_step"].as_u64().unwrap();
+    assert!(1 < best && best < 16, "{said}");
+    damage("run", &said["result_step"]);
+    let (code, _, stderr) = setup.run(&["--out", "run", "--resume"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("passed over"), "{stderr}");
+    assert!(stderr.contains(&format!("going on after step {} of 16", best - 1)), "{stderr}");
+    assert!(adapter_bytes(&setup.path("run")) == adapter && events(&setup.path("run")) == log);
+    // without one nothing is begun anew behind one's back
+    let alone = ["--set", "checkpoint.keep=1", "--out", "alone"];
+    let (code, said) = outcome(&setup, &alone);
+    assert_eq!(code, 0);
+    let damaged = damage("alone", &said["result_step"]);
+    let kept = names_in(&setup.path("alone/checkpoints"));
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    for _ in 0..2 {
+        let (code, _, stderr) = setup.run(&[&alone[..], &["--quiet", "--resume"]].concat());
+        assert_eq!(code, 2, "{stderr}");
+        let name = damaged.file_name().unwrap().to_str().unwrap();
+        assert!(stderr.contains(&format!("{name}: is the best checkpoint so far")), "{stderr}");
+        assert!(stderr.contains("another run with --out") && !stderr.contains("remove it"), "{stderr}");
+        assert_eq!(
+            (names_in(&setup.path("alone/checkpoints")), events(&setup.path("alone")).len()),
+            (kept.clone(), 32)
+        );
+    }
+}
+
+#[test]
 fn a_run_ends_when_validation_has_not_improved_for_long_enough() {
     let setup = Setup::new(&json!({
         "train": {"max_steps": 30, "lr": 1e-12},
@@ -211,13 +257,35 @@ fn a_result_that_fails_the_gate_is_not_promoted() {
     let (code, said) = outcome(&setup, &["--out", "lenient"]);
     assert_eq!((code, &said["gate"]), (0, &json!("PASS")), "{said}");
     assert!(setup.path("lenient/result/adapter/adapter_model.safetensors").exists());
+    assert!(setup.path("lenient/result.manifest.json").exists());
+    // under a stricter one what passed is a result no more
+    std::fs::write(
+        setup.path("lenient.yaml"),
+        "version: 1\nmargin: 0.01\ntasks: {kept/word: {margin: 0.1}}\n",
+    )
+    .unwrap();
+    let (code, said) = outcome(&setup, &["--out", "lenient", "--resume"]);
+    assert_eq!((code, &said["gate"]), (3, &json!("FAIL")), "{said}");
+    assert!(!setup.path("lenient/result").exists() && !setup.path("lenient/result.manifest.json").exists());
 }
 
 #[test]
 fn a_gate_that_cannot_be_asked_is_an_error_before_the_first_step() {
     let setup = gated("kept", &json!({}));
-    std::fs::remove_file(setup.path("kept.jsonl")).unwrap();
-    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
-    assert!(code == 2 && stderr.contains("kept.jsonl"), "{stderr}");
-    assert!(!setup.path("run").exists(), "{:?}", names_in(&setup.path("run")));
+    let refused = |file: &str| {
+        let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+        assert!(code == 2 && stderr.contains(file), "{stderr}");
+        assert!(!setup.path("run").exists(), "{:?}", names_in(&setup.path("run")));
+    };
+    let rows = setup.path("kept.jsonl");
+    std::fs::rename(&rows, setup.path("away")).unwrap();
+    refused("kept.jsonl");
+    std::fs::rename(setup.path("away"), &rows).unwrap();
+    // examples before the questions are data, too
+    let path = setup.path("kept.yaml");
+    let mut suite: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    suite["data"]["examples"] = json!({"path": "examples.jsonl", "format": "jsonl"});
+    suite["tasks"][0]["few_shot"] = json!({"n": 1, "from": "examples"});
+    std::fs::write(&path, suite.to_string()).unwrap();
+    refused("examples.jsonl");
 }

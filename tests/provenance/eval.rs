@@ -135,6 +135,11 @@ fn a_replay_agrees() {
     }
     let (status, _, stderr) = lctl(dir, &format!("replay {MANIFEST}"));
     assert!(status == 2 && stderr.contains("suite.yaml: the input `suite` is not there"), "{stderr}");
+    // data of a suite is where the suite is
+    let of_suite = "--input suite.yaml=d/suite.yaml --input rows.jsonl=d/rows.jsonl";
+    let (status, _, stderr) = lctl(dir, &format!("replay {MANIFEST} {of_suite}"));
+    assert!(status == 2 && stderr.contains("--input rows.jsonl: is data of a suite"), "{stderr}");
+    assert!(stderr.contains("lctl pull"), "{stderr}");
     let moved = "--input suite.yaml=d/suite.yaml --input more.jsonl=d/more.jsonl";
     succeed(dir, &format!("replay {MANIFEST} {moved}"));
 }

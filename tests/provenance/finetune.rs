@@ -48,6 +48,41 @@ fn a_training_run_is_replayed_to_the_bit() {
 }
 
 #[test]
+fn a_run_from_random_weights_is_replayed_from_config_and_tokenizer() {
+    let setup = Setup::new(&json!({
+        "model": {"init": "random"},
+        "train": {"max_steps": 3, "lr": 0.001},
+        "export": ["merged-safetensors"],
+    }));
+    let recipe = std::fs::read_to_string(setup.path("recipe.yaml")).unwrap();
+    let mut recipe: Json = serde_json::from_str(&recipe).unwrap();
+    recipe["adapter"] = json!({"type": "none"});
+    std::fs::write(setup.path("recipe.yaml"), recipe.to_string()).unwrap();
+    std::fs::remove_file(setup.path("base/model.safetensors")).unwrap();
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let dir = setup.dir.path();
+    let inputs = manifest(dir, "run/result.manifest.json")["inputs"].clone();
+    let of =
+        |role: &str| inputs.as_array().unwrap().iter().find(|input| input["role"] == role).unwrap().clone();
+    assert_eq!(
+        (&of("model")["path"], &of("model")["files"][0]["name"]),
+        (&json!("base"), &json!("config.json"))
+    );
+    succeed(dir, "replay run/result.manifest.json --quiet");
+    let tokenizer = std::fs::read_to_string(setup.path("base/tokenizer.json")).unwrap();
+    std::fs::write(setup.path("base/tokenizer.json"), format!("{tokenizer} \n")).unwrap();
+    let (status, _, stderr) = lctl(dir, "replay run/result.manifest.json");
+    assert!(status == 2 && stderr.contains("model_files base (tokenizer.json): SHA-256"), "{stderr}");
+    std::fs::write(setup.path("base/tokenizer.json"), tokenizer).unwrap();
+    // elsewhere
+    std::fs::rename(setup.path("base"), setup.path("moved")).unwrap();
+    let (status, _, stderr) = lctl(dir, "replay run/result.manifest.json");
+    assert!(status == 2 && stderr.contains("base"), "{stderr}");
+    succeed(dir, "replay run/result.manifest.json --model moved --quiet");
+}
+
+#[test]
 fn what_changed_since_the_run_is_named() {
     let setup = trained();
     let dir = setup.dir.path();
