@@ -29,7 +29,7 @@ impl Diagnostic for TooLarge {
 /// Returns whether blocks are to be computed anew: if what the backward pass keeps would not fit otherwise.
 pub fn checkpointing(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Checkpointing {
     // an error comes again, and is told, when the run begins
-    let largest = run::totals(recipe, corpus).map_or(0, |totals| totals.largest);
+    let largest = run::totals(recipe, corpus).map(|totals| totals.largest).unwrap_or_default();
     let needed = run::memory(recipe, model, largest, Checkpointing::None);
     match available() {
         // a tenth is left to everything else

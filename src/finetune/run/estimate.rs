@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::batches::Batches;
-use super::corpus::Corpus;
+use super::corpus::{Corpus, Units};
 use super::error::Error;
 use super::measure::Objective;
 use super::{groups, optimizer};
@@ -21,8 +21,16 @@ pub struct Totals {
     pub tokens: u64,
     /// Tokens that are trained.
     pub targets: u64,
-    /// Tokens of the largest micro-batch of the first epoch.
-    pub largest: usize,
+    /// The largest micro-batch of the first epoch.
+    pub largest: Largest,
+}
+
+/// Sizes of a micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Largest {
+    pub tokens: usize,
+    /// Tokens that are trained: behind the last block's attention only the rows that these are predicted from are computed.
+    pub targets: usize,
 }
 
 /// Returns what a run goes through.
@@ -43,8 +51,8 @@ pub fn totals(recipe: &Recipe, corpus: &Corpus) -> Result<Totals, Error> {
             |count: &dyn Fn(usize) -> usize| all().flatten().map(|unit| count(*unit) as u64).sum::<u64>();
         let (tokens, targets) = (sum(&|unit| units.tokens(unit)), sum(&|unit| units.targets(unit)));
         if totals.epochs == 0 {
-            let of = |micro: &Vec<usize>| micro.iter().map(|unit| units.tokens(*unit)).sum();
-            totals.largest = all().map(of).max().unwrap_or(0);
+            let micro = epoch.iter().take(wanted as usize).flatten();
+            totals.largest = micro.map(|micro| sizes(units, micro)).max().unwrap_or_default();
         }
         totals.epochs += 1;
         totals.tokens += tokens;
@@ -69,7 +77,7 @@ pub fn totals(recipe: &Recipe, corpus: &Corpus) -> Result<Totals, Error> {
 /// Returns the bytes that a run takes besides the model: parameters, gradients, moments, activations.
 ///
 /// An estimate: activations are counted from the sizes of the model, by what the backward pass keeps.
-pub fn memory(recipe: &Recipe, model: &Trainable, largest: usize, checkpointing: Checkpointing) -> u64 {
+pub fn memory(recipe: &Recipe, model: &Trainable, largest: Largest, checkpointing: Checkpointing) -> u64 {
     let config = model.decoder().config();
     let moments = optimizer(&recipe.train).n_moments();
     let flat = 4 * ((1 + moments) * model.n_parameters() + model.gradient_len());
@@ -77,16 +85,34 @@ pub fn memory(recipe: &Recipe, model: &Trainable, largest: usize, checkpointing:
     let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
     let active = config.experts.as_ref().map_or(1, |experts| experts.n_used);
     let d_ff = config.experts.as_ref().map_or(config.d_ff, |experts| experts.d_ff);
-    // of a block, per token: inputs of both halves, q, k, v and the attention's output, gates; log-sums in f32
-    let kept = n * (2 * config.d_model + 2 * q + 2 * kv + 2 * active * d_ff) + 4 * config.n_heads;
+    let Largest { tokens, targets } = largest;
+    // of a block with `rows` behind its attention: its input, q, k, v and the attention's output; log-sums in f32; then the input of
+    // the other half and gates
+    let kept = |rows: usize| {
+        tokens * (n * (config.d_model + 2 * q + 2 * kv) + 4 * config.n_heads)
+            + rows * n * (config.d_model + 2 * active * d_ff)
+    };
     // of the block at work: gates, their product, the gradients of these, packed for the products
-    let working = 4 * (4 * config.d_model + 2 * q + 2 * kv) + (24 + 2 * n) * active * d_ff;
-    let per_token = match checkpointing {
-        Checkpointing::None => config.n_layers * kept + working,
-        Checkpointing::Blocks => config.n_layers * 4 * config.d_model + kept + working,
+    let working = |rows: usize| {
+        tokens * 4 * (4 * config.d_model + 2 * q + 2 * kv) + rows * (24 + 2 * n) * active * d_ff
+    };
+    let before_last = config.n_layers.saturating_sub(1);
+    // gone back through is the last block, with all that is kept, then those before it
+    let rows = if before_last > 0 { tokens } else { targets };
+    let activations = match checkpointing {
+        Checkpointing::None => {
+            let others = before_last * kept(tokens);
+            (others + kept(targets) + working(targets)).max(others + working(rows))
+        }
+        Checkpointing::Blocks => config.n_layers * tokens * 4 * config.d_model + kept(rows) + working(rows),
     };
     // logits live 32 MiB at a time, forward and backward
-    (flat + largest * per_token + (64 << 20)) as u64
+    (flat + activations + (64 << 20)) as u64
+}
+
+fn sizes(units: Units<'_>, micro: &[usize]) -> Largest {
+    let sum = |count: &dyn Fn(usize) -> usize| micro.iter().map(|unit| count(*unit)).sum();
+    Largest { tokens: sum(&|unit| units.tokens(unit)), targets: sum(&|unit| units.targets(unit)) }
 }
 
 /// What a probe took.
@@ -106,8 +132,7 @@ pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Prob
     let batches = Batches::new(recipe, corpus);
     let units = corpus.train();
     let epoch = batches.epoch(0);
-    let tokens_of = |micro: &Vec<usize>| micro.iter().map(|unit| units.tokens(*unit)).sum::<usize>();
-    let Some(micro) = epoch.iter().flatten().max_by_key(|micro| tokens_of(micro)) else {
+    let Some(micro) = epoch.iter().flatten().max_by_key(|micro| sizes(units, micro)) else {
         return Ok(Probe { tokens: 0, seconds: 0.0, step_seconds: 0.0 });
     };
     let optimizer = optimizer(&recipe.train);
@@ -129,5 +154,5 @@ pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Prob
         optimizer.step(model.decoder().compute(), &mut state, &mut params, &grads[..n], &update);
         step_seconds = clock.elapsed().as_secs_f64();
     }
-    Ok(Probe { tokens: tokens_of(micro), seconds, step_seconds })
+    Ok(Probe { tokens: sizes(units, micro).tokens, seconds, step_seconds })
 }

@@ -25,7 +25,7 @@ pub use batches::{Batches, StepBatch};
 pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
 pub use corpus::{Corpus, Units};
 pub use error::Error;
-pub use estimate::{Probe, Totals, memory, probe, totals};
+pub use estimate::{Largest, Probe, Totals, memory, probe, totals};
 pub use identity::Identity;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
 pub use measure::{Measured, text_loss};
