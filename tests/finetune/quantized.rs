@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use lctl::finetune::recipe::Recipe;
+use lctl::finetune::run::{self, Largest};
 use lctl::kernel::{ComputeMode, Isa};
-use lctl::model::train::{BaseFormat, LowRankSpec, Method, Trainable};
+use lctl::model::train::{BaseFormat, Checkpointing, LowRankSpec, Method, Trainable};
 use lctl::model::{Decoder, LoadOptions, Residence};
 use lctl::tensor::format::{BlockFormat, Nf4, by_name};
 use lctl::tensor::safetensors::SafeTensors;
@@ -118,4 +120,24 @@ fn what_cannot_be_quantized_is_named() {
     std::fs::write(&path, bytes).unwrap();
     let err = refused(&["model.quantization=nf4"]);
     assert!(err.contains("`model.layers.1.mlp.up_proj`: row 5, column 7: the weight is not finite"), "{err}");
+}
+
+/// By hand, of two layers of 64, two heads of 32, one for keys, and 128 within the feed-forward, in f32.
+#[test]
+fn the_estimate_counts_what_the_last_block_computes() {
+    let setup = Setup::new(&json!({}));
+    let recipe = Recipe::open(&setup.path("recipe.yaml"), &[], &[]).unwrap();
+    let decoder = Decoder::open(&setup.path("base"), &LoadOptions::new(ComputeMode::F32, 1)).unwrap();
+    let model = Trainable::new(decoder, &Method::LowRank(LowRankSpec::new(4))).unwrap();
+    let bytes = |targets, checkpointing| {
+        run::memory(&recipe, &model, Largest { tokens: 100, targets }, checkpointing)
+    };
+    // with few targets the block before the last works on most, when what the last one kept is gone: per token its input, q, k, v
+    // and what attention gave, two log-sums; the other half's input and gates
+    let last = 100 * (4 * (64 + 2 * 64 + 2 * 32) + 4 * 2) + 100 * 4 * (64 + 2 * 128);
+    let [all, few] = [100, 10].map(|targets| bytes(targets, Checkpointing::None));
+    assert_eq!(all - few, last);
+    // one block at a time is kept: the largest counts
+    let [all, few] = [100, 10].map(|targets| bytes(targets, Checkpointing::Blocks));
+    assert_eq!(all, few);
 }

@@ -1,5 +1,8 @@
 //! A training run again from its manifest.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value as Json, json};
 
 use super::{flip, lctl, manifest, succeed};
@@ -80,6 +83,44 @@ fn a_run_from_random_weights_is_replayed_from_config_and_tokenizer() {
     let (status, _, stderr) = lctl(dir, "replay run/result.manifest.json");
     assert!(status == 2 && stderr.contains("base"), "{stderr}");
     succeed(dir, "replay run/result.manifest.json --model moved --quiet");
+}
+
+#[test]
+fn an_interrupted_replay_leaves_nothing_and_promises_nothing() {
+    let setup = trained();
+    let dir = setup.dir.path();
+    let mut edited = manifest(dir, "run/result.manifest.json");
+    let recipe = edited["job"]["settings"]["recipe"].as_str().unwrap().to_owned();
+    assert!(recipe.contains("max_steps: 5\n"), "{recipe}");
+    edited["job"]["settings"]["recipe"] = json!(recipe.replace("max_steps: 5\n", "max_steps: 1000000\n"));
+    std::fs::write(setup.path("edited.json"), format!("{edited:#}\n")).unwrap();
+    let work = setup.path("work");
+    std::fs::create_dir(&work).unwrap();
+    let said = std::fs::File::create(setup.path("said")).unwrap();
+    let said_so_far = || std::fs::read_to_string(setup.path("said")).unwrap();
+    let mut command = crate::common::lctl(dir, &["replay", "edited.json", "--work", "work"]);
+    let mut child = command.stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    let trains = || {
+        let mut runs = std::fs::read_dir(&work).unwrap().map(|entry| entry.unwrap().path());
+        runs.any(|run| {
+            std::fs::read_to_string(run.join("run/metrics.jsonl")).is_ok_and(|log| !log.is_empty())
+        })
+    };
+    let begun = Instant::now();
+    while !trains() {
+        assert!(child.try_wait().unwrap().is_none(), "{}", said_so_far());
+        assert!(begun.elapsed() < Duration::from_secs(600), "the replay does not begin");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // SAFETY: the child is ours and has not been waited for
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let said = said_so_far();
+    assert!(
+        said.contains("of 1000000 steps; nothing is left behind") && !said.contains("--resume"),
+        "{said}"
+    );
+    assert_eq!(crate::common::names_in(&work), Vec::<String>::new());
 }
 
 #[test]
