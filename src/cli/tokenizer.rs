@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, json};
 
 use super::term;
 use crate::data::{self, format::Record};
 use crate::error::{Diagnostic, Failure};
+use crate::read::read_text;
 use crate::tensor::AtomicFile;
-use crate::text::train::{CHATML, TrainSpec, Words, check_written};
+use crate::text::chat::{self, ChatTemplate};
+use crate::text::train::{CHATML, TrainSpec, Trained, Words, check_written};
 
 /// Make a tokenizer for a model that is to be trained from nothing
 #[derive(clap::Args)]
@@ -100,11 +102,30 @@ enum Error {
 
     #[error("{} is there already", .path.display())]
     Exists { path: PathBuf },
+
+    #[error("{}: no chat template", .path.display())]
+    Template {
+        path: PathBuf,
+        #[source]
+        source: chat::Error,
+    },
+
+    #[error("{}: nothing is written, since what was learned would be read as something else", .path.display())]
+    Unread {
+        path: PathBuf,
+        #[source]
+        source: Box<crate::text::Error>,
+    },
 }
 
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
-        matches!(self, Error::Exists { .. }).then(|| "--force replaces it".to_owned())
+        match self {
+            Error::Exists { .. } => Some("--force replaces it".to_owned()),
+            Error::Template { source, .. } => source.hint(),
+            Error::Unread { .. } => Some("choose other special tokens".to_owned()),
+            Error::Io { .. } => None,
+        }
     }
 }
 
@@ -126,12 +147,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     let trained = words.train(&spec)?;
-    let io = |action| move |source| Error::Io { path: args.output.clone(), action, source };
-    std::fs::create_dir_all(&args.output).map_err(io("make the directory"))?;
-    for (name, json) in FILES.into_iter().zip([trained.tokenizer_json(), trained.config_json()]) {
-        write(&args.output.join(name), &json, args.force)?;
-    }
-    check_written(&args.output, &spec)?;
+    write(args, &spec, &trained)?;
     let (n_tokens, n_merges) = (trained.vocab_size(), trained.n_merges());
     if n_tokens < spec.vocab_size && !args.quiet {
         term::say(&format!(
@@ -160,8 +176,10 @@ fn spec(args: &TrainArgs) -> Result<TrainSpec, Failure> {
         "none" => None,
         "chatml" => Some(CHATML.to_owned()),
         path => {
-            let read = |source| Error::Io { path: path.into(), action: "read", source };
-            Some(std::fs::read_to_string(path).map_err(read)?)
+            let text = read_text(Path::new(path))?;
+            let bad = |source| Error::Template { path: path.into(), source };
+            ChatTemplate::new(&text, &Map::new()).map_err(bad)?;
+            Some(text)
         }
     };
     Ok(TrainSpec {
@@ -189,10 +207,38 @@ fn add(words: &mut Words, record: &Record) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write(path: &Path, json: &Json, force: bool) -> Result<(), Failure> {
-    let mut file = AtomicFile::create(path, None, false)?;
-    file.set_replace(force);
-    file.write_all(format!("{json:#}\n").as_bytes())?;
-    file.commit()?;
+/// Writes both files, or none; a directory that was made for them goes again then.
+fn write(args: &TrainArgs, spec: &TrainSpec, trained: &Trained) -> Result<(), Failure> {
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && dir.symlink_metadata().is_err();
+    let made: Vec<&Path> = args.output.ancestors().take_while(is_missing).collect();
+    let written = write_both(args, spec, trained);
+    if written.is_err() {
+        // the innermost first; one that somebody else put a file into stays
+        made.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+    }
+    written
+}
+
+fn write_both(args: &TrainArgs, spec: &TrainSpec, trained: &Trained) -> Result<(), Failure> {
+    let dir = &args.output;
+    let io = |action| move |source| Error::Io { path: dir.clone(), action, source };
+    std::fs::create_dir_all(dir).map_err(io("make the directory"))?;
+    let texts = [trained.tokenizer_json(), trained.config_json()].map(|json| format!("{json:#}\n"));
+    // read back from a directory of their own, before anything that is there is replaced
+    let tried = tempfile::Builder::new().prefix(".tokenizer.").suffix(".partial").tempdir_in(dir);
+    let tried = tried.map_err(io("make a directory in it"))?;
+    for (name, text) in FILES.iter().zip(&texts) {
+        std::fs::write(tried.path().join(name), text).map_err(io("write into it"))?;
+    }
+    let unread = |source| Error::Unread { path: dir.clone(), source: Box::new(source) };
+    check_written(tried.path(), spec).map_err(unread)?;
+    let mut files = Vec::new();
+    for (name, text) in FILES.iter().zip(&texts) {
+        let mut file = AtomicFile::create(&dir.join(name), None, false)?;
+        file.set_replace(args.force);
+        file.write_all(text.as_bytes())?;
+        files.push(file);
+    }
+    AtomicFile::commit_all(files)?;
     Ok(())
 }

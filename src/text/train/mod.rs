@@ -19,6 +19,9 @@ use bpe::Merges;
 pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + \
                           '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+/// What [`CHATML`] writes and only special tokens may be.
+const CHATML_MARKERS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+
 /// Pre-tokenizers that a new tokenizer may have, and how they part numbers.
 pub const PRE_TOKENIZERS: [(&str, &str); 4] = [
     ("qwen2", "digits stand alone"),
@@ -67,6 +70,12 @@ pub enum TrainError {
     #[error("{role} token `{token}` is none of the special tokens: {special}")]
     Role { role: &'static str, token: String, special: String },
 
+    #[error("the special token `{token}` is spelled as an ordinary token is")]
+    Ordinary { token: String },
+
+    #[error("the chat template chatml writes `{marker}`, which is none of the special tokens: {special}")]
+    Marker { marker: &'static str, special: String },
+
     #[error("the text cannot be split into words: {message}")]
     Split { message: String },
 }
@@ -82,6 +91,12 @@ impl crate::error::Diagnostic for TrainError {
                 format!("there are: {}", names.join(", "))
             }
             TrainError::Role { .. } => "name it with --special, too".into(),
+            TrainError::Ordinary { .. } => {
+                "choose one that no text has: bytes and what is merged of them keep their spelling".into()
+            }
+            TrainError::Marker { marker, .. } => {
+                format!("add --special '{marker}', or choose --chat-template none or a file")
+            }
             TrainError::Twice { .. } | TrainError::Empty | TrainError::Split { .. } => return None,
         })
     }
@@ -107,12 +122,24 @@ impl TrainSpec {
             if self.special[..index].contains(token) {
                 return Err(TrainError::Twice { token: token.clone() });
             }
+            let mut chars = token.chars();
+            if let (Some(letter), None) = (chars.next(), chars.next())
+                && super::decoder::byte_of(letter).is_some()
+            {
+                return Err(TrainError::Ordinary { token: token.clone() });
+            }
         }
         for (role, token) in [("bos", &self.bos), ("eos", &self.eos), ("pad", &self.pad)] {
             if let Some(token) = token.as_ref().filter(|token| !self.special.contains(token)) {
                 let special = self.special.join(", ");
                 return Err(TrainError::Role { role, token: token.clone(), special });
             }
+        }
+        let is_missing = |marker: &&str| !self.special.iter().any(|token| token == marker);
+        if self.chat_template.as_deref() == Some(CHATML)
+            && let Some(marker) = CHATML_MARKERS.into_iter().find(is_missing)
+        {
+            return Err(TrainError::Marker { marker, special: self.special.join(", ") });
         }
         known(&self.pre).map(|_| ())
     }
@@ -179,7 +206,8 @@ impl Words {
         self.n_bytes
     }
 
-    /// Returns the tokenizer learned from the words. Errors on a specification that makes none.
+    /// Returns the tokenizer learned from the words. Errors on a specification that makes none, and if a special token
+    /// is spelled as one that was learned: a vocabulary has every spelling once.
     pub fn train(&self, spec: &TrainSpec) -> Result<Trained, TrainError> {
         spec.check()?;
         let letters = letters();
@@ -188,7 +216,12 @@ impl Words {
             bpe::learn(&self.counts, &alphabet, spec.vocab_size - spec.special.len(), spec.min_frequency);
         let mut letter_of = ['\0'; 256];
         letters.iter().for_each(|(letter, byte)| letter_of[usize::from(*byte)] = *letter);
-        Ok(Trained { known: known(&spec.pre)?, spec: spec.clone(), merges, letter_of })
+        let trained = Trained { known: known(&spec.pre)?, spec: spec.clone(), merges, letter_of };
+        let mut ordinary = trained.merges.tokens.iter().map(|token| trained.spelled(token));
+        match ordinary.find(|token| spec.special.contains(token)) {
+            Some(token) => Err(TrainError::Ordinary { token }),
+            None => Ok(trained),
+        }
     }
 }
 
@@ -320,11 +353,11 @@ mod tests {
     fn spec(pre: &str) -> TrainSpec {
         TrainSpec {
             vocab_size: 300,
-            special: vec!["<|end|>".into(), "<|begin|>".into()],
+            special: vec!["<|im_end|>".into(), "<|im_start|>".into()],
             pre: pre.into(),
             min_frequency: 2,
-            bos: Some("<|begin|>".into()),
-            eos: Some("<|end|>".into()),
+            bos: Some("<|im_start|>".into()),
+            eos: Some("<|im_end|>".into()),
             pad: None,
             chat_template: Some(CHATML.into()),
         }
@@ -385,15 +418,39 @@ mod tests {
             "pre-tokenizer `falcon` is none that a new tokenizer can have"
         );
         assert_eq!(
-            refused(|spec| spec.special.push("<|end|>".into())),
-            "the special token `<|end|>` is named twice"
+            refused(|spec| spec.special.push("<|im_end|>".into())),
+            "the special token `<|im_end|>` is named twice"
         );
-        let role = "pad token `<pad>` is none of the special tokens: <|end|>, <|begin|>";
+        let role = "pad token `<pad>` is none of the special tokens: <|im_end|>, <|im_start|>";
         assert_eq!(refused(|spec| spec.pad = Some("<pad>".into())), role);
         assert_eq!(refused(|spec| spec.special.push(String::new())), "a special token must not be empty");
         assert_eq!(
             refused(|spec| spec.vocab_size = 1 << 30),
             "a vocabulary of 1073741824 tokens is above the limit of 1048576"
         );
+        let ordinary = "the special token `!` is spelled as an ordinary token is";
+        assert_eq!(refused(|spec| spec.special.push("!".into())), ordinary);
+        let marker = "the chat template chatml writes `<|im_start|>`, which is none of the special tokens: <s>, <|im_end|>";
+        let unmarked = |spec: &mut TrainSpec| {
+            spec.special = vec!["<s>".into(), "<|im_end|>".into()];
+            spec.bos = None;
+        };
+        assert_eq!(refused(unmarked), marker);
+    }
+
+    #[test]
+    fn a_special_token_that_a_merge_spells_is_refused() {
+        let mut words = Words::new("qwen2").unwrap();
+        (0..3).for_each(|_| words.add(TEXT).unwrap());
+        let trained = |special: &str| {
+            let mut spec = spec("qwen2");
+            spec.special.push(special.into());
+            words.train(&spec).map(|trained| trained.vocab_size()).map_err(|error| error.to_string())
+        };
+        // no pair stands in the texts more often than those of ` password`, and 41 merges are learned
+        let token = "\u{120}password";
+        let refused = format!("the special token `{token}` is spelled as an ordinary token is");
+        assert_eq!(trained(token), Err(refused));
+        assert_eq!(trained("<pad>"), Ok(300));
     }
 }
