@@ -231,6 +231,7 @@ impl Arithmetic {
         let names: Vec<&str> = self.digests.iter().map(|(isa, _)| *isa).collect();
         match self.agrees {
             true => format!("the bits of every machine, on {}", names.join(", ")),
+            false if names.is_empty() => "not computed".to_owned(),
             false => "other bits than on every machine".to_owned(),
         }
     }
@@ -319,4 +320,16 @@ fn file_size_limit() -> Option<u64> {
 #[cfg(not(unix))]
 fn file_size_limit() -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_that_was_not_computed_is_not_wrong() {
+        let text = |digests| Arithmetic { agrees: false, expected: arithmetic::EXPECTED, digests }.text();
+        assert_eq!(text(Vec::new()), "not computed");
+        assert_eq!(text(vec![("portable", "0".repeat(64))]), "other bits than on every machine");
+    }
 }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::tensor::available_bytes;
 
@@ -11,6 +11,8 @@ use crate::tensor::available_bytes;
 #[derive(Debug, Serialize)]
 pub struct Place {
     pub what: &'static str,
+    /// In JSON with U+FFFD for what is not UTF-8.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     pub exists: bool,
     /// A file could be made in it; in its nearest parent if it does not exist.
@@ -24,14 +26,21 @@ pub struct Place {
 impl Place {
     /// Looks at a directory, by a file that is gone afterwards.
     pub fn examine(what: &'static str, path: PathBuf) -> Place {
-        let nearest = path.ancestors().find(|dir| dir.is_dir()).map_or(Path::new("."), |dir| dir);
-        let refusal = match path.exists() && !path.is_dir() {
-            true => Some("is no directory".to_owned()),
-            false => try_to_write(nearest).err().map(|error| error.to_string()),
+        // a link to nothing stands in the way, too
+        let is_there = |dir: &&Path| !dir.as_os_str().is_empty() && dir.symlink_metadata().is_ok();
+        let nearest = path.ancestors().find(is_there).unwrap_or(Path::new("."));
+        let refusal = match nearest.is_dir() {
+            true => try_to_write(nearest).err().map(|error| error.to_string()),
+            false if nearest == path => Some("is no directory".to_owned()),
+            false => Some(format!("{} is no directory", nearest.display())),
         };
         let (exists, free_bytes) = (path.is_dir(), available_bytes(nearest));
         Place { what, exists, writable: refusal.is_none(), refusal, free_bytes, path }
     }
+}
+
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 fn try_to_write(dir: &Path) -> std::io::Result<()> {
@@ -55,5 +64,19 @@ mod tests {
         let place = Place::examine("x", dir.path().join("file"));
         assert!(!place.writable, "{place:?}");
         assert_eq!(place.refusal.as_deref(), Some("is no directory"));
+        let place = Place::examine("x", dir.path().join("file/hub"));
+        assert!(!place.exists && !place.writable, "{place:?}");
+        let refusal = format!("{} is no directory", dir.path().join("file").display());
+        assert_eq!(place.refusal, Some(refusal));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_no_text_is_said_all_the_same() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::examine("x", dir.path().join(std::ffi::OsStr::from_bytes(b"a\xff")));
+        let json = serde_json::to_value(&place).unwrap();
+        assert!(json["path"].as_str().unwrap().ends_with("/a\u{fffd}"), "{json}");
     }
 }
