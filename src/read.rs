@@ -14,6 +14,9 @@ pub enum ReadError {
         source: std::io::Error,
     },
 
+    #[error("{path}: not a regular file")]
+    NotAFile { path: PathBuf },
+
     #[error("{path}:{line}: not UTF-8")]
     NotUtf8 { path: PathBuf, line: usize },
 }
@@ -22,14 +25,24 @@ impl Diagnostic for ReadError {
     fn hint(&self) -> Option<String> {
         match self {
             ReadError::Io { path, source } => unread_hint(path, source),
+            ReadError::NotAFile { .. } => {
+                Some("devices and pipes have no end: write what is in it to a file, and name that".into())
+            }
             ReadError::NotUtf8 { .. } => None,
         }
     }
 }
 
-/// Returns a file's bytes.
+/// Returns a file's bytes. Errors on a device or a pipe without opening it: it may never end, and a digest of it says
+/// nothing of what a second reader gets.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
-    std::fs::read(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    // reading a directory fails with the system's own words
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(ReadError::NotAFile { path: path.to_owned() });
+    }
+    std::fs::read(path).map_err(io)
 }
 
 /// Returns a file's bytes as text, a byte order mark left out; the error has the line, from 1, that is no text.
@@ -63,5 +76,22 @@ mod tests {
         let error = text_of(path, b"one\ntwo\xff\n").unwrap_err();
         assert_eq!(error.to_string(), "rows.txt:2: not UTF-8");
         assert_eq!(read_text(Path::new("/nowhere/x")).unwrap_err().to_string(), "/nowhere/x: cannot read");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_pipes_are_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe, "/dev/zero".into(), "/dev/null".into()] {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let expected = format!("{}: not a regular file", path.display());
+            // nobody writes into the pipe: who opens it waits for ever
+            std::thread::spawn(move || sender.send(read_bytes(&path).map_err(|error| error.to_string())));
+            let found = receiver.recv_timeout(std::time::Duration::from_secs(20)).expect(&expected);
+            assert_eq!(found, Err(expected));
+        }
+        assert!(matches!(read_bytes(dir.path()), Err(ReadError::Io { .. })));
     }
 }

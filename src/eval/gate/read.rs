@@ -256,7 +256,12 @@ impl Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::File(_) => Some(
+            Error::File(ReadError::NotUtf8 { .. }) => Some(
+                "a report or its samples were expected: name a directory that `lctl eval --out DIR` wrote"
+                    .into(),
+            ),
+            Error::File(source @ ReadError::NotAFile { .. }) => source.hint(),
+            Error::File(ReadError::Io { .. }) => Some(
                 "name a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json".into(),
             ),
             Error::Bad { hint, .. } => hint.clone(),
