@@ -12,16 +12,35 @@ pub struct PullProgress {
     /// Files left on the hub because nothing asked for them.
     unselected: usize,
     unselected_shown: bool,
+    /// Whether files that stay on the hub are mentioned.
+    mentions_skipped: bool,
+    is_quiet: bool,
 }
 
 impl PullProgress {
     pub fn new(id: &str) -> Self {
-        PullProgress { id: id.to_owned(), bar: None, unselected: 0, unselected_shown: false }
+        PullProgress {
+            id: id.to_owned(),
+            bar: None,
+            unselected: 0,
+            unselected_shown: false,
+            mentions_skipped: true,
+            is_quiet: false,
+        }
+    }
+
+    /// Of a single file of a repository: nobody asked for the others.
+    pub fn of_a_file(id: &str, is_quiet: bool) -> Self {
+        PullProgress { mentions_skipped: false, is_quiet, ..PullProgress::new(id) }
     }
 
     /// Shows one event.
     pub fn show(&mut self, event: Event) {
+        if self.is_quiet {
+            return;
+        }
         match event {
+            Event::Skipped { .. } if !self.mentions_skipped => {}
             Event::Resolved { commit } => term::say(&format!("{}: commit {commit}", self.id)),
             Event::Warning { message } => term::say(&format!("warning: {message}")),
             Event::Skipped { path, bytes, reason } => self.skipped(&path, bytes, reason),

@@ -45,17 +45,18 @@ pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
 
 /// Fills in where the suites' files on a hub lie here: from the cache, or fetched unless offline. Their digests are checked.
 ///
-/// Talks on stderr when a hub is asked.
+/// Talks on stderr when a hub is asked, unless `quiet`.
 pub fn find_hub_files(
     suites: &[Suite],
     options: &mut RunOptions,
     purpose: Purpose,
     offline: bool,
+    quiet: bool,
 ) -> Result<(), Failure> {
     let mut hub = hub::Options::from_env();
     hub.offline |= offline;
     for file in hub_files(suites, options, purpose) {
-        let mut progress = PullProgress::new(&file.id.to_string());
+        let mut progress = PullProgress::of_a_file(&file.id.to_string(), quiet);
         let path = file.resolve(&hub, &mut |event| progress.show(event))?;
         options.hub.insert(file, path);
     }

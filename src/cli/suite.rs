@@ -179,7 +179,7 @@ impl DataArgs {
         let few_shot = (purpose == Purpose::Run).then_some(0);
         let mut options = RunOptions { data: data_files(&self.data)?, few_shot, ..RunOptions::default() };
         check_names(suites, &options)?;
-        find_hub_files(suites, &mut options, purpose, self.offline)?;
+        find_hub_files(suites, &mut options, purpose, self.offline, false)?;
         Ok(options)
     }
 }

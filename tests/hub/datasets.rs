@@ -155,3 +155,20 @@ fn a_suite_is_refused_another_version_of_its_data() {
     assert!(talk.contains(&sha256_hex(ROWS)) && talk.contains(&wrong), "{talk}");
     assert!(talk.contains("hint: if the cache is damaged"), "{talk}");
 }
+
+#[test]
+fn a_quiet_command_fetches_without_a_word() {
+    for (quiet, is_said) in [(&["--quiet"][..], false), (&[][..], true)] {
+        let (hub, home) = (hub(), tempfile::tempdir().unwrap());
+        let path = suite(home.path(), &sha256_hex(ROWS));
+        // the data is fetched before the model is looked for, which is not there
+        let args = [&["eval", "nothing.gguf", "--suite", &path][..], quiet].concat();
+        let output = lctl(&hub, home.path(), &args, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(hub.transfers() > 0);
+        let talk = stderr(&output);
+        assert_eq!(talk.starts_with("error: nothing.gguf: "), !is_said, "{talk}");
+        assert_eq!(talk.contains("data/rows.csv"), is_said, "{talk}");
+        assert!(!talk.contains("skipped"), "nobody asked for the other files: {talk}");
+    }
+}

@@ -73,7 +73,7 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let gate = Gate::open(args)?;
     let date = chat::date(args.date.as_deref())?;
     check_names(&suites, &options)?;
-    find_hub_files(&suites, &mut options, Purpose::Run, args.offline)?;
+    find_hub_files(&suites, &mut options, Purpose::Run, args.offline, args.quiet)?;
     let outputs = Outputs::check(args, &suites, &options)?;
     if args.resume && outputs.journal().is_none() {
         return Err(OptionError::NoJournal.into());

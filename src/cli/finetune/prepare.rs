@@ -83,7 +83,7 @@ impl Prepared {
             }
         }
         if let Some(gate) = &recipe.eval.gate {
-            check_gate(gate, args.offline)?;
+            check_gate(gate, args.quiet, args.offline)?;
         }
         let opened = Opened::new(args, &recipe)?;
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
@@ -193,7 +193,7 @@ fn low_rank_spec(low_rank: &LowRank, kind: AdapterKind) -> LowRankSpec {
 fn corpus(recipe: &Recipe, tokenizer: &Tokenizer, quiet: bool, offline: bool) -> Result<Corpus, Failure> {
     let data = &recipe.data;
     let encoder = Encoder::new(tokenizer, &data.settings()?)?;
-    let avoided = recipe::avoided(&data.scan, offline)?;
+    let avoided = recipe::avoided(&data.scan, quiet, offline)?;
     let (suites, mut notes) = avoided.map_or((None, Vec::new()), |(suites, notes)| (Some(suites), notes));
     let spec = data.spec(recipe.train.seed);
     let (corpus, findings, more) = match recipe.kind {
@@ -249,10 +249,10 @@ fn check_exports(
 }
 
 /// Reads the suite with its data and examples, and the policy: a gate that cannot be asked is told now, not after the run.
-fn check_gate(gate: &Gate, offline: bool) -> Result<(), Failure> {
+fn check_gate(gate: &Gate, quiet: bool, offline: bool) -> Result<(), Failure> {
     let suite = Suite::open(&gate.suite)?;
     let mut options = RunOptions::default();
-    find_hub_files(std::slice::from_ref(&suite), &mut options, Purpose::Run, offline)?;
+    find_hub_files(std::slice::from_ref(&suite), &mut options, Purpose::Run, offline, quiet)?;
     let mut sets = DataSets::default();
     for name in suite.tasks.iter().flat_map(|task| data_names(task, &options, Purpose::Run)) {
         sets.get(&suite, name, &options)?;

@@ -29,7 +29,7 @@ impl Diagnostic for NoSuites {
 ///
 /// Errors if a suite or its data cannot be read, or a directory has no suite. Suites found in a directory whose data does not come with them are left
 /// out, which a note says.
-pub fn avoided(scan: &Scan, offline: bool) -> Result<Option<(Suites, Vec<String>)>, Failure> {
+pub fn avoided(scan: &Scan, quiet: bool, offline: bool) -> Result<Option<(Suites, Vec<String>)>, Failure> {
     if scan.eval_overlap == Level::Off {
         return Ok(None);
     }
@@ -39,7 +39,7 @@ pub fn avoided(scan: &Scan, offline: bool) -> Result<Option<(Suites, Vec<String>
             let suite = Suite::open(&path)?;
             let has_data = suite.data.values().all(|spec| spec.file(suite.directory()).is_some());
             match has_data || !named.is_dir() {
-                true => add(&suite, &mut suites, offline)?,
+                true => add(&suite, &mut suites, quiet, offline)?,
                 false => {
                     notes.push(format!("{}: its data does not come with it: not compared", path.display()))
                 }
@@ -79,9 +79,9 @@ fn suite_files(named: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
-fn add(suite: &Suite, suites: &mut Suites, offline: bool) -> Result<(), Failure> {
+fn add(suite: &Suite, suites: &mut Suites, quiet: bool, offline: bool) -> Result<(), Failure> {
     let mut options = RunOptions { few_shot: Some(0), ..RunOptions::default() };
-    find_hub_files(std::slice::from_ref(suite), &mut options, Purpose::Run, offline)?;
+    find_hub_files(std::slice::from_ref(suite), &mut options, Purpose::Run, offline, quiet)?;
     let mut sets = DataSets::default();
     for name in asked(suite) {
         let data = sets.get(suite, name, &options)?;

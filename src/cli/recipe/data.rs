@@ -46,7 +46,7 @@ pub fn loaded<'a, T: Unit>(
     offline: bool,
 ) -> Result<Loaded<T>, Failure> {
     let encoder = Encoder::new(tokenizer, &recipe.data.settings()?)?;
-    let suites = avoided(&recipe.data.scan, offline)?;
+    let suites = avoided(&recipe.data.scan, false, offline)?;
     let (suites, mut notes) = suites.map_or((None, Vec::new()), |(suites, notes)| (Some(suites), notes));
     let loaded = load(&recipe.data.spec(recipe.train.seed), &encoder, make, suites.as_ref())?;
     notes.extend(loaded.notes.iter().cloned());
