@@ -31,12 +31,25 @@ files! {
     "recipes/demo-queue.yaml" = "../../recipes/demo-queue.yaml";
 }
 
-/// Writes every file below a directory. Errors as the file system does, with the path.
+/// Where [`text`] goes, below a directory.
+pub const TEXT: &str = "texts/demo-soc.txt";
+
+/// Returns the questions of demo-soc and their answers as a text, two lines each: what the model's predictions are compared over.
+pub fn text() -> String {
+    let rows = include_str!("../../datasets/demo-soc.jsonl").lines();
+    let rows = rows.filter_map(|row| serde_json::from_str::<serde_json::Value>(row).ok());
+    let lines =
+        rows.filter_map(|row| Some(format!("{}\n{}\n", row["question"].as_str()?, row["answer"].as_str()?)));
+    lines.collect()
+}
+
+/// Writes every file and the text below a directory. Errors as the file system does, with the path.
 pub fn write(dir: &Path) -> Result<(), (std::path::PathBuf, std::io::Error)> {
-    for file in FILES {
-        let path = dir.join(file.path);
+    let text = text();
+    for (path, bytes) in FILES.iter().map(|file| (file.path, file.bytes)).chain([(TEXT, text.as_bytes())]) {
+        let path = dir.join(path);
         let parent = path.parent().unwrap_or(dir);
-        let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, file.bytes));
+        let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, bytes));
         written.map_err(|error| (path, error))?;
     }
     Ok(())

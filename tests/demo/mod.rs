@@ -5,7 +5,7 @@ use std::path::Path;
 use lctl::provenance::sha256_of_file;
 use serde_json::Value as Json;
 
-use crate::common::run_lctl;
+use crate::common::{lctl, names_in, run_lctl};
 
 /// Of src/demo/model/model.safetensors; src/demo/README.md says how it is made.
 const SHA256: &str = "a56c104988ff365d9f0523c619fff22e464059438a66a63662e7b8f8668e42d4";
@@ -61,9 +61,39 @@ fn the_demonstration_lays_out_files_that_fit_each_other() {
     assert_eq!(code, 0, "{stderr}");
     let (code, _, stderr) = run("suite validate evalsuites/demo-soc.yaml evalsuites/demo-queue.yaml");
     assert_eq!(code, 0, "{stderr}");
+    let text = std::fs::read_to_string(dir.path().join(lctl::demo::TEXT)).unwrap();
+    assert!(text.starts_with("Name the service on 20.\nftp data\n"), "{text}");
+    assert!(text.lines().count() >= 2 * 217);
     let (code, _, stderr) = run("demo --out .");
     assert_eq!(
         (code, stderr.as_str()),
         (2, "error: . is there already\nhint: remove it, or name another directory with --out\n")
     );
+}
+
+#[test]
+fn a_step_that_fails_says_what_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = lctl(dir.path(), &["demo", "--out", "new/d"]).env("LCTL_ISA", "nope").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let error = "error: unknown instruction set `nope` (LCTL_ISA)\nhint: ";
+    let note = "\nnote: new/d has what the finished steps wrote; before the next try remove it, or name another with --out\n";
+    assert!(stderr.contains(error) && stderr.ends_with(note), "{stderr}");
+    assert_eq!(names_in(&dir.path().join("new")), ["d"]);
+    assert_eq!(names_in(&dir.path().join("new/d")), ["base", "datasets", "evalsuites", "recipes", "texts"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_has_no_room_for_the_first_files_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    // blocks of 512 or 1024 bytes: the model has 1.8 MB
+    command.args(["-c", "ulimit -f 100; exec \"$LCTL\" demo --out new/d"]);
+    let output = command.env("LCTL", env!("CARGO_BIN_EXE_lctl")).current_dir(dir.path()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("error: new/d/base/model.safetensors: cannot write\n"), "{stderr}");
+    assert_eq!(names_in(dir.path()), Vec::<String>::new());
 }

@@ -15,18 +15,19 @@ pub fn html(done: &[Done], scored: &[Scored]) -> String {
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>lctl demo</title><style>{STYLE}</style></head>\n\
-         <body><h1>lctl demo</h1>\n<p>demo-soc asks what the model was trained for, demo-queue what the adapter taught it.</p>\n\
-         <h2>Models</h2>\n<table><tr><th>model</th><th class=\"n\">KB</th><th>demo-soc</th><th>demo-queue</th></tr>\n"
+         <body><h1>lctl demo</h1>\n<p>demo-soc asks what the model was trained for, demo-queue what the adapter taught it;\n         mean KL is how far the predictions are from those of <code>base</code>, in nats per token.</p>\n\
+         <h2>Models</h2>\n<table><tr><th>model</th><th class=\"n\">KB</th><th>demo-soc</th><th>demo-queue</th><th class=\"n\">mean KL</th></tr>\n"
     );
     for row in scored {
         // writing to a String cannot fail
         let _ = writeln!(
             page,
-            "<tr><td><code>{}</code></td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td><code>{}</code></td><td class=\"n\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td></tr>",
             row.model,
             row.bytes / 1000,
             share(row.soc),
-            share(row.queue)
+            share(row.queue),
+            row.kld.map_or(String::new(), |kld| format!("{kld:.6}"))
         );
     }
     page += "</table>\n<h2>Gates</h2>\n<p><code>tuned-int8.gguf</code> is no worse than <code>base</code> and knows more: it passed \
