@@ -1,7 +1,10 @@
 //! Mistakes that newcomers make, and what they read then: tests/golden/mistakes.txt.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use lctl::provenance::sha256_of_file;
 
 use crate::common::{assert_snapshot, lctl, names_in, run_lctl};
 
@@ -113,7 +116,7 @@ train:
 ";
 
 /// Fills a directory with what the mistakes are made with.
-fn workplace() -> tempfile::TempDir {
+pub fn workplace() -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path();
     let write = |name: &str, bytes: &[u8]| {
@@ -197,10 +200,26 @@ fn said(mut command: Command) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
+/// Returns everything below a directory: of files the SHA-256, of directories nothing.
+fn everything_in(dir: &Path) -> BTreeMap<PathBuf, Option<String>> {
+    let mut all = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let is_dir = path.symlink_metadata().unwrap().is_dir();
+            all.insert(path.clone(), (!is_dir).then(|| sha256_of_file(&path).unwrap()));
+            dirs.extend(is_dir.then_some(path));
+        }
+    }
+    all
+}
+
 #[test]
 fn every_mistake_gets_an_answer() {
     let dir = workplace();
-    let before = names_in(dir.path());
+    let before = everything_in(dir.path());
+    assert!(before.len() > 30, "{before:?}");
     let mut text = String::new();
     for (what, args) in MISTAKES {
         let (status, stdout, stderr) = run(dir.path(), args);
@@ -212,7 +231,7 @@ fn every_mistake_gets_an_answer() {
         text.push_str(&format!("# {what}\n$ lctl {args}\n{stderr}\n"));
     }
     assert!(MISTAKES.len() >= 40);
-    assert_eq!(names_in(dir.path()), before, "a mistake leaves nothing behind");
+    assert_eq!(everything_in(dir.path()), before, "a mistake leaves nothing behind");
     assert_snapshot("mistakes.txt", &text);
 }
 
