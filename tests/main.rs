@@ -1,6 +1,7 @@
 //! Integration tests: one module per command or shared layer.
 
 mod chat;
+mod cli;
 mod common;
 mod convert;
 mod datasets;
