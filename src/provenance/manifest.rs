@@ -39,7 +39,7 @@ pub struct Manifest {
 #[serde(deny_unknown_fields)]
 pub struct Program {
     pub version: String,
-    /// Of the source, if the build knew it (`LCTL_COMMIT`).
+    /// Of the source, if the build knew it (`LCTL_COMMIT`, or src/build.rs by git).
     pub commit: Option<String>,
     /// Of the executable; absent where the system does not say which it is.
     pub sha256: Option<String>,
