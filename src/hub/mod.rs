@@ -23,7 +23,7 @@ pub use dataset::DatasetFile;
 pub use error::Error;
 pub use id::{RepoId, RepoKind, looks_like_id};
 pub use options::Options;
-pub use select::{Selection, SkipReason};
+pub use select::{Selection, SkipReason, is_pickle};
 
 /// What happens during a pull, for whoever shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -172,3 +172,87 @@ fn a_quiet_command_fetches_without_a_word() {
         assert!(!talk.contains("skipped"), "nobody asked for the other files: {talk}");
     }
 }
+
+/// Copies a random model of 352 tokens to `model` in the directory.
+fn model(dir: &Path) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let model = dir.join("model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(source).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    model.display().to_string()
+}
+
+#[test]
+fn a_manifest_does_not_say_where_the_cache_is() {
+    let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
+    let (model, path) = (model(dir.path()), suite(dir.path(), &sha256_hex(ROWS)));
+    let out = dir.path().join("out").display().to_string();
+    let manifest_path = dir.path().join("out/report.json.manifest.json");
+    let made_in = |home: &str| -> serde_json::Value {
+        let args = ["eval", &model, "--suite", &path, "--out", &out, "--force", "--quiet"];
+        let output = lctl(&hub, &dir.path().join(home), &args, &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mut manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(&manifest_path).unwrap()).unwrap();
+        assert!(manifest.as_object_mut().unwrap().shift_remove("run").is_some());
+        manifest
+    };
+    let manifest = made_in("one");
+    assert_eq!(made_in("two/deeper"), manifest);
+    let input = manifest["inputs"].as_array().unwrap().last().unwrap();
+    assert_eq!((input["role"].as_str(), input["name"].as_str()), (Some("suite_data"), Some("rows/rows")));
+    assert_eq!(input["path"], format!("datasets/acme/tiny@{COMMIT}: data/rows.csv"));
+    assert_eq!(
+        (&input["files"][0]["name"], &input["sha256"]),
+        (&"rows.csv".into(), &sha256_hex(ROWS).into())
+    );
+
+    // a replay looks where this machine's cache is
+    let manifest_path = manifest_path.display().to_string();
+    let before = hub.connections();
+    let output = lctl(&hub, &dir.path().join("one"), &["replay", &manifest_path], &[]);
+    assert!(output.status.success() && stdout(&output).ends_with("the bits agree\n"), "{}", stderr(&output));
+    let output = lctl(&hub, &dir.path().join("empty"), &["replay", &manifest_path], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("data/rows.csv is not in the cache"), "{}", stderr(&output));
+    assert_eq!(hub.connections(), before);
+}
+
+#[test]
+fn further_files_are_asked_for_by_the_format_that_the_hub_has() {
+    const REPORTS: &[u8] = b"Prompt\tURL\nWho?\tu\nAnd who?\tv\n";
+    let hub = FakeHub::new().lfs("taa.tsv", REPORTS).start();
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let sha256 = sha256_hex(REPORTS);
+    let suite = format!(
+        "version: 1\nname: actors\ndata:\n  rows:\n    hub: {{dataset: acme/tiny, revision: {COMMIT}, file: taa.tsv, \
+         sha256: '{sha256}', format: cti-taa}}\n    format: jsonl\ntasks:\n  - {{id: text, type: perplexity, data: rows, \
+         text: '{{{{ Prompt }}}} {{{{ GT }}}}'}}\n"
+    );
+    let suite = write("suite.yaml", &suite);
+    let truth = format!("rows.truth={}", write("truth", "GT\nfox\nwolf\n"));
+    let alias = format!("rows.alias={}", write("alias", "{}"));
+    let related = format!("rows.related={}", write("related", "{}"));
+    let parts = ["--data", &truth, "--data", &alias, "--data", &related];
+    let show = |more: &[&str]| lctl(&hub, home.path(), &[&["suite", "show", &suite], more].concat(), &[]);
+    let output = show(&parts);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = show(&parts[..4]);
+    assert!(
+        output.status.code() == Some(2) && stderr(&output).contains("rows.related"),
+        "{}",
+        stderr(&output)
+    );
+    // of a copy, whose format has none, they are too many
+    let copy = format!("rows={}", write("copy", "{\"Prompt\": \"a\", \"GT\": \"b\"}\n"));
+    let output = show(&["--data", &copy, "--data", &truth]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("rows.truth"), "{}", stderr(&output));
+}

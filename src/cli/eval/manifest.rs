@@ -145,18 +145,19 @@ pub fn data_inputs(options: &RunOptions, suites: &[Suite], plan: &Plan) -> Vec<I
         .collect();
     for suite in suites {
         for (name, spec) in suite.data.iter().filter(|(name, _)| !given.contains_key(*name)) {
-            let on_hub = || options.hub.get(&spec.on_hub()?.file).cloned();
-            let Some(path) = spec.file(suite.directory()).or_else(on_hub) else { continue };
-            if let Some(set) = used(&path) {
-                let name = format!("{}/{name}", suite.name);
-                let input = InputFiles::of_file(Role::SuiteData, Some(name), &path);
-                // with parts it is of all files
-                inputs.push(if spec.format.parts.is_empty() {
-                    input.with_sha256(&set.sha256)
-                } else {
-                    input
-                });
+            let file = spec.on_hub().map(|hub| &hub.file);
+            let in_cache = file.and_then(|file| options.hub.get(file)).cloned();
+            let Some(path) = spec.file(suite.directory()).or(in_cache) else { continue };
+            let Some(set) = used(&path) else { continue };
+            let mut input =
+                InputFiles::of_file(Role::SuiteData, Some(format!("{}/{name}", suite.name)), &path);
+            // whose cache it lies in is no part of what was measured
+            if let Some(file) = file {
+                input.path = file.to_string();
             }
+            // with parts the set's digest is of all files
+            let has_parts = !spec.format_of(&options.data, name).parts.is_empty();
+            inputs.push(if has_parts { input } else { input.with_sha256(&set.sha256) });
         }
     }
     inputs

@@ -23,12 +23,11 @@ impl DataSets {
         let spec = &suite.data[name];
         let no_file = |name: String| Error::NoFile { suite: suite.path.clone(), name };
         let mut how = Cow::Borrowed(&spec.options);
-        let mut format = spec.format;
+        let format = spec.format_of(&options.data, name);
         let path = match (options.data.get(name), &spec.source) {
             (Some(path), _) => path.clone(),
             (None, Source::Hub(hub)) => {
                 how.to_mut().sha256 = Some(hub.file.sha256.clone());
-                format = hub.format.unwrap_or(format);
                 options.hub.get(&hub.file).cloned().ok_or_else(|| no_file(name.to_owned()))?
             }
             (None, _) => {
@@ -113,7 +112,8 @@ pub fn check_names(suites: &[Suite], options: &RunOptions) -> Result<(), Error> 
     let mut known: Vec<String> = Vec::new();
     for (name, spec) in suites.iter().flat_map(|suite| &suite.data) {
         known.push(name.clone());
-        known.extend(spec.format.parts.iter().map(|part| part_name(name, part)));
+        let parts = spec.format_of(&options.data, name).parts;
+        known.extend(parts.iter().map(|part| part_name(name, part)));
     }
     let mut given: Vec<&String> = options.data.keys().collect();
     given.sort();

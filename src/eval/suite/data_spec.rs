@@ -1,9 +1,10 @@
 //! The `data` section of a suite.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use crate::eval::data::{FORMATS, Format, Options, format};
-use crate::hub::{DatasetFile, RepoId, RepoKind};
+use crate::hub::{DatasetFile, RepoId, RepoKind, is_pickle};
 use crate::yaml::{Fields, Node};
 
 /// A data set as a suite names it.
@@ -41,6 +42,13 @@ impl DataSpec {
             Source::Shipped(name) => Some(suite_directory.join("..").join("datasets").join(name)),
             Source::Asked | Source::Hub(_) => None,
         }
+    }
+
+    /// Returns the format of the file that is read, by the files that the user gives: on a hub it may be another than that of a
+    /// local copy.
+    pub fn format_of(&self, given: &HashMap<String, PathBuf>, name: &str) -> &'static Format {
+        let on_hub = self.on_hub().filter(|_| !given.contains_key(name));
+        on_hub.and_then(|hub| hub.format).unwrap_or(self.format)
     }
 
     /// Returns the file on a hub, if it is there.
@@ -122,6 +130,13 @@ fn parse_hub(node: &Node) -> Option<OnHub> {
     let path = file.text();
     if file.is_text() && !DatasetFile::is_path(&path) {
         file.note(format!("`{path}` is no path in a repository"));
+    } else if file.is_text() && is_pickle(&path) {
+        let hint =
+            "lctl never downloads a file of such a name; is the data there in another format, e.g. Parquet?";
+        file.note_with_hint(
+            format!("`{path}` may hold a pickle, which runs code when it is loaded"),
+            Some(hint.to_owned()),
+        );
     }
     let sha256 = digest(&fields.required("sha256"));
     let format = fields.optional("format").map(|node| parse_format(&node));

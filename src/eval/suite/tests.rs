@@ -179,6 +179,8 @@ fn a_place_on_a_hub_is_checked_before_anything_is_asked() {
     assert!(problems("v1", "../x").contains("is not a hub id"));
     assert!(problems("data/a.parquet", "../a.parquet").contains("`../a.parquet` is no path in a repository"));
     assert!(problems("data/a.parquet", "/a").contains("is no path in a repository"));
+    let pickle = problems("data/a.parquet", "data/a.PKL");
+    assert!(pickle.contains("`data/a.PKL` may hold a pickle") && pickle.contains(":5:"), "{pickle}");
     assert!(problems("2222", "z222").contains("`sha256` must be 64 hexadecimal digits"));
     assert!(problems("format: parquet", "format: parket").contains("parket"));
     assert!(problems("revision: v1, ", "").contains("revision"));
