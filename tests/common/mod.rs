@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-#[path = "../../examples/make_checkpoint.rs"]
+#[path = "../examples/make_checkpoint.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
 pub mod make_checkpoint;
 
-#[path = "../../examples/make_datasets/main.rs"]
+#[path = "../examples/make_datasets/main.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
 pub mod make_datasets;
 

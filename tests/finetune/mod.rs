@@ -55,7 +55,7 @@ impl Setup {
     }
 }
 
-/// Writes a Llama of two layers that knows nothing, in F32, with the tokenizer of examples/make_checkpoint.rs.
+/// Writes a Llama of two layers that knows nothing, in F32, with the tokenizer of tests/examples/make_checkpoint.rs.
 fn write_base(dir: &Path) {
     let args = ["make", "--shape", "probe", "--dtype", "f32", "--out", dir.to_str().unwrap()];
     make_checkpoint::run(make_checkpoint::Args::parse_from(args)).unwrap();

@@ -3,7 +3,7 @@
 
 use lctl::eval::gate::{Policy, Role};
 
-#[path = "../../examples/simulate_gates.rs"]
+#[path = "../examples/simulate_gates.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
 mod simulate_gates;
 

@@ -2,7 +2,7 @@
 
 use crate::common::test_data;
 
-#[path = "../../examples/fit_refusal.rs"]
+#[path = "../examples/fit_refusal.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
 mod fit_refusal;
 

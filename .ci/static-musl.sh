@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds one static program without networking: target/TARGET/release/lctl (docs/airgap.md).
 #
-#     scripts/static-musl.sh [TARGET]        # default: this machine's architecture with musl
+#     .ci/static-musl.sh [TARGET]        # default: this machine's architecture with musl
 #
-# Needs the target (`rustup target add TARGET`) and, where a dependency has C parts, musl-gcc (Debian: musl-tools).
+# Needs the target (`rustup target add TARGET`) and, where a dependency has C parts, musl-gcc (Debian: musl-tools); readelf (binutils).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,8 @@ if ! rustc --print target-libdir --target "$target" >/dev/null 2>&1 || [ ! -d "$
   echo "the target $target is not installed: rustup target add $target" >&2
   exit 1
 fi
+
+command -v readelf >/dev/null 2>&1 || { echo "readelf is missing: it has to say that the program is static (binutils)" >&2; exit 1; }
 
 # a clone knows its commit, a source archive may be told it
 if [ -z "${LCTL_COMMIT:-}" ] && commit=$(git rev-parse HEAD 2>/dev/null); then
@@ -27,8 +29,17 @@ flags="$flags --remap-path-prefix=$PWD=/lctl --remap-path-prefix=${CARGO_HOME:-$
 variable=CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
 env "$variable=$flags" cargo build --release --locked --no-default-features --features parquet --target "$target"
 
-if readelf -l "$program" 2>/dev/null | grep -q INTERP; then
-  echo "$program is linked dynamically" >&2
-  exit 1
-fi
+# a program that is linked statically has program headers, and none that names a loader
+headers=$(LC_ALL=C readelf --wide --program-headers "$program")
+case $headers in
+  *INTERP*)
+    echo "$program is linked dynamically" >&2
+    exit 1
+    ;;
+  *LOAD*) ;;
+  *)
+    echo "$program: readelf shows no program headers" >&2
+    exit 1
+    ;;
+esac
 sha256sum "$program"
