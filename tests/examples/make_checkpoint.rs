@@ -3,7 +3,7 @@
 //!     cargo run --release --example make_checkpoint -- --out DIR [--shape demo|probe|smollm-135m|tinyllama-1.1b|tinyllama-4.4b]
 //!         [--dtype bf16|f16|f32] [--seed N] [--tokenizer tokenizer.model]
 //!
-//! The weights depend on the seed alone, so everyone gets the same files. `demo` is what the README quantizes (3.4M
+//! The weights depend on the seed alone, so everyone gets the same files. `demo` is for a first try (3.4M
 //! parameters); the larger shapes are for benchmarks. `--tokenizer` copies a SentencePiece model in place of the
 //! built-in byte-level BPE, for tools that only know published vocabularies.
 
