@@ -21,7 +21,7 @@ Examples:
   lctl demo
   lctl demo --out /tmp/demo --threads 2";
 
-/// See everything at work, on a small model inside the program
+/// See everything at work, on a model inside the program
 ///
 /// Quantizes the model, measures it, teaches it a task, and lets the gate pass one candidate and catch another. Every step
 /// shows the command that does it. All files stay in one directory, with a report to open in a browser.

@@ -34,7 +34,7 @@ pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
     if path.exists() {
         return Ok(path);
     }
-    if !hub::looks_like_id(argument) || parent_exists(&path) {
+    if !may_be_id(argument) {
         return Err(no_such_path(&path).into());
     }
     let mut options = hub::Options::from_env();
@@ -63,9 +63,12 @@ pub fn find_hub_files(
     Ok(())
 }
 
-/// `models/tiny` with a local folder `models` is a mistyped path, not a repository of an organization `models`.
-fn parent_exists(path: &Path) -> bool {
-    path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
+/// Returns whether an argument that names no file can be a hub id: `models/tiny` with a local folder `models` is a mistyped
+/// path, not a repository of an organization `models`.
+pub fn may_be_id(argument: &str) -> bool {
+    let parent = Path::new(argument).parent();
+    hub::looks_like_id(argument)
+        && !parent.is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
 }
 
 fn no_such_path(path: &Path) -> NoSuchPath {

@@ -12,8 +12,9 @@ use crate::tensor::AtomicFile;
 use crate::text::chat::{self, ChatTemplate};
 use crate::text::train::{CHATML, TrainSpec, Trained, Words, check_written};
 
-/// Make a tokenizer for a model that is to be trained from nothing
+/// Learn a tokenizer, for a model trained from nothing
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -67,7 +67,7 @@ model: {path: model}
 adapter: {type: lora, r: 8, alpha: 16, modules_to_save: [lm_head]}
 data:
   train: [{path: a.jsonl}]
-  validation: [{path: b.jsonl, type: jsonl, format: preference, weight: 1}]
+  validation: [{path: b.jsonl, type: jsonl, format: preference}]
   max_seq_len: 512
 train: {max_steps: 10, warmup_ratio: 0.1, lr: 1e-5}
 dpo: {beta: 0.1, label_smoothing: 0.1}
@@ -192,6 +192,25 @@ fn suites() -> Vec<PathBuf> {
     paths
 }
 
+/// Returns a task with every key of examples, and of how it is generated and what is taken of it.
+fn with_examples(task: &serde_yaml::Value) -> serde_yaml::Value {
+    let mut task = task.clone();
+    let examples = "{n: 1, mode: seeded, delimiter: x, multiturn: true}";
+    let mut few_shot: serde_yaml::Value = serde_yaml::from_str(examples).unwrap();
+    few_shot["from"] = task["data"].clone();
+    task["few_shot"] = few_shot;
+    task["chat_template"] = "auto".into();
+    if task["generation"].is_mapping() {
+        let generation = "{max_tokens: 9, stop: [x], temperature: 1.0, top_k: 9, top_p: 0.9, min_p: 0.1}";
+        task["generation"] = serde_yaml::from_str(generation).unwrap();
+    }
+    if task["extract"].is_mapping() {
+        task["extract"]["group"] = 0.into();
+        task["extract"]["take"] = "last".into();
+    }
+    task
+}
+
 /// Returns the keys that the shipped suites and keys.yaml make the reader ask for, by task type.
 fn suite_keys() -> IndexMap<&'static str, Keys> {
     let mut by_type: IndexMap<&str, Keys> =
@@ -200,13 +219,16 @@ fn suite_keys() -> IndexMap<&'static str, Keys> {
         let suite: serde_yaml::Value =
             serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         for task in suite["tasks"].as_sequence().unwrap() {
-            let mut one = suite.clone();
-            one["tasks"] = vec![task.clone()].into();
-            let text = serde_yaml::to_string(&one).unwrap();
-            let document = Document::parse(&path, text).unwrap();
-            Suite::read(&document).unwrap();
             let name = task["type"].as_str().unwrap();
-            merge(by_type.get_mut(name).unwrap(), document.keys());
+            let has_prompt = TASK_TYPES.iter().any(|known| known.name == name && known.has_prompt);
+            for task in [Some(task.clone()), has_prompt.then(|| with_examples(task))].into_iter().flatten() {
+                let mut one = suite.clone();
+                one["tasks"] = vec![task].into();
+                let text = serde_yaml::to_string(&one).unwrap();
+                let document = Document::parse(&path, text).unwrap();
+                Suite::read(&document).unwrap_or_else(|error| panic!("{error}"));
+                merge(by_type.get_mut(name).unwrap(), document.keys());
+            }
         }
     }
     by_type

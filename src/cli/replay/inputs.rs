@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::ReplayError;
 use super::train::begins_random;
 use crate::cli::recipe::suite_input;
-use crate::cli::source::model_path;
+use crate::cli::source::{may_be_id, model_path};
 use crate::error::Failure;
 use crate::eval::suite::{DataSpec, Suite};
 use crate::hub;
@@ -81,7 +81,7 @@ impl Places {
                 now = model;
             }
             if is_model || matches!(input.role, Role::Base | Role::BaseFiles) {
-                if !Path::new(now).exists() && Path::new(now).is_absolute() {
+                if !Path::new(now).exists() && !may_be_id(now) {
                     return Err(missing(now, input.role));
                 }
                 places.models.insert(key(input), model_path(now, true)?);
