@@ -64,7 +64,7 @@ version: 1
 kind: dpo
 output: run
 model: {path: model}
-adapter: {type: lora, r: 8, alpha: 16, modules_to_save: [lm_head]}
+adapter: {type: lora, r: 8, alpha: 16, target_modules: [q_proj], modules_to_save: [lm_head]}
 data:
   train: [{path: a.jsonl}]
   validation: [{path: b.jsonl, type: jsonl, format: preference}]

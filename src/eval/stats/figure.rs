@@ -10,12 +10,15 @@ pub const FEWEST_DRAWN: usize = 10;
 /// The draws of [`sums_interval`].
 const DRAWS: Draws = Draws { n: 2000, seed: 0 };
 
+/// A figure of sums, one for each number that documents have.
+pub type FigureOfSums<'a> = Box<dyn Fn(&[f64]) -> f64 + Sync + 'a>;
+
 /// What each document adds to a figure.
 pub enum Addition<'a> {
     /// The figure is `scale` of the sum of values over the sum of weights; `scale` rises with what it is given.
     Ratio { values: Vec<f64>, weights: Vec<f64>, scale: fn(f64) -> f64 },
     /// The figure is a function of the sums of numbers, of which every document has as many.
-    Sums { rows: Vec<Vec<f64>>, figure: Box<dyn Fn(&[f64]) -> f64 + Sync + 'a> },
+    Sums { rows: Vec<Vec<f64>>, figure: FigureOfSums<'a> },
 }
 
 /// Returns the two-sided interval at `level` of a figure; `clusters` holds each document's, from 0, none left out.
@@ -105,7 +108,7 @@ mod tests {
         let values: Vec<f64> = (0..40).map(|index| f64::from(index * index % 17)).collect();
         let sums: Vec<Sum> = values.iter().map(|value| Sum { value: *value, weight: 1.0 }).collect();
         let rows: Vec<Vec<f64>> = values.iter().map(|value| vec![*value, 1.0]).collect();
-        let figure: Box<dyn Fn(&[f64]) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
+        let figure: FigureOfSums = Box::new(|sum| sum[0] / sum[1]);
         let alone: Vec<usize> = (0..40).collect();
         let addition = Addition::Sums { rows: rows.clone(), figure };
         let found = figure_interval(&addition, &alone, 0.9).unwrap();
@@ -113,7 +116,7 @@ mod tests {
         // four copies to a cluster are worth one
         let (copies, four): (Vec<Vec<f64>>, Vec<usize>) =
             (0..160).map(|index| (rows[index / 4].clone(), index / 4)).unzip();
-        let figure: Box<dyn Fn(&[f64]) -> f64 + Sync> = Box::new(|sum| sum[0] / sum[1]);
+        let figure: FigureOfSums = Box::new(|sum| sum[0] / sum[1]);
         let clustered = figure_interval(&Addition::Sums { rows: copies, figure }, &four, 0.9).unwrap();
         assert_eq!(clustered, found);
     }

@@ -75,7 +75,8 @@ fn macro_f1_is_a_figure_of_sums_and_has_an_interval() {
     let task = parse_yaml(&TYPE, TRIAGE).unwrap();
     let labels = ["malicious", "benign", "T1059"];
     let outcome = |index: usize| {
-        let (target, answer) = (labels[index % 2], if index % 5 == 0 { "?" } else { labels[index % 7 % 3] });
+        let (target, answer) =
+            (labels[index % 2], if index.is_multiple_of(5) { "?" } else { labels[index % 7 % 3] });
         let row = document(json!({"q": "", "a": target}));
         task.score(&row, &[generated(answer)]).unwrap().scores
     };
