@@ -17,12 +17,6 @@ fi
 
 command -v readelf >/dev/null 2>&1 || { echo "readelf is missing: it has to say that the program is static (binutils)" >&2; exit 1; }
 
-# a clone knows its commit, a source archive may be told it
-if [ -z "${LCTL_COMMIT:-}" ] && commit=$(git rev-parse HEAD 2>/dev/null); then
-  [ -z "$(git status --porcelain)" ] || commit=$commit-changed
-  export LCTL_COMMIT=$commit
-fi
-
 # rust-lld links without a C compiler for musl; paths of the machine do not get into the program
 flags="-C target-feature=+crt-static -C linker=rust-lld -C link-self-contained=yes"
 flags="$flags --remap-path-prefix=$PWD=/lctl --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"

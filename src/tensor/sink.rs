@@ -389,6 +389,23 @@ mod tests {
         let error = AtomicFile::commit_all(files).unwrap_err();
         assert!(error.to_string().ends_with("two: cannot give the finished file its name"), "{error}");
         assert_eq!(names(dir.path()), ["two"]);
+        // what was replaced already stands there again
+        std::fs::remove_dir(&two).unwrap();
+        [&one, &two].map(|path| std::fs::write(path, b"old").unwrap());
+        let replacing = || -> Vec<AtomicFile> {
+            [&one, &two].map(|path| AtomicFile::create(path, None, true).unwrap()).into()
+        };
+        let files = replacing();
+        std::fs::remove_file(&two).unwrap();
+        std::fs::create_dir(&two).unwrap();
+        assert!(AtomicFile::commit_all(files).is_err());
+        assert_eq!(
+            (std::fs::read(&one).unwrap(), names(dir.path())),
+            (b"old".to_vec(), vec!["one".into(), "two".into()])
+        );
+        std::fs::remove_dir(&two).unwrap();
+        AtomicFile::commit_all(replacing()).unwrap();
+        assert_eq!((std::fs::read(&one).unwrap(), names(dir.path()).len()), (Vec::new(), 2));
     }
 
     #[test]

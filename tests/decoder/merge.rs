@@ -306,24 +306,38 @@ fn an_interrupted_merge_leaves_nothing() {
 
     let tmp = tempfile::tempdir().unwrap();
     write_slow(tmp.path());
-    let outputs: [&[&str]; 2] = [&["out"], &["out.gguf", "-t", "q8_0"]];
-    for output in outputs {
+    // returns what was said if the signal came in time
+    let interrupt = |output: &[&str]| -> Option<String> {
         let args = [&["merge", "base", "adapter", "--threads", "1", "-o"], output].concat();
-        let mut child = crate::common::lctl(tmp.path(), &args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = crate::common::lctl(tmp.path(), &args);
+        let mut child = command.env("RAYON_NUM_THREADS", "1").stderr(Stdio::piped()).spawn().unwrap();
         let started = Instant::now();
         // what is staged shows that the work is under way
         let staged: PathBuf = tmp.path().join(format!(".{}.partial", output[0]));
-        while !staged.exists() {
-            assert!(child.try_wait().unwrap().is_none(), "ended before its output began");
+        while !staged.exists() && child.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < Duration::from_secs(60), "no output began");
             std::thread::sleep(Duration::from_millis(1));
         }
-        // SAFETY: kill() takes any numbers; the child has not been waited for, so the id is its own.
-        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+        if child.try_wait().unwrap().is_none() {
+            // SAFETY: kill() takes any numbers; the child has not been waited for, so the id is its own.
+            assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+        }
         let result = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&result.stderr);
-        assert_eq!(result.status.code(), Some(130), "{stderr}");
+        let stderr = String::from_utf8_lossy(&result.stderr).into_owned();
+        (result.status.code() == Some(130)).then_some(stderr)
+    };
+    let outputs: [&[&str]; 2] = [&["out"], &["out.gguf", "-t", "q8_0"]];
+    for output in outputs {
+        // on a busy machine it may have ended before
+        let stderr = (0..20).find_map(|_| {
+            let stderr = interrupt(output);
+            if stderr.is_none() && tmp.path().join(output[0]).is_dir() {
+                std::fs::remove_dir_all(tmp.path().join(output[0])).unwrap();
+            }
+            stderr
+        });
+        let stderr = stderr.expect("every merge ended before its signal");
         assert!(stderr.contains("interrupted"), "{stderr}");
-        assert_eq!(names_in(tmp.path()), ["adapter", "base"], "{args:?}");
+        assert_eq!(names_in(tmp.path()), ["adapter", "base"], "{output:?}");
     }
 }

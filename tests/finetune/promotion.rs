@@ -85,6 +85,11 @@ fn a_damaged_best_checkpoint_is_told_when_the_run_goes_on() {
             (kept.clone(), 32)
         );
     }
+    // nor if none can be read
+    damage("alone", &json!(16));
+    let (code, _, stderr) = setup.run(&[&alone[..], &["--quiet", "--resume"]].concat());
+    assert!(code == 2 && stderr.contains("cannot be read"), "{stderr}");
+    assert_eq!((names_in(&setup.path("alone/checkpoints")), events(&setup.path("alone")).len()), (kept, 32));
 }
 
 #[test]

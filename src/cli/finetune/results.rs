@@ -79,17 +79,29 @@ pub fn export(
             std::fs::remove_dir_all(&path).map_err(io())?;
         }
     }
+    // a manifest that stands beside a result is its own
+    remove_file(&provenance::manifest_path(&path))?;
     staged.commit().map_err(io())?;
     let paths: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
     if let Some(draft) = draft {
-        let finished = provenance::Finished {
-            outputs: outputs(&paths)?,
-            samples: None,
-            licences: licences(prepared),
-            threads,
-            isa: isa.name(),
+        let finish = || -> Result<Vec<String>, Failure> {
+            Ok(draft.finish(provenance::Finished {
+                outputs: outputs(&paths)?,
+                samples: None,
+                licences: licences(prepared),
+                threads,
+                isa: isa.name(),
+            })?)
         };
-        for note in draft.finish(finished)?.iter().filter(|_| !args.quiet) {
+        let notes = match finish() {
+            Ok(notes) => notes,
+            Err(failure) => {
+                // it is made again from the last checkpoint
+                drop_result(&path)?;
+                return Err(failure);
+            }
+        };
+        for note in notes.iter().filter(|_| !args.quiet) {
             term::say(&format!("note: {}", term::printable(note)));
         }
     }
@@ -101,11 +113,14 @@ fn drop_result(path: &Path) -> Result<(), Failure> {
     if path.symlink_metadata().is_ok() {
         remove_dir_whole(path).map_err(export::Error::io(path, "remove"))?;
     }
-    let manifest = provenance::manifest_path(path);
-    if manifest.symlink_metadata().is_ok() {
-        std::fs::remove_file(&manifest).map_err(export::Error::io(&manifest, "remove"))?;
+    remove_file(&provenance::manifest_path(path))
+}
+
+fn remove_file(path: &Path) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(std::fs::remove_file(path).map_err(export::Error::io(path, "remove"))?),
+        Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes every form that is wanted; returns their names.

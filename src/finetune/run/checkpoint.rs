@@ -177,14 +177,15 @@ impl Checkpoints {
     /// Reads the last checkpoint that a run can go on from; `None` if there is none. Its files are as they were written, and, if
     /// the run keeps the best (`keeps_best`), so are those of the best so far. Notes say which were passed over.
     ///
-    /// Errors with [`Error::BestDamaged`] if only the best stands in the way.
+    /// Errors with [`Error::BestDamaged`] if only the best stands in the way, with [`Error::AllDamaged`] if none of those there
+    /// are can be read: nothing is begun anew over them.
     pub fn last(
         &self,
         model: &Trainable,
         keeps_best: bool,
         notes: &mut Vec<String>,
     ) -> Result<Option<Restored>, Error> {
-        let mut best_damaged = None;
+        let (mut best_damaged, mut newest_damaged) = (None, None);
         for step in self.steps()?.into_iter().rev() {
             let found = self.read(step, model).and_then(|restored| {
                 let best = restored.state.best.filter(|best| keeps_best && best.step != step);
@@ -195,6 +196,7 @@ impl Checkpoints {
                 Ok(restored) => return Ok(Some(restored)),
                 Err(Error::Damaged { path, why }) => {
                     notes.push(format!("{}: passed over: {why}", path.display()));
+                    newest_damaged.get_or_insert(Error::AllDamaged { path, why });
                 }
                 Err(error @ Error::BestDamaged { .. }) => {
                     notes.push(format!("{}: passed over: {error}", self.path(step).display()));
@@ -203,7 +205,7 @@ impl Checkpoints {
                 Err(error) => return Err(error),
             }
         }
-        best_damaged.map_or(Ok(None), Err)
+        best_damaged.or(newest_damaged).map_or(Ok(None), Err)
     }
 
     /// Errors if the checkpoint of the best step is not as it was written.
@@ -215,7 +217,7 @@ impl Checkpoints {
     pub fn state(&self, step: u64) -> Result<State, Error> {
         let path = self.path(step);
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
-        let text = fs::read(path.join(STATE)).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+        let text = fs::read(path.join(STATE)).map_err(|error| unread(&path, STATE, error))?;
         let value: Value =
             serde_json::from_slice(&text).map_err(|error| damaged(format!("{STATE}: {error}")))?;
         // another version may have other keys
@@ -248,7 +250,7 @@ impl Checkpoints {
         let path = self.path(state.step);
         let damaged = |why: String| Error::Damaged { path: path.clone(), why };
         for (name, expected) in [(PARAMETERS, &state.digests.parameters), (MOMENTS, &state.digests.moments)] {
-            let found = sha256_of(&path.join(name)).map_err(|error| damaged(format!("{name}: {error}")))?;
+            let found = sha256_of(&path.join(name)).map_err(|error| unread(&path, name, error))?;
             if found != *expected {
                 return Err(damaged(format!("{name} has SHA-256 {found}, was {expected}")));
             }
@@ -265,11 +267,14 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes all but the latest `keep` and that of step `best`.
-    pub fn prune(&self, keep: usize, best: Option<u64>) -> Result<(), Error> {
+    /// Removes all but the latest `keep`, and, if the run keeps the best (`keeps_best`), those that were the best so far at one
+    /// of these: a run that has to go on from an older one needs its best, too.
+    pub fn prune(&self, keep: usize, keeps_best: bool) -> Result<(), Error> {
         let steps = self.steps()?;
-        let old = &steps[..steps.len().saturating_sub(keep.max(1))];
-        for step in old.iter().filter(|step| best != Some(**step)) {
+        let (old, latest) = steps.split_at(steps.len().saturating_sub(keep.max(1)));
+        let best_at = |step: &u64| self.state(*step).ok()?.best.map(|best| best.step);
+        let bests: Vec<u64> = latest.iter().filter(|_| keeps_best).filter_map(best_at).collect();
+        for step in old.iter().filter(|step| !bests.contains(step)) {
             let path = self.path(*step);
             remove_dir_whole(&path).map_err(Error::io(&path, "remove"))?;
         }
@@ -282,6 +287,16 @@ pub struct Restored {
     pub state: State,
     pub params: Parameters,
     pub optimizer: OptimizerState,
+}
+
+/// A file that is not there is damage; what the system refuses now it may give later, so nothing is passed over for that.
+fn unread(path: &Path, name: &str, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::Damaged { path: path.to_owned(), why: format!("{name}: {error}") }
+        }
+        _ => Error::io(&path.join(name), "read")(error),
+    }
 }
 
 fn sha256_of(path: &Path) -> std::io::Result<String> {

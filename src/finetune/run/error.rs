@@ -29,6 +29,12 @@ pub enum Error {
     #[error("{path}: is no checkpoint that can be read: {why}")]
     Damaged { path: PathBuf, why: String },
 
+    #[error("{path}: the newest checkpoint cannot be read, nor any before it: {why}")]
+    AllDamaged { path: PathBuf, why: String },
+
+    #[error("{path}:{line}: is no event of a run: {why}")]
+    BadEvent { path: PathBuf, line: usize, why: String },
+
     #[error("{path}: is the best checkpoint so far, and cannot be read: {why}")]
     BestDamaged { path: PathBuf, why: String },
 
@@ -80,6 +86,8 @@ impl Diagnostic for Error {
             Error::Exists { .. } => "--resume goes on with it; --out names another directory".into(),
             Error::NothingToResume { .. } => "run it without --resume".into(),
             Error::Damaged { .. } => "remove it: --resume takes the one before".into(),
+            Error::AllDamaged { .. } => "bring its files back, or begin another run with --out".into(),
+            Error::BadEvent { .. } => "bring the log back as it was, or begin another run with --out".into(),
             Error::BestDamaged { .. } => {
                 "with `checkpoint.keep_best` it is the result: bring its files back, or begin another run with --out".into()
             }

@@ -209,9 +209,15 @@ impl LogFile {
 pub fn read_events(dir: &Path) -> Result<Vec<Event>, Error> {
     let path = log_path(dir, Log::Jsonl);
     let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-    let event =
-        |line| event_of(line).map_err(|error| Error::Damaged { path: path.clone(), why: error.to_string() });
-    text.lines().map(event).collect()
+    let event = |(index, line)| {
+        let bad = |error: serde_json::Error| Error::BadEvent {
+            path: path.clone(),
+            line: index + 1,
+            why: error.to_string(),
+        };
+        event_of(line).map_err(bad)
+    };
+    text.lines().enumerate().map(event).collect()
 }
 
 fn event_of(line: &str) -> Result<Event, serde_json::Error> {

@@ -86,7 +86,7 @@ pub struct Outcome {
     /// The parameters that are the result, and the step they are of: the best by validation if the recipe keeps it.
     pub params: Parameters,
     pub chosen_step: u64,
-    /// Where the result's checkpoint is; of a run that was interrupted the last one.
+    /// Where the last checkpoint is, which `--resume` goes on from.
     pub checkpoint: PathBuf,
     pub best: Option<Best>,
     /// Loss on the general text.
@@ -344,8 +344,7 @@ impl<'a> Run<'a> {
             self.checkpoints.write(&self.state, self.job.model.parameters(), &self.params, &self.moments)?;
         self.saved = Some(self.state.step);
         let keeps = &self.job.recipe.checkpoint;
-        let best = self.state.best.filter(|_| keeps.keep_best).map(|best| best.step);
-        self.checkpoints.prune(keeps.keep, best)?;
+        self.checkpoints.prune(keeps.keep, keeps.keep_best)?;
         observer.saved(&path);
         Ok(())
     }
@@ -373,7 +372,7 @@ impl<'a> Run<'a> {
             total_steps,
             params,
             chosen_step,
-            checkpoint: checkpoints.path(chosen_step),
+            checkpoint: checkpoints.path(state.step),
             best: state.best,
             forgetting,
             identity: state.identity,

@@ -77,20 +77,35 @@ impl Registry {
         self.lock().shut
     }
 
-    /// Renames all files under one lock, so that an interrupt comes before the first or after the last.
+    /// Renames all files under one lock, so that an interrupt comes before the first or after the last. If one cannot get its
+    /// name, those before it lose theirs, and what stood there stands there again.
     pub(super) fn persist(&self, files: &mut [AtomicFile]) -> Result<(), Error> {
         let mut state = self.lock();
+        // a second name for what is replaced, where the file system has such; one file alone is replaced or not
+        let several = files.len() > 1;
+        let kept = |file: &AtomicFile| -> Option<tempfile::TempPath> {
+            let dir = file.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let spare = tempfile::Builder::new().prefix(".replaced-").tempfile_in(dir).ok()?.into_temp_path();
+            std::fs::remove_file(&spare).ok()?;
+            std::fs::hard_link(&file.path, &spare).ok()?;
+            Some(spare)
+        };
+        let mut spares: Vec<Option<tempfile::TempPath>> = Vec::new();
         for i in 0..files.len() {
             let path = files[i].path.clone();
             if state.shut {
                 return Err(Error::Interrupted { path });
             }
+            spares.push(if several && files[i].replace { kept(&files[i]) } else { None });
             let temp = files[i].temp.take().expect("present until here, and commit consumes the files");
             let named = if files[i].replace { temp.persist(&path) } else { temp.persist_noclobber(&path) };
             if let Err(error) = named {
-                for named in &files[..i] {
+                for (named, spare) in files[..i].iter().zip(spares) {
                     // The error at hand matters more than one from tidying up.
-                    let _ = std::fs::remove_file(&named.path);
+                    let _ = match spare {
+                        Some(spare) => spare.persist(&named.path).map_err(|error| error.error),
+                        None => std::fs::remove_file(&named.path),
+                    };
                 }
                 if error.error.kind() == std::io::ErrorKind::AlreadyExists {
                     return Err(Error::OutputExists { path });
