@@ -80,8 +80,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let changes = Changes::open(&args.adapter, isa)?;
     // from here on a signal takes away what is not whole
     interrupt_flag();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(machine::threads(args.threads)).build();
+    let pool =
+        pool.map_err(std::io::Error::other).map_err(export::Error::io(&args.output, "start threads for"))?;
+    pool.install(|| write(args, &base, &changes, isa))?;
+    if !args.quiet {
+        term::say(&format!("wrote {}", term::printable(&args.output.display().to_string())));
+    }
+    Ok(())
+}
+
+fn write(args: &Args, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Failure> {
     match &args.quantization {
-        None => write_merged(&args.output, &base, &changes, Stored::Own, isa)?,
+        None => write_merged(&args.output, base, changes, Stored::Own, isa)?,
         Some(quantization) => {
             let io = export::Error::io(&args.output, "write");
             let work = StagedDir::create_output(&args.output).map_err(io)?;
@@ -93,13 +104,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let interrupted = |error: export::Error| {
                 tensor::check_interrupted(&args.output).err().map_or(error, Into::into)
             };
-            write_merged(&merged, &base, &changes, Stored::F32, isa).map_err(interrupted)?;
+            write_merged(&merged, base, changes, Stored::F32, isa).map_err(interrupted)?;
             let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
             quantize(&merged, quantization, &args.output, &how)?;
         }
-    }
-    if !args.quiet {
-        term::say(&format!("wrote {}", term::printable(&args.output.display().to_string())));
     }
     Ok(())
 }

@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(names(dir.path()), ["two"]);
         // what was replaced already stands there again
         std::fs::remove_dir(&two).unwrap();
-        [&one, &two].map(|path| std::fs::write(path, b"old").unwrap());
+        [&one, &two].iter().for_each(|path| std::fs::write(path, b"old").unwrap());
         let replacing = || -> Vec<AtomicFile> {
             [&one, &two].map(|path| AtomicFile::create(path, None, true).unwrap()).into()
         };
