@@ -4,6 +4,7 @@
 //! `cli -> quantize, finetune, eval, inspect -> data, model, text -> nn, kernel, tensor -> read, error` (docs/architecture.md).
 
 pub mod cli;
+pub mod cuda;
 pub mod data;
 pub mod demo;
 pub mod error;

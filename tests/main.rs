@@ -7,6 +7,7 @@ mod convert;
 mod datasets;
 mod decoder;
 mod demo;
+mod device;
 mod engine;
 mod finetune;
 mod gate;

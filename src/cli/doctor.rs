@@ -1,9 +1,9 @@
 //! `lctl doctor`: what this machine and this build can do, and what stands in the way.
 
 mod arithmetic;
+mod gpu;
 mod places;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use crate::hub;
 use crate::kernel::Isa;
 use crate::model::free_memory;
 use crate::provenance::{Program, RunFacts};
+use gpu::Gpu;
 use places::Place;
 
 const AFTER_HELP: &str = "\
@@ -87,12 +88,6 @@ struct Memory {
 }
 
 #[derive(Serialize)]
-struct Gpu {
-    used: bool,
-    driver_present: bool,
-}
-
-#[derive(Serialize)]
 struct Arithmetic {
     agrees: bool,
     expected: &'static str,
@@ -130,7 +125,7 @@ impl Findings {
         let arithmetic = Arithmetic::check(threads, &mut problems);
         let options = hub::Options::from_env();
         let places = examine(&options, &mut problems);
-        let gpu = Gpu { used: false, driver_present: Path::new("/proc/driver/nvidia/version").exists() };
+        let gpu = Gpu::look(&mut notes);
         if isa.as_ref().is_ok_and(|isa| *isa == Isa::Portable) {
             notes.push("without AVX2 everything works, and is slow".to_owned());
         }
@@ -183,7 +178,7 @@ impl Findings {
             ("arithmetic", self.arithmetic.text()),
             ("threads", format!("{}, one per core", self.threads)),
             ("memory", self.memory.text()),
-            ("GPU", self.gpu.text().to_owned()),
+            ("GPU", self.gpu.text()),
             ("hub", self.hub.text()),
         ];
         rows.extend(self.places.iter().map(|place| (place.what, text_of(place))));
@@ -245,15 +240,6 @@ impl Memory {
             }
             (Some(bytes), None) | (None, Some(bytes)) => term::bytes(bytes),
             (None, None) => "unknown: the system does not say".to_owned(),
-        }
-    }
-}
-
-impl Gpu {
-    fn text(&self) -> &'static str {
-        match self.driver_present {
-            true => "not used: this build computes on the CPU alone (an NVIDIA driver is there)",
-            false => "not used: this build computes on the CPU alone",
         }
     }
 }

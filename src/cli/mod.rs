@@ -2,11 +2,13 @@
 
 mod completions;
 mod demo;
+mod device;
 mod doctor;
 mod eval;
 mod finetune;
 mod gate;
 mod generate;
+mod gpu_check;
 mod help;
 mod inspect;
 mod machine;
@@ -31,6 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Failure;
+use device::DeviceChoice;
 
 #[derive(Parser)]
 #[command(name = "lctl", version, long_version = version::LONG.as_str(), propagate_version = true)]
@@ -42,6 +45,10 @@ struct Cli {
     /// Say on stderr what runs, and at the end what time and memory it took
     #[arg(short, long, global = true)]
     verbose: bool,
+
+    /// What to compute on: auto, cpu, cuda:N (docs/cuda.md says which commands can)
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto", value_parser = device::parse)]
+    device: device::DeviceChoice,
 }
 
 #[derive(Subcommand)]
@@ -57,6 +64,8 @@ enum Command {
     Eval(Box<eval::Args>),
     Gate(gate::Args),
     Generate(generate::Args),
+    #[command(hide = true)]
+    GpuCheck(gpu_check::Args),
     Pull(pull::Args),
     Replay(replay::Args),
     Report(report::Args),
@@ -71,10 +80,13 @@ fn command() -> clap::Command {
 
 /// Parses the command line, runs the command, and returns the exit status (docs/cli.md).
 pub fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     answer_to_a_size_limit();
     let watch = cli.verbose.then(verbose::Watch::begin);
-    let code = run(cli.command).unwrap_or_else(|failure| {
+    // clap asks for a command
+    let name = matches.subcommand_name().unwrap_or_default();
+    let code = run_on(cli.command, name, cli.device).unwrap_or_else(|failure| {
         term::say(&failure.to_string());
         ExitCode::from(failure.exit_code())
     });
@@ -93,6 +105,14 @@ fn answer_to_a_size_limit() {
     }
 }
 
+fn run_on(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
+    if let Command::GpuCheck(args) = &command {
+        return gpu_check::run(args, device);
+    }
+    device::require_cpu(name, device)?;
+    run(command)
+}
+
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Completions(args) => completions::run(&args)?,
@@ -102,6 +122,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
         Command::Recipe(args) => recipe::run(&args)?,
+        Command::GpuCheck(args) => return gpu_check::run(&args, DeviceChoice::Auto),
         Command::Inspect(args) => return inspect::run(args),
         Command::Eval(args) => return eval::run(&args),
         Command::Gate(args) => return gate::run(&args),

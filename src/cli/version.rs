@@ -5,8 +5,11 @@ use std::sync::LazyLock;
 use crate::provenance::Program;
 
 /// Cargo features and whether this build has them.
-pub const FEATURES: [(&str, bool); 2] =
-    [("hub", cfg!(feature = "hub")), ("parquet", cfg!(feature = "parquet"))];
+pub const FEATURES: [(&str, bool); 3] = [
+    ("cuda", cfg!(feature = "cuda")),
+    ("hub", cfg!(feature = "hub")),
+    ("parquet", cfg!(feature = "parquet")),
+];
 
 /// Returns the names of the features that this build has.
 pub fn features() -> Vec<&'static str> {

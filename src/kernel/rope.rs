@@ -39,11 +39,22 @@ impl RopeTable {
         2 * self.inv_freq.len()
     }
 
+    /// Returns the rows of the positions below `n`: per position the cosines of all frequencies, then the sines.
+    pub fn rows(&self, n: u32) -> Vec<f32> {
+        let Some(last) = n.checked_sub(1) else { return Vec::new() };
+        self.grow_to(last);
+        let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows[..n as usize * self.dim()].to_vec()
+    }
+
     /// Makes the rows up to `position`.
     fn grow_to(&self, position: u32) {
         /// Positions made at once.
         const STEP: usize = 256;
         let row_len = self.dim();
+        if row_len == 0 {
+            return;
+        }
         let n_wanted = position as usize + 1;
         if self.rows.read().unwrap_or_else(PoisonError::into_inner).len() >= n_wanted * row_len {
             return;
@@ -222,6 +233,17 @@ mod tests {
         8.014_295e-5, 5.318_295_7e-5, 3.529_227_6e-5, 2.341_999_8e-5, 1.554_154e-5, 1.031_338_5e-5,
         6.843_975_4e-6, 4.541_670_5e-6, 3.013_858e-6,
     ];
+
+    #[test]
+    fn rows_are_those_of_the_positions_asked_for() {
+        let table = RopeTable::new(&inv_freq(10_000.0, 8), 1.0);
+        assert!(table.rows(0).is_empty());
+        let (few, many) = (table.rows(3), table.rows(300));
+        assert_eq!((few.len(), many.len()), (24, 2400));
+        assert_eq!(few[..4], [1.0; 4], "cosines of position 0");
+        assert_eq!(few, many[..24]);
+        assert!(RopeTable::new(&[], 1.0).rows(5).is_empty());
+    }
 
     #[test]
     fn sines_and_cosines_are_rounded_once() {

@@ -1,0 +1,155 @@
+//! What a check of a GPU came to, as a table and as JSON.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+/// One result of a kernel beside what it should be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub kernel: String,
+    /// What it was compared with: `f64`, `cpu`, `cpu bits`, `itself`.
+    pub against: &'static str,
+    pub shape: String,
+    /// The largest relative error; of bits, the share of values that differ.
+    pub error: f64,
+    pub allowed: f64,
+}
+
+impl Check {
+    /// A NaN passes nothing.
+    pub fn passed(&self) -> bool {
+        self.error <= self.allowed
+    }
+}
+
+/// How fast a kernel was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    pub kernel: String,
+    pub shape: String,
+    pub microseconds: f64,
+    /// Of memory read and written, if that is what bounds it.
+    pub gigabytes_per_second: Option<f64>,
+    pub teraflops: Option<f64>,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub device: String,
+    pub compute_capability: (u32, u32),
+    pub memory_bytes: u64,
+    pub version: String,
+    pub commit: Option<String>,
+    pub checks: Vec<Check>,
+    pub timings: Vec<Timing>,
+    pub seconds: f64,
+}
+
+impl Report {
+    pub fn n_failed(&self) -> usize {
+        self.checks.iter().filter(|check| !check.passed()).count()
+    }
+
+    /// Returns the worst of each kernel's checks, failed ones each, the timings, and a last line.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{}, capability {}.{}\n\n",
+            self.device, self.compute_capability.0, self.compute_capability.1
+        );
+        let row = |text: &mut String, check: &Check, mark: &str| {
+            let Check { kernel, against, error, allowed, .. } = check;
+            // writing to a String cannot fail
+            let _ = writeln!(text, "{kernel:<32} {against:<9} {error:>9.2e} {allowed:>9.0e}  {mark}");
+        };
+        let _ = writeln!(text, "{:<32} {:<9} {:>9} {:>9}", "kernel", "against", "error", "allowed");
+        let mut seen: Vec<(&str, &str)> = Vec::new();
+        for check in &self.checks {
+            let key = (check.kernel.as_str(), check.against);
+            if seen.contains(&key) {
+                continue;
+            }
+            seen.push(key);
+            let alike = self.checks.iter().filter(|c| (c.kernel.as_str(), c.against) == key);
+            let worst = alike.max_by(|a, b| a.error.total_cmp(&b.error)).unwrap_or(check);
+            row(&mut text, worst, if worst.passed() { "" } else { "FAILED" });
+        }
+        for check in self.checks.iter().filter(|check| !check.passed()) {
+            let _ = writeln!(
+                text,
+                "failed: {} {} against {}: {:.3e}",
+                check.kernel, check.shape, check.against, check.error
+            );
+        }
+        if !self.timings.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n{:<32} {:<28} {:>10} {:>8} {:>8}",
+                "kernel", "shape", "us", "GB/s", "TFLOP/s"
+            );
+        }
+        for timing in &self.timings {
+            let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.1}"));
+            let Timing { kernel, shape, microseconds, gigabytes_per_second, teraflops } = timing;
+            let (speed, flops) = (number(*gigabytes_per_second), number(*teraflops));
+            let _ = writeln!(text, "{kernel:<32} {shape:<28} {microseconds:>10.1} {speed:>8} {flops:>8}");
+        }
+        let _ = writeln!(
+            text,
+            "\n{} checks, {} failed, {:.0} s",
+            self.checks.len(),
+            self.n_failed(),
+            self.seconds
+        );
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kernel: &str, error: f64) -> Check {
+        Check { kernel: kernel.into(), against: "f64", shape: "3x4".into(), error, allowed: 1e-5 }
+    }
+
+    fn report(checks: Vec<Check>) -> Report {
+        let timing = Timing {
+            kernel: "norm".into(),
+            shape: "8192x4096".into(),
+            microseconds: 41.25,
+            gigabytes_per_second: Some(3254.0),
+            teraflops: None,
+        };
+        Report {
+            device: "NVIDIA H200".into(),
+            compute_capability: (9, 0),
+            memory_bytes: 141 << 30,
+            version: "0.1.0".into(),
+            commit: None,
+            checks,
+            timings: vec![timing],
+            seconds: 61.2,
+        }
+    }
+
+    #[test]
+    fn the_worst_of_a_kernel_is_shown_once() {
+        let report = report(vec![check("norm", 1e-7), check("norm", 3e-6), check("rope", 0.0)]);
+        let text = report.table();
+        assert!(text.contains("norm                             f64         3.00e-6      1e-5"), "{text}");
+        assert!(!text.contains("1.00e-7") && !text.contains("FAILED"), "{text}");
+        assert!(text.ends_with("3 checks, 0 failed, 61 s\n"), "{text}");
+        assert!(text.contains("3254.0"), "{text}");
+    }
+
+    #[test]
+    fn failures_are_said_each_and_nan_is_one() {
+        let report = report(vec![check("norm", 2e-5), check("rope", f64::NAN)]);
+        assert_eq!(report.n_failed(), 2);
+        let text = report.table();
+        assert!(text.contains("failed: norm 3x4 against f64: 2.000e-5"), "{text}");
+        assert!(text.contains("failed: rope 3x4 against f64: NaN"), "{text}");
+    }
+}

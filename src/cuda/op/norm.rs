@@ -1,0 +1,180 @@
+//! Root-mean-square norms: `kernel::norm`.
+
+use super::super::CudaError;
+use super::super::buffer::{Buffer, Float, optional};
+use super::super::device::Device;
+use super::super::module::{Arg, Launch};
+use super::{THREADS, arg, blocks};
+
+/// `y = x / sqrt(mean(x^2) + eps) * (weight + offset)`.
+pub struct Norm<'a> {
+    pub weight: &'a Buffer<f32>,
+    /// 1 where checkpoints store w - 1 (Gemma).
+    pub offset: f32,
+    pub eps: f32,
+}
+
+/// Rows up to here are one warp's: the heads of queries and keys.
+const WARP_COLS: usize = 256;
+
+/// Rows whose share of a weight's gradient one block sums.
+const ROWS_PER_PART: usize = 128;
+
+impl Norm<'_> {
+    /// Writes the norm of every row of x to y, both `[rows, weight.len()]`.
+    ///
+    /// # Panics
+    /// If the lengths disagree (as all functions here).
+    pub fn forward<T: Float>(
+        &self,
+        device: &Device,
+        x: &Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<(), CudaError> {
+        self.run(device, x, None, y)
+    }
+
+    /// Writes `x + residual` to sum, and its norm to y.
+    pub fn forward_of_sum<T: Float>(
+        &self,
+        device: &Device,
+        x: &Buffer<T>,
+        residual: &Buffer<T>,
+        sum: &mut Buffer<T>,
+        y: &mut Buffer<T>,
+    ) -> Result<(), CudaError> {
+        assert!(residual.len() == x.len() && sum.len() == x.len());
+        self.run(device, x, Some((residual, sum)), y)
+    }
+
+    fn run<T: Float>(
+        &self,
+        device: &Device,
+        x: &Buffer<T>,
+        residual: Option<(&Buffer<T>, &mut Buffer<T>)>,
+        y: &mut Buffer<T>,
+    ) -> Result<(), CudaError> {
+        assert_eq!(y.len(), x.len());
+        let (residual, sum) =
+            residual.map_or((Arg::Pointer(0), Arg::Pointer(0)), |(r, s)| (r.arg(), s.arg()));
+        let (rows, cols) = self.shape(x.len());
+        let args = [
+            x.arg(),
+            residual,
+            self.weight.arg(),
+            Arg::F32(self.offset),
+            Arg::F32(self.eps),
+            sum,
+            y.arg(),
+            arg(rows),
+            arg(cols),
+        ];
+        // SAFETY: the lengths were checked.
+        unsafe { self.launch::<T>(device, "rms_norm", rows, &args) }
+    }
+
+    /// Writes the gradient of x to dx, plus `residual` if there is one, and every row's `1 / sqrt(mean(x^2) + eps)` to factors.
+    pub fn backward<T: Float>(
+        &self,
+        device: &Device,
+        x: &Buffer<T>,
+        dy: &Buffer<T>,
+        residual: Option<&Buffer<T>>,
+        dx: &mut Buffer<T>,
+        factors: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let (rows, cols) = self.shape(x.len());
+        assert!(dy.len() == x.len() && dx.len() == x.len() && factors.len() == rows);
+        assert!(residual.is_none_or(|residual| residual.len() == x.len()));
+        let args = [
+            x.arg(),
+            self.weight.arg(),
+            Arg::F32(self.offset),
+            Arg::F32(self.eps),
+            dy.arg(),
+            optional(residual),
+            dx.arg(),
+            factors.arg(),
+            arg(rows),
+            arg(cols),
+        ];
+        // SAFETY: the lengths were checked.
+        unsafe { self.launch::<T>(device, "rms_norm_backward", rows, &args) }
+    }
+
+    /// # Safety
+    /// As [`Device::launch`].
+    unsafe fn launch<T: Float>(
+        &self,
+        device: &Device,
+        name: &str,
+        rows: usize,
+        args: &[Arg],
+    ) -> Result<(), CudaError> {
+        let (group, n_blocks) =
+            if self.weight.len() <= WARP_COLS { ("warp", rows.div_ceil(8)) } else { ("block", rows) };
+        let kernel = format!("{name}_{group}_{}", T::NAME);
+        let launch =
+            Launch { kernel: &kernel, grid: (blocks(n_blocks), 1), threads: THREADS, shared: 0, args };
+        // SAFETY: the caller's.
+        unsafe { device.launch(&launch) }
+    }
+
+    fn shape(&self, len: usize) -> (usize, usize) {
+        let cols = self.weight.len();
+        assert!(cols > 0 && len.is_multiple_of(cols), "{len} values for a norm of {cols}");
+        (len / cols, cols)
+    }
+}
+
+/// Adds the gradient of a norm's weight, sums of `dy * (x * factor)` over rows, to `gradient`.
+pub fn weight_gradient<T: Float>(
+    device: &Device,
+    x: &Buffer<T>,
+    factors: &Buffer<f32>,
+    dy: &Buffer<T>,
+    gradient: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    assert!(x.len() == dy.len() && factors.len() * gradient.len() == x.len());
+    column_sums(device, Some((x, factors)), dy, gradient)
+}
+
+/// Adds the gradient of a bias, sums of dy over rows, to `gradient`.
+pub fn bias_gradient<T: Float>(
+    device: &Device,
+    dy: &Buffer<T>,
+    gradient: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    assert!(!gradient.is_empty() && dy.len().is_multiple_of(gradient.len()));
+    column_sums(device, None, dy, gradient)
+}
+
+fn column_sums<T: Float>(
+    device: &Device,
+    x: Option<(&Buffer<T>, &Buffer<f32>)>,
+    dy: &Buffer<T>,
+    gradient: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    let cols = gradient.len();
+    let rows = dy.len() / cols;
+    let n_parts = rows.div_ceil(ROWS_PER_PART);
+    let partial = Buffer::<f32>::uninit(device, n_parts * cols)?;
+    let columns = blocks(cols.div_ceil(THREADS as usize));
+    let kernel = format!("column_sums_{}", T::NAME);
+    let args = [
+        optional(x.map(|(x, _)| x)),
+        optional(x.map(|(_, factors)| factors)),
+        dy.arg(),
+        partial.arg(),
+        arg(rows),
+        arg(cols),
+        arg(ROWS_PER_PART),
+    ];
+    let grid = (columns, blocks(n_parts));
+    // SAFETY: the lengths were checked by the callers; partial has a row per part.
+    unsafe { device.launch(&Launch { kernel: &kernel, grid, threads: THREADS, shared: 0, args: &args })? };
+    let args = [partial.arg(), gradient.arg(), arg(n_parts), arg(cols)];
+    let grid = (columns, 1);
+    // SAFETY: as above.
+    unsafe { device.launch(&Launch { kernel: "add_parts", grid, threads: THREADS, shared: 0, args: &args }) }
+}

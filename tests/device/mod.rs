@@ -1,0 +1,55 @@
+//! `--device` and `gpu-check` where no GPU can be used.
+
+use crate::common::run_lctl;
+
+#[test]
+fn a_command_of_the_cpu_refuses_a_gpu_wherever_the_option_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--device", "cuda:1", "suite", "list"][..], &["suite", "list", "--device", "cuda:1"]] {
+        let (status, stdout, stderr) = run_lctl(dir.path(), args);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains("`lctl suite` cannot compute on cuda:1"), "{stderr}");
+        assert!(stderr.contains("hint: leave --device out"), "{stderr}");
+    }
+}
+
+#[test]
+fn the_cpu_is_what_auto_means() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = |device| run_lctl(dir.path(), &["suite", "list", "--json", "--device", device]);
+    let (auto, cpu) = (list("auto"), list("cpu"));
+    assert_eq!(auto.0, 0, "{}", auto.2);
+    assert_eq!(auto, cpu);
+}
+
+#[test]
+fn what_names_no_device_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, stderr) = run_lctl(dir.path(), &["doctor", "--device", "cuda"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("cuda:0 is the first"), "{stderr}");
+}
+
+#[test]
+fn the_check_of_a_gpu_is_hidden_and_takes_no_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, help, _) = run_lctl(dir.path(), &["--help"]);
+    assert!(!help.contains("gpu-check"));
+    let (status, _, stderr) = run_lctl(dir.path(), &["gpu-check", "--device", "cpu"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("checks a GPU, not cpu"), "{stderr}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, stderr) = run_lctl(dir.path(), &["gpu-check", "--json", "gpu.json"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("this build has no CUDA") && stderr.contains("--features cuda"), "{stderr}");
+    assert!(!dir.path().join("gpu.json").exists());
+    let (_, doctor, _) = run_lctl(dir.path(), &["doctor", "--json"]);
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    assert_eq!(doctor["gpu"]["built_in"], false);
+    assert!(doctor["gpu"]["obstacle"].as_str().unwrap().contains("this build has no CUDA"));
+}
