@@ -113,10 +113,10 @@ static STEPS: &[Step] = &[
         ],
     },
     Step {
-        title: "Right answers can hide a loss: how far are the predictions from those of all bits?",
+        title: "Right answers can hide a loss: how far did predictions move? (told at the end)",
         commands: &[
-            work("eval int8.gguf --kl-base base --text texts/demo-soc.txt --out runs/int8-kl"),
-            work("eval int4.gguf --kl-base base --text texts/demo-soc.txt --out runs/int4-kl"),
+            work("eval int8.gguf --kl-base base --text texts/demo-soc.txt --quiet --out runs/int8-kl"),
+            work("eval int4.gguf --kl-base base --text texts/demo-soc.txt --quiet --out runs/int4-kl"),
         ],
     },
     Step {
@@ -248,8 +248,8 @@ fn tell(args: &Args, started: Instant) -> Result<(), Failure> {
     let dir = &args.out;
     let shown = term::printable(&dir.display().to_string());
     term::out(&format!(
-        "A small model that lctl trained itself goes through everything lctl does. Files are in {shown};\n\
-         the commands are those you would type there:\n\n  cd {shown}\n"
+        "A small model that lctl trained itself goes through everything lctl does.\n\
+         Files are in {shown}; the commands are those you would type there:\n\n  cd {shown}\n"
     ))?;
     // what a user would type is relative to the directory
     std::env::set_current_dir(dir).map_err(|source| Error::Io {
