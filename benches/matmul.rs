@@ -1,14 +1,15 @@
 //! Speed of the products: GFLOP/s, and GB/s of weights read, the best of several passes over weights in memory.
 //!
 //! usage: cargo bench --bench matmul -- [FORMAT]... [M]... [--compute auto|f32|bf16|int8] [--isa NAME] [--threads N]
-//!     [--n ROWS] [--mib N] [--mapped]
+//!     [--n ROWS] [--k COLUMNS] [--mib N] [--mapped] [--transposed]
 //!
+//! `--transposed` times the gradient of the input, `y[M][K] = x[M][N] W`, over mapped weights.
 //! `--n 128 --mib 0` keeps the weights in the second cache: what is left is the kernel's own time.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use lctl::kernel::product::{SharedBytes, matmul};
+use lctl::kernel::product::{Operand, SharedBytes, matmul, matmul_transposed};
 use lctl::kernel::{Arena, Arithmetic, Compute, ComputeMode, Isa, Matrix};
 use lctl::tensor::format::by_name;
 use lctl::tensor::{Dtype, RowMap};
@@ -28,14 +29,17 @@ struct Options {
     isa: Isa,
     threads: usize,
     n: usize,
+    k: usize,
     mib: usize,
     mapped: bool,
+    transposed: bool,
 }
 
 fn options() -> Options {
     let (isa, threads) = (Isa::detect(), 1);
     let (formats, rows, mode) = (vec![], vec![], None);
-    let mut options = Options { formats, rows, mode, isa, threads, n: N, mib: MIB, mapped: false };
+    let (n, k, mib, mapped, transposed) = (N, K, MIB, false, false);
+    let mut options = Options { formats, rows, mode, isa, threads, n, k, mib, mapped, transposed };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -44,8 +48,10 @@ fn options() -> Options {
             "--isa" => options.isa = Isa::by_name(&value()).expect("a name of an ISA level"),
             "--threads" => options.threads = value().parse().expect("a number of threads"),
             "--n" => options.n = value().parse().expect("a number of rows of weights"),
+            "--k" => options.k = value().parse().expect("a number of columns of weights"),
             "--mib" => options.mib = value().parse().expect("a number of MiB"),
             "--mapped" => options.mapped = true,
+            "--transposed" => (options.transposed, options.mapped) = (true, true),
             _ => match arg.parse() {
                 Ok(m) => options.rows.push(m),
                 Err(_) => options.formats.push(by_name(&arg).expect("a format's name or a number of rows")),
@@ -73,13 +79,13 @@ fn noise(n: usize) -> Vec<f32> {
 }
 
 fn matrices(dtype: Dtype, arithmetic: Arithmetic, compute: &Compute, options: &Options) -> Vec<Matrix> {
-    let n = options.n;
-    let bytes = n * K / dtype.block_len() * dtype.block_bytes();
+    let (n, k) = (options.n, options.k);
+    let bytes = n * k / dtype.block_len() * dtype.block_bytes();
     let mut one = vec![0; bytes];
-    dtype.encode(options.isa, &noise(n * K), K, None, &mut one);
+    dtype.encode(options.isa, &noise(n * k), k, None, &mut one);
     let copies = (options.mib << 20).div_ceil(bytes).max(1);
     let all: SharedBytes = Arc::new(one.repeat(copies));
-    let mapped = (0..copies).map(|i| Matrix::new(all.clone(), i * bytes, dtype, n, K, RowMap::Identity));
+    let mapped = (0..copies).map(|i| Matrix::new(all.clone(), i * bytes, dtype, n, k, RowMap::Identity));
     let mapped: Vec<Matrix> = mapped.collect();
     if options.mapped || !mapped[0].packs_for(arithmetic) {
         return mapped;
@@ -90,14 +96,20 @@ fn matrices(dtype: Dtype, arithmetic: Arithmetic, compute: &Compute, options: &O
 }
 
 /// Returns the seconds of the fastest product.
-fn seconds(compute: &Compute, ws: &[Matrix], arithmetic: Arithmetic, m: usize) -> f64 {
-    let x = noise(m * K);
-    let mut y = vec![0.0; m * ws[0].rows()];
+fn seconds(compute: &Compute, ws: &[Matrix], arithmetic: Arithmetic, m: usize, transposed: bool) -> f64 {
+    let (n, k) = (ws[0].rows(), ws[0].cols());
+    let (x, mut y) = (noise(m * n.max(k)), vec![0.0; m * n.max(k)]);
     let mut best = f64::INFINITY;
     let start = Instant::now();
     for w in ws.iter().cycle() {
         let pass = Instant::now();
-        matmul(compute, &x, w, arithmetic, &mut y);
+        match transposed {
+            false => matmul(compute, &x[..m * k], w, arithmetic, &mut y[..m * n]),
+            true => {
+                let w = [(Operand::Matrix(w), arithmetic)];
+                matmul_transposed(compute, &[&x[..m * n]], &w, &mut y[..m * k]);
+            }
+        }
         best = best.min(pass.elapsed().as_secs_f64());
         if start.elapsed().as_secs_f64() > SECONDS {
             break;
@@ -109,7 +121,7 @@ fn seconds(compute: &Compute, ws: &[Matrix], arithmetic: Arithmetic, m: usize) -
 fn main() {
     let options = options();
     let compute = Compute::new(options.isa, options.threads).expect("threads");
-    println!("{}, {} threads, k {K}, n {}", options.isa.name(), options.threads, options.n);
+    println!("{}, {} threads, k {}, n {}", options.isa.name(), options.threads, options.k, options.n);
     println!("{:8} {:10} {:>5} {:>9} {:>7}", "format", "arithmetic", "m", "GFLOP/s", "GB/s");
     for &dtype in &options.formats {
         let modes = options
@@ -120,8 +132,8 @@ fn main() {
         for arithmetic in arithmetics {
             let ws = matrices(dtype, arithmetic, &compute, &options);
             for &m in &options.rows {
-                let seconds = seconds(&compute, &ws, arithmetic, m);
-                let gflops = 2e-9 * (m * K * options.n) as f64 / seconds;
+                let seconds = seconds(&compute, &ws, arithmetic, m, options.transposed);
+                let gflops = 2e-9 * (m * options.k * options.n) as f64 / seconds;
                 let gigabytes = 1e-9 * (options.n * ws[0].row_bytes()) as f64 / seconds;
                 let arithmetic = format!("{arithmetic:?}");
                 println!("{:8} {arithmetic:10} {m:5} {gflops:9.1} {gigabytes:7.1}", dtype.name());

@@ -1,7 +1,7 @@
 //! Elementwise steps between the products.
 
 use super::Compute;
-use super::disjoint::{for_row_block_pairs, for_row_blocks};
+use super::disjoint::{for_row_block_pairs, for_row_blocks, written_by_row_blocks};
 use super::math::{GeluTanh, MapInPlace, Silu, Unary, lanes};
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
 
@@ -16,6 +16,16 @@ pub fn swiglu(compute: &Compute, gate: &mut [f32], up: &[f32]) {
 /// Replaces gate by `gelu(gate) * up`, gelu in its tanh form (GeGLU, arXiv:2002.05202); see [`lanes::gelu_tanh`].
 pub fn geglu_tanh(compute: &Compute, gate: &mut [f32], up: &[f32]) {
     zip(compute, gate, up, Gated(GeluTanh));
+}
+
+/// Returns what [`swiglu`] would put in place of gate.
+pub fn swiglu_of(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    zipped(compute, gate, up, Gated(Silu))
+}
+
+/// Returns what [`geglu_tanh`] would put in place of gate.
+pub fn geglu_tanh_of(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    zipped(compute, gate, up, Gated(GeluTanh))
 }
 
 /// Replaces gate and up by their gradients under [`swiglu`]: up by `dy * silu(gate)`, gate by
@@ -47,6 +57,21 @@ pub fn sum(compute: &Compute, x: &[f32], y: &[f32]) -> Vec<f32> {
 /// Returns `x + factor * y`, product and sum each rounded.
 pub fn scaled_sum(compute: &Compute, x: &[f32], factor: f32, y: &[f32]) -> Vec<f32> {
     zipped(compute, x, y, AddScaled(factor))
+}
+
+/// Returns a copy of x, made by all threads.
+pub fn copied(compute: &Compute, x: &[f32]) -> Vec<f32> {
+    written_by_row_blocks(&compute.team, x.len(), 1, |first, out| {
+        out.copy_from_slice(&x[first..][..out.len()]);
+    })
+}
+
+/// Returns `factor * x`.
+pub fn scaled(compute: &Compute, x: &[f32], factor: f32) -> Vec<f32> {
+    written_by_row_blocks(&compute.team, x.len(), 1, |first, out| {
+        out.copy_from_slice(&x[first..][..out.len()]);
+        dispatch_fma(compute.isa, MapInPlace(Scale(factor), out));
+    })
 }
 
 /// Replaces x by `factor * x`.
@@ -88,13 +113,11 @@ fn zip(compute: &Compute, x: &mut [f32], y: &[f32], function: impl Binary) {
 
 fn zipped(compute: &Compute, x: &[f32], y: &[f32], function: impl Binary) -> Vec<f32> {
     assert_eq!(x.len(), y.len());
-    let mut out = vec![0.0; x.len()];
-    for_row_blocks(&compute.team, &mut out, 1, |first, out| {
+    written_by_row_blocks(&compute.team, x.len(), 1, |first, out| {
         // a part at a time, so that it is in the cache when it is added to
         out.copy_from_slice(&x[first..][..out.len()]);
         dispatch_fma(compute.isa, Zip { y: &y[first..][..out.len()], x: out, function });
-    });
-    out
+    })
 }
 
 fn map(compute: &Compute, x: &mut [f32], function: impl Unary) {

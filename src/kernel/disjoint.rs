@@ -1,6 +1,7 @@
 //! One slice written by many tasks, each its own part.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A mutable slice whose parts are handed to tasks that run at the same time.
@@ -59,6 +60,33 @@ pub(crate) fn for_row_blocks<T: Send>(
         let part = unsafe { shared.part(rows.start * row_len..rows.end * row_len) };
         work(rows.start, part);
     });
+}
+
+/// Returns `n` values that `work(first_row, part)` writes, cut as by [`for_row_blocks`]; a part is zero before.
+///
+/// A part is zeroed just before it is written, in the cache: zeros for the whole would go through memory.
+///
+/// # Panics
+/// If `n` is no whole rows.
+pub(crate) fn written_by_row_blocks(
+    team: &super::Team,
+    n: usize,
+    row_len: usize,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    assert!(n.is_multiple_of(row_len));
+    let mut values = Vec::with_capacity(n);
+    let spare = &mut values.spare_capacity_mut()[..n];
+    for_row_blocks(team, spare, row_len, |first_row, part: &mut [MaybeUninit<f32>]| {
+        part.fill(MaybeUninit::new(0.0));
+        // SAFETY: the same layout, and the values were just written.
+        let part = unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast::<f32>(), part.len()) };
+        work(first_row, part);
+    });
+    // SAFETY: the parts are all of the n values (whole rows; none without a row length, which only n = 0 is a multiple of), and
+    // each was filled with zeros.
+    unsafe { values.set_len(n) };
+    values
 }
 
 /// [`for_row_blocks`] over two slices of one length: `work(first_row, part of a, part of b)`.

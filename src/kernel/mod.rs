@@ -5,7 +5,7 @@ mod aligned;
 mod arena;
 pub mod attention;
 pub mod convert;
-mod disjoint;
+pub(crate) mod disjoint;
 pub mod dropout;
 mod isa;
 pub mod kv_cache;

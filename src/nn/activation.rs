@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{same_shape, tensor, values, with_values};
 use crate::kernel::Compute;
-use crate::kernel::activation::{geglu_tanh, geglu_tanh_backward, swiglu, swiglu_backward};
+use crate::kernel::activation::{copied, geglu_tanh_backward, geglu_tanh_of, swiglu_backward, swiglu_of};
 
 /// What the gate of a feed-forward goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub fn gated_backward(
 ) -> Result<(Tensor, Tensor)> {
     same_shape("a gate", gate, up)?;
     same_shape("a gate's gradient", gate, dy)?;
-    let mut dgate = with_values(gate, <[f32]>::to_vec)?;
-    let mut dup = with_values(up, <[f32]>::to_vec)?;
+    let mut dgate = with_values(gate, |gate| copied(compute, gate))?;
+    let mut dup = with_values(up, |up| copied(compute, up))?;
     with_values(dy, |dy| match activation {
         Activation::Silu => swiglu_backward(compute, &mut dgate, &mut dup, dy),
         Activation::GeluTanh => geglu_tanh_backward(compute, &mut dgate, &mut dup, dy),
@@ -66,11 +66,10 @@ impl CustomOp2 for Gated {
         if l1.shape() != l2.shape() {
             candle_core::bail!("a gate of shape {:?} for {:?}", l1.shape(), l2.shape());
         }
-        let mut y = gate.to_vec();
-        match self.activation {
-            Activation::Silu => swiglu(&self.compute, &mut y, up),
-            Activation::GeluTanh => geglu_tanh(&self.compute, &mut y, up),
-        }
+        let y = match self.activation {
+            Activation::Silu => swiglu_of(&self.compute, gate, up),
+            Activation::GeluTanh => geglu_tanh_of(&self.compute, gate, up),
+        };
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor};
 
 use super::{rows_of, values, with_values};
 use crate::kernel::activation::add_bias;
-use crate::kernel::product::{Operand, accumulate_outer, matmul_all, matmul_transposed};
+use crate::kernel::product::{Operand, accumulate_outer, matmul_add_scaled, matmul_all, transposed_products};
 use crate::kernel::{Arithmetic, Compute, Matrix};
 
 /// One matrix `[N, K]` to multiply by, and a bias of N values to add.
@@ -38,6 +38,27 @@ pub fn products(compute: &Arc<Compute>, x: &Tensor, products: Vec<Product>) -> R
     Ok(out)
 }
 
+/// Adds `scale * (x W^T)` to y, `[.., N]`, where it lies, for `x` `[.., K]`: the product rounded as in [`products`], its multiple
+/// and the sum each rounded. A bias is not added.
+///
+/// Errors if the shapes disagree, y is x, or for a product in integers.
+pub fn add_product_scaled(
+    compute: &Arc<Compute>,
+    y: &Tensor,
+    x: &Tensor,
+    product: &Product,
+    scale: f32,
+) -> Result<()> {
+    let (n, k) = (product.weight.rows(), product.weight.cols());
+    if last_dim(x) != k || last_dim(y) != n || x.elem_count() * n != y.elem_count() * k {
+        candle_core::bail!("a sum of {:?} and {:?} times a matrix of {n} x {k}", y.shape(), x.shape());
+    }
+    if product.arithmetic == Arithmetic::Int8 {
+        candle_core::bail!("sums of integer products go on from zero only");
+    }
+    with_values(x, |x| y.inplace_op1(&AddProduct { compute, x, product, scale }))?
+}
+
 /// Returns the sum over the products of `dY W`, `[T, K]`, for gradients `dY` `[T, N]` of their results: one chain of
 /// each element over the rows of the matrices, one matrix after another. Weights and biases get no gradient.
 ///
@@ -64,8 +85,7 @@ pub fn products_backward(compute: &Arc<Compute>, dys: &[Tensor], products: &[Pro
         };
         operands.push((Operand::Matrix(weight), arithmetic));
     }
-    let mut dx = vec![0.0; n_rows * k];
-    with_all_values(dys, |dys| matmul_transposed(compute, dys, &operands, &mut dx))?;
+    let dx = with_all_values(dys, |dys| transposed_products(compute, dys, &operands, n_rows))?;
     Tensor::from_vec(dx, (n_rows, k), first.device())
 }
 
@@ -89,8 +109,7 @@ pub fn weight_gradient(
         with_values(x, |x| match scale {
             1.0 => accumulate_outer(compute, dy, n, x, k, grad),
             scale => {
-                let mut scaled = x.to_vec();
-                crate::kernel::activation::scale(compute, &mut scaled, scale);
+                let scaled = crate::kernel::activation::scaled(compute, x, scale);
                 accumulate_outer(compute, dy, n, &scaled, k, grad);
             }
         })
@@ -129,6 +148,30 @@ fn with_all_values<T>(tensors: &[Tensor], read: impl FnOnce(&[&[f32]]) -> T) -> 
         }
     }
     Ok(read(&slices))
+}
+
+/// See [`add_product_scaled`].
+struct AddProduct<'a> {
+    compute: &'a Compute,
+    x: &'a [f32],
+    product: &'a Product,
+    scale: f32,
+}
+
+impl InplaceOp1 for AddProduct<'_> {
+    fn name(&self) -> &'static str {
+        "add_product"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let AddProduct { compute, x, product, scale } = *self;
+        let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("a sum that is not f32 or not contiguous");
+        };
+        let y = &mut all[start..end];
+        matmul_add_scaled(compute, x, &product.weight, product.arithmetic, scale, y);
+        Ok(())
+    }
 }
 
 /// Results one after another in one flat tensor: an op has a single result.

@@ -8,6 +8,7 @@ use super::linear::{Product, products, products_backward, weight_gradient};
 use super::softmax::softcap;
 use super::{gather, with_values};
 use crate::kernel::Compute;
+use crate::kernel::activation::copied;
 use crate::kernel::softmax::{LogSoftmax, cross_entropy_gradient_rows, log_softmax_rows};
 
 /// From hidden states to logits.
@@ -108,7 +109,7 @@ fn backward(
         let mut d_logits = with_values(&logits, |logits| {
             let pieces = log_softmax_rows(compute, logits, vocab_size);
             each(&pieces, logits, &targets[rows.clone()]);
-            let mut gradient = logits.to_vec();
+            let mut gradient = copied(compute, logits);
             let (targets, factors) = (&targets[rows.clone()], &factors[rows.clone()]);
             cross_entropy_gradient_rows(compute, &mut gradient, vocab_size, &pieces, targets, factors);
             gradient

@@ -27,7 +27,7 @@ pub use add::{add, add_scaled};
 pub use attention::{AttendingRows, attention, document_attention, document_attention_backward};
 pub use dropout::{dropout, dropout_backward};
 pub use embedding::{embedding, embedding_backward};
-pub use linear::{Product, bias_gradient, products, products_backward, weight_gradient};
+pub use linear::{Product, add_product_scaled, bias_gradient, products, products_backward, weight_gradient};
 pub use loss::{CrossEntropy, Head, cross_entropy, log_probs, log_probs_backward};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use rope::{Turns, rope, rope_backward};

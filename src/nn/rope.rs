@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{tensor, values, with_values};
 use crate::kernel::Compute;
+use crate::kernel::activation::copied;
 use crate::kernel::rope::{RopeTable, rope as kernel, rope_backward as backward};
 
 /// Where rows stand in their sequences, and the frequencies they turn with.
@@ -28,7 +29,7 @@ pub fn rope(compute: &Arc<Compute>, x: &Tensor, head_dim: usize, turns: &Turns) 
 ///
 /// Errors if there are not as many positions as rows.
 pub fn rope_backward(compute: &Compute, dy: &Tensor, head_dim: usize, turns: &Turns) -> Result<Tensor> {
-    let mut dx = with_values(dy, <[f32]>::to_vec)?;
+    let mut dx = with_values(dy, |dy| copied(compute, dy))?;
     turns.for_each(dy.dims(), &mut dx, |dx, positions, table| {
         backward(compute, dx, head_dim, positions, table);
     })?;
@@ -72,7 +73,7 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = values(storage, layout)?.to_vec();
+        let mut y = copied(&self.compute, values(storage, layout)?);
         self.turns.for_each(layout.dims(), &mut y, |x, positions, table| {
             kernel(&self.compute, x, self.head_dim, positions, table);
         })?;

@@ -39,6 +39,8 @@ pub struct Tile<'a> {
     pub rows: Range<usize>,
     /// Rows of w (columns of y); begins at a multiple of the w group.
     pub cols: Range<usize>,
+    /// See [`Job::add_scaled`].
+    pub add_scaled: Option<f32>,
     y: *mut f32,
 }
 
@@ -105,6 +107,8 @@ pub struct Job<'a> {
     pub w: &'a Matrix,
     /// Every element is written.
     pub y: &'a mut [MaybeUninit<f32>],
+    /// Add so many times the products to y, which is initialised then.
+    pub add_scaled: Option<f32>,
 }
 
 /// Returns initialised memory as one that need not be.
@@ -176,6 +180,7 @@ struct Cut<'a> {
     product: &'static dyn Product,
     w: &'a Matrix,
     y: Shared<f32>,
+    add_scaled: Option<f32>,
     x: &'a [u8],
     row_bytes: usize,
     first_task: usize,
@@ -202,6 +207,7 @@ fn multiply(compute: &Compute, m: usize, forms: &[Form], packed: &[u8], jobs: &m
             product: job.product,
             w: job.w,
             y: Shared(job.y.as_mut_ptr().cast()),
+            add_scaled: job.add_scaled,
             x: &packed[form.start..][..m * form.row_bytes],
             row_bytes: form.row_bytes,
             first_task: n_tasks,
@@ -223,6 +229,7 @@ fn multiply(compute: &Compute, m: usize, forms: &[Form], packed: &[u8], jobs: &m
             w: cut.w,
             rows: row..m.min(row + cut.tile_rows),
             cols: col..cut.w.rows().min(col + cut.tile_cols),
+            add_scaled: cut.add_scaled,
             y: cut.y.at(0),
         });
     });

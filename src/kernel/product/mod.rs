@@ -26,7 +26,7 @@ use crate::tensor::format::{BF16, BlockFormat, Nf4};
 use driver::{Job, Product};
 
 pub use matrix::{Bytes, Matrix, SharedBytes, Unquantizable, Values};
-pub use transposed::{Operand, accumulate_outer, matmul_transposed};
+pub use transposed::{Operand, accumulate_outer, matmul_transposed, transposed_products};
 
 /// What the products of a matrix take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,7 +119,23 @@ pub fn matmul(compute: &Compute, x: &[f32], w: &Matrix, arithmetic: Arithmetic, 
 /// # Panics
 /// As [`matmul`]; and if the matrices differ in their columns, or there are not as many results as matrices.
 pub fn matmul_many(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: &mut [&mut [f32]]) {
-    multiply(compute, x, ws, ys.iter_mut().map(|y| driver::overwritten(y)).collect());
+    multiply(compute, x, ws, ys.iter_mut().map(|y| driver::overwritten(y)).collect(), None);
+}
+
+/// Adds `scale * (x[m] . w[n])` to `y[m][n]`, the product rounded as [`matmul`] does, then its multiple, then the sum.
+///
+/// # Panics
+/// As [`matmul`], and for [`Arithmetic::Int8`].
+pub fn matmul_add_scaled(
+    compute: &Compute,
+    x: &[f32],
+    w: &Matrix,
+    arithmetic: Arithmetic,
+    scale: f32,
+    y: &mut [f32],
+) {
+    assert!(arithmetic != Arithmetic::Int8, "integer products begin at zero");
+    multiply(compute, x, &[(w, arithmetic)], vec![driver::overwritten(y)], Some(scale));
 }
 
 /// Returns what [`matmul_many`] writes, the results one after another.
@@ -138,13 +154,19 @@ pub fn matmul_all(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)]) ->
         ys.push(y);
         rest = behind;
     }
-    multiply(compute, x, ws, ys);
+    multiply(compute, x, ws, ys, None);
     // SAFETY: the products wrote every element (`Product::tile`); there is none if x is empty.
     unsafe { all.set_len(n) };
     all
 }
 
-fn multiply(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: Vec<&mut [MaybeUninit<f32>]>) {
+fn multiply(
+    compute: &Compute,
+    x: &[f32],
+    ws: &[(&Matrix, Arithmetic)],
+    ys: Vec<&mut [MaybeUninit<f32>]>,
+    add_scaled: Option<f32>,
+) {
     assert_eq!(ws.len(), ys.len());
     let Some(k) = ws.first().map(|(w, _)| w.cols()) else { return };
     let m = x.len().checked_div(k).unwrap_or(0);
@@ -154,7 +176,7 @@ fn multiply(compute: &Compute, x: &[f32], ws: &[(&Matrix, Arithmetic)], ys: Vec<
         assert_eq!(w.cols(), k);
         assert_eq!(y.len(), m * w.rows());
         let product = product(compute.isa, *arithmetic, w.dtype());
-        jobs.push(Job { arithmetic: *arithmetic, product, w, y });
+        jobs.push(Job { arithmetic: *arithmetic, product, w, y, add_scaled });
     }
     if m > 0 {
         driver::run(compute, x, k, &mut jobs);

@@ -59,7 +59,8 @@ fn run_form(
     w: &Matrix,
 ) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / w.cols() * w.rows()];
-    let job = Job { arithmetic: form.1, product: form.2, w, y: driver::overwritten(&mut y) };
+    let job =
+        Job { arithmetic: form.1, product: form.2, w, y: driver::overwritten(&mut y), add_scaled: None };
     driver::run(compute, x, w.cols(), &mut [job]);
     y
 }
@@ -349,6 +350,50 @@ fn outer_products_go_on_from_what_they_find() {
                     accumulate_outer(&compute, a, n, b, k, &mut halves);
                 }
                 assert!(bits(&halves) == bits(&want), "in two parts: {t} x {n} x {k} on {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn more_rows_than_pass_at_once_equal_the_oracle() {
+    let compute = Compute::new(Isa::detect(), 2).unwrap();
+    for (name, arithmetic) in [("F32", Arithmetic::F32), ("BF16", Arithmetic::Bf16)] {
+        let w = matrix(by_name(name).unwrap(), 50, 530, RowMap::Identity);
+        let m = 1100; // tiles of 512 rows and of 1024
+        let x = noise(m * 530, 8);
+        let (mut y, mut want) = (vec![f32::NAN; m * 50], vec![0.0; m * 50]);
+        oracle::matmul(&compute, &x, &w, arithmetic, &mut want);
+        matmul(&compute, &x, &w, arithmetic, &mut y);
+        assert!(bits(&y) == bits(&want), "{name}");
+        let w = matrix(by_name(name).unwrap(), 530, 20, RowMap::Identity);
+        let mut want = vec![0.0; m * 20];
+        oracle::matmul_transposed(&x, &decoded(&w), 20, arithmetic, &mut want);
+        let y = transposed_products(&compute, &[&x], &[(Operand::Matrix(&w), arithmetic)], m);
+        assert!(bits(&y) == bits(&want), "{name}, transposed");
+    }
+}
+
+#[test]
+fn multiples_of_products_are_added_as_if_apart() {
+    let scale = -1.7;
+    for (n, k) in [(1, 1), (48, 16), (53, 16), (97, 515), (16, 8)] {
+        for (name, arithmetic) in [("F32", Arithmetic::F32), ("BF16", Arithmetic::Bf16)] {
+            let w = matrix(by_name(name).unwrap(), n, k, RowMap::Identity);
+            let packed = packed(&w);
+            for m in [1, 3, 9, 70] {
+                let (x, begun) = (noise(m * k, 1), noise(m * n, 2));
+                let mut product = vec![0.0; m * n];
+                oracle::matmul(&Compute::new(Isa::Portable, 1).unwrap(), &x, &w, arithmetic, &mut product);
+                let want: Vec<f32> = begun.iter().zip(&product).map(|(y, p)| y + scale * p).collect();
+                for isa in Isa::available() {
+                    for (w, form) in [(&w, "mapped"), (&packed, "packed")] {
+                        let compute = Compute::new(isa, 2).unwrap();
+                        let mut y = begun.clone();
+                        matmul_add_scaled(&compute, &x, w, arithmetic, scale, &mut y);
+                        assert!(bits(&y) == bits(&want), "{name} {form} m {m}, {n} x {k} on {}", isa.name());
+                    }
+                }
             }
         }
     }

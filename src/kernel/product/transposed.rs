@@ -4,6 +4,7 @@
 //! [`Arithmetic::F32`] fused multiply-adds, for [`Arithmetic::Bf16`] pairs `(2i, 2i + 1)` of n, the odd product first, an odd
 //! last n of a matrix paired with a zero. It depends on its row of every x and its column of every w alone.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::driver::{self, Shared};
@@ -94,6 +95,28 @@ impl<'a> Tile<'a> {
 /// # Panics
 /// If the lengths disagree, there is no matrix, or an arithmetic is [`Arithmetic::Int8`].
 pub fn matmul_transposed(compute: &Compute, xs: &[&[f32]], ws: &[(Operand<'_>, Arithmetic)], y: &mut [f32]) {
+    write(compute, xs, ws, driver::overwritten(y));
+}
+
+/// Returns what [`matmul_transposed`] writes for `m` rows.
+///
+/// # Panics
+/// As [`matmul_transposed`].
+pub fn transposed_products(
+    compute: &Compute,
+    xs: &[&[f32]],
+    ws: &[(Operand<'_>, Arithmetic)],
+    m: usize,
+) -> Vec<f32> {
+    let n = ws.first().map_or(0, |(w, _)| m * w.cols());
+    let mut y = Vec::with_capacity(n);
+    write(compute, xs, ws, &mut y.spare_capacity_mut()[..n]);
+    // SAFETY: every element is written: a tile's sums begin with its first operand, which has rows.
+    unsafe { y.set_len(n) };
+    y
+}
+
+fn write(compute: &Compute, xs: &[&[f32]], ws: &[(Operand<'_>, Arithmetic)], y: &mut [MaybeUninit<f32>]) {
     assert!(xs.len() == ws.len() && !ws.is_empty());
     let k = ws[0].0.cols();
     let m = y.len().checked_div(k).unwrap_or(0);
@@ -133,7 +156,7 @@ pub fn accumulate_outer(compute: &Compute, a: &[f32], n: usize, b: &[f32], k: us
     }
     let columns = transposed(compute, a, n); // [N, T]
     let part = Part::new(compute, &columns, Operand::Values { values: b, cols: k }, Arithmetic::F32);
-    run(compute, &[part], n, k, false, y);
+    run(compute, &[part], n, k, false, driver::overwritten(y));
 }
 
 /// Returns the transpose of x, `[.., cols]`.
@@ -171,9 +194,10 @@ impl<'a> Part<'a> {
     }
 }
 
-fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, y: &mut [f32]) {
+/// Writes y, or, unless it `begins`, continues what is there.
+fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, y: &mut [MaybeUninit<f32>]) {
     /// Tasks per thread, so that a thread that was held up is not waited for long.
-    const TASKS_PER_THREAD: usize = 4;
+    const TASKS_PER_THREAD: usize = 8;
     /// The least rows in a tile: with fewer, reading w again costs more than a balanced load gains.
     const LEAST_ROWS: usize = 64;
     if m == 0 || k == 0 {
@@ -195,7 +219,7 @@ fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, 
         let group = parts.iter().map(|part| part.product.x_group()).max().unwrap_or(1);
         let tile_rows = m.div_ceil(row_tiles).next_multiple_of(group);
         let row_tiles = m.div_ceil(tile_rows);
-        let y = Shared::new(y.as_mut_ptr());
+        let y = Shared::new(y.as_mut_ptr().cast());
         compute.team.run(col_tiles * row_tiles, |task| {
             let (row, col) = (task % row_tiles * tile_rows, task / row_tiles * tile_cols);
             for (i, (part, x)) in parts.iter().zip(&xs).enumerate() {

@@ -1,11 +1,10 @@
 //! Activations that the backward needs, as small as its arithmetic lets them be.
 
-use std::sync::{Mutex, PoisonError};
-
 use candle_core::{Device, Result, Shape, Tensor};
 
 use crate::kernel::Compute;
 use crate::kernel::convert::{bf16_to_f32, f32_to_bf16};
+use crate::kernel::disjoint::{for_row_blocks, written_by_row_blocks};
 use crate::nn::with_values;
 
 /// How activations are kept.
@@ -23,9 +22,6 @@ pub(super) enum Kept {
     Bf16 { bytes: Vec<u8>, shape: Shape },
 }
 
-/// Values that one task converts.
-const CHUNK: usize = 1 << 16;
-
 impl Kept {
     pub fn new(compute: &Compute, form: Form, x: &Tensor) -> Result<Kept> {
         if form == Form::Exact {
@@ -33,12 +29,9 @@ impl Kept {
         }
         let bytes = with_values(x, |x| {
             let mut bytes = vec![0; 2 * x.len()];
-            let tasks: Vec<_> = x.chunks(CHUNK).zip(bytes.chunks_mut(2 * CHUNK).map(Mutex::new)).collect();
-            compute.team.run(tasks.len(), |task| {
-                let (x, bytes) = &tasks[task];
-                f32_to_bf16(compute.isa, x, &mut bytes.lock().unwrap_or_else(PoisonError::into_inner));
+            for_row_blocks(&compute.team, &mut bytes, 2, |first, bytes| {
+                f32_to_bf16(compute.isa, &x[first..][..bytes.len() / 2], bytes);
             });
-            drop(tasks);
             bytes
         })?;
         Ok(Kept::Bf16 { bytes, shape: x.shape().clone() })
@@ -49,14 +42,9 @@ impl Kept {
         match self {
             Kept::Exact(x) => Ok(x.clone()),
             Kept::Bf16 { bytes, shape } => {
-                let mut x = vec![0.0; bytes.len() / 2];
-                let tasks: Vec<_> =
-                    bytes.chunks(2 * CHUNK).zip(x.chunks_mut(CHUNK).map(Mutex::new)).collect();
-                compute.team.run(tasks.len(), |task| {
-                    let (bytes, x) = &tasks[task];
-                    bf16_to_f32(compute.isa, bytes, &mut x.lock().unwrap_or_else(PoisonError::into_inner));
+                let x = written_by_row_blocks(&compute.team, bytes.len() / 2, 1, |first, x| {
+                    bf16_to_f32(compute.isa, &bytes[2 * first..][..2 * x.len()], x);
                 });
-                drop(tasks);
                 Tensor::from_vec(x, shape, &Device::Cpu)
             }
         }
@@ -67,6 +55,9 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::kernel::{Isa, Team};
+
+    /// Some tasks' worth.
+    const CHUNK: usize = 1 << 16;
 
     #[test]
     fn what_is_kept_comes_back_rounded_as_named() {

@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 use super::dora;
 use super::pass::Pass;
 use crate::kernel::Arithmetic;
-use crate::kernel::activation::scale;
+use crate::kernel::activation;
 use crate::model::weights::{Linear, Vector};
 use crate::nn::{self, Product, RowPlace};
 
@@ -141,15 +141,16 @@ impl Group {
                 Some(low) => low.force_contiguous()?,
                 None => one(nn::products(pass.compute, &dropped, vec![adapter.down(pass)])?)?,
             };
-            let ups = nn::products(pass.compute, &low, adapter.ups(pass, &self.parts))?;
+            let ups = adapter.ups(pass, &self.parts);
             let mut gains = None;
             match &adapter.magnitude {
                 None => {
                     for (i, up) in adapter.parts.clone().zip(&ups) {
-                        ys[i] = nn::add_scaled(pass.compute, &ys[i], up, adapter.scale)?;
+                        nn::add_product_scaled(pass.compute, &ys[i], &low, up, adapter.scale)?;
                     }
                 }
                 Some(_) => {
+                    let ups = nn::products(pass.compute, &low, ups)?;
                     let g = dora::gains(pass, adapter, &self.parts)?;
                     self.scale_directions(pass, adapter, &dropped, &ups, &g, &mut ys)?;
                     gains = Some(g);
@@ -218,38 +219,33 @@ impl Group {
                 nn::bias_gradient(pass.compute, dy, &mut grads[range.clone()])?;
             }
         }
-        let mut dx = None;
-        if wants_dx {
-            let dys = self.base_gradients(pass, dys, lows)?;
-            let products = self.base_products(pass, 0..self.parts.len());
-            dx = Some(nn::products_backward(pass.compute, &dys, &products)?);
-        }
-        let (mut dlows, mut downs) = (Vec::new(), Vec::new());
-        for (adapter, low) in self.adapters(pass).iter().zip(lows) {
+        let adapters = self.adapters(pass).iter().zip(lows);
+        let mut dlows = Vec::with_capacity(lows.len());
+        for (adapter, low) in adapters.clone() {
             let dropped = adapter.dropped(pass, x, places)?;
             let own = &dys[adapter.parts.clone()];
             if let Some(magnitude) = &adapter.magnitude {
                 self.magnitude_gradient(pass, adapter, magnitude, (&dropped, low, own), grads)?;
             }
-            let dlow = self.pair_gradients(pass, adapter, (own, low), &dropped, grads)?;
-            match dx.take() {
-                Some(rest) if pass.rate > 0.0 => {
-                    dx = Some(self.add_dropped(pass, adapter, (rest, &dlow), (own, low), places)?);
-                }
-                rest => {
-                    dx = rest;
-                    dlows.push(dlow);
-                    downs.push(adapter.down(pass));
-                }
-            }
+            dlows.push(self.pair_gradients(pass, adapter, (own, low), &dropped, grads)?);
         }
-        match dx {
-            Some(dx) if !dlows.is_empty() => {
-                let share = nn::products_backward(pass.compute, &dlows, &downs)?;
-                Ok(Some(nn::add(pass.compute, &dx, &share)?))
-            }
-            dx => Ok(dx),
+        if !wants_dx {
+            return Ok(None);
         }
+        let mut base_dys = self.base_gradients(pass, dys, lows)?;
+        let mut products = self.base_products(pass, 0..self.parts.len());
+        if pass.rate == 0.0 {
+            // the pairs saw x itself: their share goes on with the sums of the base
+            products.extend(adapters.map(|(adapter, _)| adapter.down(pass)));
+            base_dys.append(&mut dlows);
+            return Ok(Some(nn::products_backward(pass.compute, &base_dys, &products)?));
+        }
+        let mut dx = nn::products_backward(pass.compute, &base_dys, &products)?;
+        for ((adapter, low), dlow) in adapters.zip(&dlows) {
+            let own = &dys[adapter.parts.clone()];
+            dx = self.add_dropped(pass, adapter, (dx, dlow), (own, low), places)?;
+        }
+        Ok(Some(dx))
     }
 
     /// Adds to the gradients of A and B; returns that of `x A^T`.
@@ -266,8 +262,7 @@ impl Group {
             nn::weight_gradient(pass.compute, dy, &low.low, adapter.scale, &mut grads[range])?;
         }
         let dlow = nn::products_backward(pass.compute, &scaled, &adapter.ups(pass, &self.parts))?;
-        let mut values = nn::with_values(&dlow, <[f32]>::to_vec)?;
-        scale(pass.compute, &mut values, adapter.scale);
+        let values = nn::with_values(&dlow, |dlow| activation::scaled(pass.compute, dlow, adapter.scale))?;
         let dlow = Tensor::from_vec(values, dlow.shape(), &Device::Cpu)?;
         nn::weight_gradient(pass.compute, &dlow, dropped, 1.0, &mut grads[adapter.a.clone()])?;
         Ok(dlow)

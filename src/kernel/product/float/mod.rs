@@ -97,7 +97,7 @@ macro_rules! float_product {
                     // SAFETY: the features are this function's.
                     unsafe { tile::run::<$step>($isa, tile, buffer) }
                 }
-                scratch::with(tile::scratch_bytes::<$step>(), |buffer| {
+                scratch::with(tile::scratch_bytes::<$step>(tile), |buffer| {
                     // SAFETY: `forms` hands this out only where the CPU has the features.
                     unsafe { run(tile, buffer) }
                 });
@@ -112,7 +112,7 @@ macro_rules! float_product {
                     // SAFETY: the features are this function's.
                     unsafe { transposed::run::<$step>($isa, tile, buffer) }
                 }
-                scratch::with(transposed::scratch_bytes::<$step>(), |buffer| {
+                scratch::with(transposed::scratch_bytes::<$step>(tile), |buffer| {
                     // SAFETY: `forms` hands this out only where the CPU has the features.
                     unsafe { run(tile, buffer) }
                 });

@@ -1,5 +1,6 @@
 //! The loops over panels and blocks of k around the micro-kernels.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::lanes::{Lanes, Rows};
@@ -98,9 +99,68 @@ impl Source {
     }
 }
 
-/// Bytes that [`run`] works in: a panel, and rows decoded for it.
-pub const fn scratch_bytes<S: Step>() -> usize {
-    4 * DEPTH * (w_group::<S>() + S::L::LANES)
+/// The most rows of x that panels pass over at once: their sums, and a block of them, stay in the second cache.
+const ROWS_AT_ONCE: usize = 512;
+
+/// Bytes that [`run`] works in: a panel, rows decoded for it, and sums.
+pub fn scratch_bytes<S: Step>(tile: &Tile<'_>) -> usize {
+    4 * DEPTH * (w_group::<S>() + S::L::LANES) + Running::<S>::bytes(tile.rows.len().min(ROWS_AT_ONCE), 1)
+}
+
+/// The sums of a tile between two blocks of their chain, those of a micro-kernel one after another: rows of y are far
+/// apart, often by a power of two, so that no cache would hold them.
+pub struct Running<S> {
+    at: *mut f32,
+    /// Groups of rows.
+    n_groups: usize,
+    step: PhantomData<S>,
+}
+
+/// Which of the blocks of a chain is added.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    /// Sums begin at +0.
+    pub begins: bool,
+    pub is_first: bool,
+    pub is_last: bool,
+}
+
+impl<S: Step> Running<S> {
+    /// Returns the bytes that the sums of `rows` rows and `col_groups` groups of columns take.
+    pub fn bytes(rows: usize, col_groups: usize) -> usize {
+        4 * rows.next_multiple_of(S::L::ROWS) * col_groups * w_group::<S>()
+    }
+
+    /// Sums of `rows` rows in `buffer`.
+    #[inline(always)]
+    pub fn new(buffer: &mut [u8], rows: usize) -> Self {
+        Running { at: buffer.as_mut_ptr().cast(), n_groups: rows.div_ceil(S::L::ROWS), step: PhantomData }
+    }
+
+    /// Returns where the sums of a group of rows and one of columns go on from, and where they go: y has `cols` of them at `y`, rows
+    /// `stride` apart.
+    ///
+    /// # Safety
+    /// The buffer has room for the groups.
+    #[inline(always)]
+    pub unsafe fn part(
+        &self,
+        (group, col_group): (usize, usize),
+        turn: Turn,
+        (y, stride): (*mut f32, usize),
+        cols: usize,
+    ) -> Part {
+        let size = S::L::ROWS * w_group::<S>();
+        // SAFETY: the caller's.
+        let kept = unsafe { self.at.add((col_group * self.n_groups + group) * size) };
+        let (from, from_stride) = match (turn.is_first, turn.begins) {
+            (true, true) => (std::ptr::null_mut(), 0),
+            (true, false) => (y, stride),
+            (false, _) => (kept, w_group::<S>()),
+        };
+        let (to, to_stride) = if turn.is_last { (y, stride) } else { (kept, w_group::<S>()) };
+        Part { from, from_stride, to, to_stride, cols, add_scaled: None }
+    }
 }
 
 /// Returns the addresses of rows `first..first + LANES` of w; of the row before `end` for those that are not there.
@@ -122,14 +182,21 @@ pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let source = Source::of::<S>(tile.w);
     // SAFETY: the caller's.
     unsafe {
+        let is_streamed = tile.rows.len() == 1 && tile.add_scaled.is_none();
         match (tile.w.stored(), source) {
-            (Stored::Panels(w), Source::F32) if tile.rows.len() == 1 => streamed::<S, Whole>(tile, w),
-            (Stored::Panels(w), Source::F16) if tile.rows.len() == 1 => streamed::<S, WidenedF16>(tile, w),
-            (Stored::Panels(w), Source::Bf16) if tile.rows.len() == 1 && S::DEPTH == 1 => {
+            (Stored::Panels(w), Source::F32) if is_streamed => streamed::<S, Whole>(tile, w),
+            (Stored::Panels(w), Source::F16) if is_streamed => streamed::<S, WidenedF16>(tile, w),
+            (Stored::Panels(w), Source::Bf16) if is_streamed && S::DEPTH == 1 => {
                 streamed::<S, WidenedBf16>(tile, w);
             }
-            (Stored::Panels(w), Source::Bf16) if tile.rows.len() == 1 => streamed::<S, Flushed>(tile, w),
-            _ => panels::<S>(isa, tile, source, buffer),
+            (Stored::Panels(w), Source::Bf16) if is_streamed => streamed::<S, Flushed>(tile, w),
+            _ => {
+                let rows = tile.rows.clone();
+                for start in rows.clone().step_by(ROWS_AT_ONCE) {
+                    tile.rows = start..rows.end.min(start + ROWS_AT_ONCE);
+                    panels::<S>(isa, tile, source, buffer);
+                }
+            }
         }
     }
 }
@@ -173,12 +240,21 @@ fn strip(w: &Panels, row: usize) -> *const u8 {
 #[inline(always)]
 unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer: &mut [u8]) {
     let k = tile.w.cols();
-    let (panel, decoded) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let (panel, rest) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let (decoded, sums) = rest.split_at_mut(4 * DEPTH * S::L::LANES);
+    let sums = Running::<S>::new(sums, tile.rows.len());
     let cols = tile.cols.clone();
+    let w = tile.w;
     for first_col in cols.clone().step_by(w_group::<S>()) {
         let n = w_group::<S>().min(cols.end - first_col);
         for start in (0..k).step_by(DEPTH) {
             let block = start..k.min(start + DEPTH);
+            let (next_rows, next_start) = match block.end < k {
+                true => (first_col..first_col + n, block.end),
+                false => (first_col + n..cols.end.min(first_col + n + w_group::<S>()), 0),
+            };
+            let next_cols = next_start..k.min(next_start + DEPTH);
+            let mut ahead = Ahead::new(next_rows, sums.n_groups);
             // SAFETY: the caller's; panel has room for DEPTH * w_group lanes, x and y have the group's rows.
             unsafe {
                 for v in 0..n.div_ceil(S::L::LANES) {
@@ -186,20 +262,61 @@ unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer:
                     let to = panel.as_mut_ptr().cast::<u32>().add(v * S::L::LANES);
                     pack_rows::<S>(isa, tile.w, source, rows, &block, decoded, to);
                 }
-                for (row, rows, x) in tile.x_groups() {
+                let turn = Turn { begins: true, is_first: start == 0, is_last: block.end == k };
+                for (group, (row, rows, x)) in tile.x_groups().enumerate() {
+                    ahead.step(|row| fetch_bytes::<S::L>(w.mapped_cols(row, &next_cols).unwrap_or_default()));
                     let (y, stride) = tile.y_address(row);
-                    let part = Part { y: y.add(first_col - cols.start), stride, cols: n };
+                    let part = sums.part((group, 0), turn, (y.add(first_col - cols.start), stride), n);
+                    let part = Part { add_scaled: tile.add_scaled.filter(|_| turn.is_last), ..part };
                     let operands = Operands {
                         lanes: depth::<S>(block.len()),
                         x: x.as_ptr().cast::<u32>().add(depth::<S>(start)),
                         x_stride: x_row_bytes::<S>(k) / 4,
                         panel: panel.as_ptr().cast(),
-                        first: start == 0,
+                        last: turn.is_last,
                     };
                     multiply_rows::<S>(rows, operands, part);
                 }
             }
         }
+    }
+}
+
+/// Rows of w that come next, asked for a few at each of the steps until then: memory is slow to begin a row.
+pub struct Ahead {
+    rows: Range<usize>,
+    per_step: usize,
+}
+
+impl Ahead {
+    /// With few steps, as of a single row of x, the loads themselves are as early.
+    const LEAST_STEPS: usize = 8;
+
+    #[inline(always)]
+    pub fn new(rows: Range<usize>, n_steps: usize) -> Ahead {
+        match n_steps < Self::LEAST_STEPS {
+            true => Ahead { rows: 0..0, per_step: 0 },
+            false => Ahead { per_step: rows.len().div_ceil(n_steps), rows },
+        }
+    }
+
+    /// Calls `fetch` with the step's rows.
+    #[inline(always)]
+    pub fn step(&mut self, fetch: impl Fn(usize)) {
+        let end = self.rows.end.min(self.rows.start + self.per_step);
+        for row in self.rows.start..end {
+            fetch(row);
+        }
+        self.rows.start = end;
+    }
+}
+
+/// Asks for these bytes.
+#[inline(always)]
+pub fn fetch_bytes<L: Lanes>(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch never faults.
+        unsafe { L::prefetch(line.as_ptr()) };
     }
 }
 
@@ -297,7 +414,11 @@ pub unsafe fn multiply_rows<S: Step>(rows: usize, operands: Operands, part: Part
         // SAFETY: the caller's.
         unsafe {
             let operands = Operands { x: operands.x.add(done * operands.x_stride), ..operands };
-            let part = Part { y: part.y.add(done * part.stride), ..part };
+            let part = Part {
+                from: part.from.wrapping_add(done * part.from_stride),
+                to: part.to.add(done * part.to_stride),
+                ..part
+            };
             done += match rows - done {
                 8.. if S::L::ROWS == 8 => {
                     multiply::<S, 8>(operands, part);

@@ -6,9 +6,11 @@
 use std::ops::Range;
 
 use super::lanes::{BLOCK, Lanes};
-use super::micro::{Operands, Part};
+use super::micro::Operands;
 use super::step::{Step, V};
-use super::tile::{Source, bf16_operand, multiply_rows, w_group, x_row_bytes};
+use super::tile::{
+    Ahead, Running, Source, Turn, bf16_operand, fetch_bytes, multiply_rows, w_group, x_row_bytes,
+};
 use crate::kernel::Isa;
 use crate::kernel::product::matrix::Stored;
 use crate::kernel::product::transposed::{Operand, Tile};
@@ -18,9 +20,17 @@ const DEPTH: usize = 256;
 /// The most columns of a tile.
 pub const MAX_COLS: usize = 768;
 
-/// Bytes that [`run`] works in: a panel, and rows decoded for it.
-pub const fn scratch_bytes<S: Step>() -> usize {
-    4 * DEPTH * (w_group::<S>() + MAX_COLS)
+/// The most rows of x that a block of w is used for at once.
+const ROWS_AT_ONCE: usize = 1024;
+
+/// Bytes that [`run`] works in: a panel, rows decoded for it, and sums.
+pub fn scratch_bytes<S: Step>(tile: &Tile<'_>) -> usize {
+    let col_groups = tile.cols.len().div_ceil(w_group::<S>());
+    let sums = match tile.w.rows() <= DEPTH {
+        true => 0,
+        false => Running::<S>::bytes(tile.rows.len().min(ROWS_AT_ONCE), col_groups),
+    };
+    4 * DEPTH * (w_group::<S>() + MAX_COLS) + sums
 }
 
 /// Some rows of w from the tile's first column on.
@@ -36,30 +46,63 @@ struct Block {
 /// As [`Lanes`]; `buffer` has [`scratch_bytes`], the tile at most [`MAX_COLS`] columns that begin and end with whole blocks.
 #[inline(always)]
 pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
-    let (panel, decoded) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let rows = tile.rows.clone();
+    for start in rows.clone().step_by(ROWS_AT_ONCE) {
+        tile.rows = start..rows.end.min(start + ROWS_AT_ONCE);
+        // SAFETY: the caller's.
+        unsafe { some_rows::<S>(isa, tile, buffer) };
+    }
+}
+
+/// [`run`] for no more rows than [`ROWS_AT_ONCE`].
+#[inline(always)]
+unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
+    let (panel, rest) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let (decoded, sums) = rest.split_at_mut(4 * DEPTH * MAX_COLS);
     let panel = panel.as_mut_ptr().cast::<u32>();
-    let width = tile.cols.len();
-    for start in (0..tile.w.rows()).step_by(DEPTH) {
-        let rows = start..tile.w.rows().min(start + DEPTH);
+    let (n, width) = (tile.w.rows(), tile.cols.len());
+    let sums = Running::<S>::new(sums, tile.rows.len());
+    let n_steps = width.div_ceil(w_group::<S>()) * tile.rows.len().div_ceil(S::L::ROWS);
+    for start in (0..n).step_by(DEPTH) {
+        let rows = start..n.min(start + DEPTH);
+        let turn = Turn { begins: tile.begins, is_first: start == 0, is_last: rows.end == n };
+        let mut ahead = Ahead::new(rows.end..n.min(rows.end + DEPTH), n_steps);
         // SAFETY: the caller's; the panel has room for DEPTH * w_group lanes, x and y have the group's rows.
         unsafe {
             let block = block::<S>(isa, tile, rows, decoded);
-            for first in (0..width).step_by(w_group::<S>()) {
+            for (col_group, first) in (0..width).step_by(w_group::<S>()).enumerate() {
                 let cols = w_group::<S>().min(width - first);
                 for v in (0..cols).step_by(S::L::LANES) {
                     pack::<S>(&block, first + v, width - first - v, panel.add(v));
                 }
-                for (row, rows, x) in tile.x_groups() {
+                for (group, (row, rows, x)) in tile.x_groups().enumerate() {
+                    ahead.step(|row| fetch::<S>(tile, row));
                     let (y, stride) = tile.y_address(row);
+                    let part = sums.part((group, col_group), turn, (y.add(first), stride), cols);
                     let operands = Operands {
                         lanes: block.len.div_ceil(S::DEPTH),
                         x: x.as_ptr().cast::<u32>().add(start / S::DEPTH),
-                        x_stride: x_row_bytes::<S>(tile.w.rows()) / 4,
+                        x_stride: x_row_bytes::<S>(n) / 4,
                         panel,
-                        first: tile.begins && start == 0,
+                        last: turn.is_last,
                     };
-                    multiply_rows::<S>(rows, operands, Part { y: y.add(first), stride, cols });
+                    multiply_rows::<S>(rows, operands, part);
                 }
+            }
+        }
+    }
+}
+
+/// Asks for the tile's columns of a row of w: rows lie far apart, so that nothing else foresees them.
+#[inline(always)]
+fn fetch<S: Step>(tile: &Tile<'_>, row: usize) {
+    match tile.w {
+        Operand::Matrix(w) => fetch_bytes::<S::L>(w.mapped_cols(row, &tile.cols).unwrap_or_default()),
+        Operand::Values { values, cols } => {
+            let values = &values[row * cols..][tile.cols.clone()];
+            for line in values.chunks(16) {
+                // SAFETY: a prefetch never faults.
+                unsafe { S::L::prefetch(line.as_ptr().cast()) };
             }
         }
     }

@@ -96,7 +96,13 @@ fn multiply(compute: &Compute, format: &Format, level: Level, x: &[f32], w: &Mat
         compute,
         x,
         w.cols(),
-        &mut [Job { arithmetic: Arithmetic::Int8, product, w, y: driver::overwritten(&mut y) }],
+        &mut [Job {
+            arithmetic: Arithmetic::Int8,
+            product,
+            w,
+            y: driver::overwritten(&mut y),
+            add_scaled: None,
+        }],
     );
     y
 }
