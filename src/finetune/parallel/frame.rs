@@ -87,7 +87,7 @@ impl Link {
         written.map_err(|error| match is_timeout(&error) {
             true => {
                 // part of a frame is out: no sign of life may follow it
-                let _ = self.stream.shutdown(Shutdown::Both);
+                let _ = self.stream.shutdown(Shutdown::Write);
                 self.lost(error)
             }
             // it may have said why before it went
@@ -103,8 +103,8 @@ impl Link {
             Err(TryLockError::WouldBlock) => return,
         };
         if self.write(Kind::Alive, 0, &[]).is_err() {
-            // part of a frame may be out: whoever reads or writes next finds the connection ended
-            let _ = self.stream.shutdown(Shutdown::Both);
+            // part of a frame may be out: whoever writes next finds the connection ended; what came can still be read
+            let _ = self.stream.shutdown(Shutdown::Write);
         }
         drop(writing);
     }

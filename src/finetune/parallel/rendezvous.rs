@@ -140,7 +140,11 @@ fn gather(
     while links.len() + 1 < world.size {
         match listener.accept() {
             Ok((stream, _)) => {
-                let Some(caller) = greeted(stream) else { continue };
+                let Some(caller) = greeted(stream) else {
+                    // who is no rank does not keep the others waiting
+                    wait.goes_on()?;
+                    continue;
+                };
                 let checked = check(&caller, world, terms, links);
                 let link = Link::new(caller.rank, caller.stream, terms.patience.silence);
                 if let (Err(error), Ok(link)) = (&checked, &link) {

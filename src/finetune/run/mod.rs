@@ -21,12 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use sha2::{Digest as _, Sha256};
-
 use super::parallel::{self, Reducer};
 use super::recipe::{self, Recipe};
 use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
-use crate::data::hex;
 use crate::model::train::{Parameters, Trainable};
 
 pub use batches::{Batches, StepBatch};
@@ -36,8 +33,8 @@ pub use error::Error;
 pub use estimate::{Largest, Probe, Totals, memory, probe, totals, trained_bytes};
 pub use identity::Identity;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
-pub use measure::{Measured, Share, text_loss};
-pub use shares::{RankShare, shares};
+pub use measure::{Measured, text_loss};
+pub use shares::{RankShare, parameters_sha256, shares};
 
 use log::Logs;
 use measure::Objective;
@@ -434,15 +431,6 @@ impl<'a> Run<'a> {
             identity: state.identity,
         })
     }
-}
-
-/// Returns the SHA-256 of parameters as little-endian bytes, lower-case hex.
-pub fn parameters_sha256(params: &[f32]) -> String {
-    let mut digest = Sha256::new();
-    for chunk in params.chunks(1 << 16) {
-        digest.update(chunk.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-    }
-    hex(&digest.finalize())
 }
 
 /// Returns the places of units, the first of them.

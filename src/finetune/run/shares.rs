@@ -1,11 +1,13 @@
 //! What each process of a run gets: the same beginning, and its part of every batch.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::batches::Batches;
 use super::checkpoint::State;
 use super::corpus::Corpus;
 use super::error::Error;
+use crate::data::hex;
 use crate::finetune::OptimizerState;
 use crate::finetune::parallel::{Reducer, World};
 use crate::finetune::recipe::Recipe;
@@ -51,6 +53,15 @@ pub(super) fn check(recipe: &Recipe, world: World) -> Result<(), Error> {
         true => Err(Error::TooManyProcesses { size: world.size, micro_batches }),
         false => Ok(()),
     }
+}
+
+/// Returns the SHA-256 of parameters as little-endian bytes, lower-case hex.
+pub fn parameters_sha256(params: &[f32]) -> String {
+    let mut digest = Sha256::new();
+    for chunk in params.chunks(1 << 16) {
+        digest.update(chunk.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    }
+    hex(&digest.finalize())
 }
 
 /// What a process computes of the first epoch's steps.
