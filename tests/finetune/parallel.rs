@@ -23,7 +23,7 @@ fn free_port() -> String {
 }
 
 /// What a process came to: its exit status (`None` if a signal ended it), stdout and stderr.
-type Ended = (Option<i32>, String, String);
+pub type Ended = (Option<i32>, String, String);
 
 /// Starts `size` processes of one run; `args` are those of a rank.
 fn start<'a>(setup: &Setup, size: usize, args: impl Fn(usize) -> Vec<&'a str>) -> Vec<Child> {
@@ -49,7 +49,7 @@ fn ended(processes: Vec<Child>) -> Vec<Ended> {
 }
 
 /// Runs all processes with the same arguments to their end.
-fn run_all(setup: &Setup, size: usize, args: &[&str]) -> Vec<Ended> {
+pub fn run_all(setup: &Setup, size: usize, args: &[&str]) -> Vec<Ended> {
     ended(start(setup, size, |_| args.to_vec()))
 }
 
@@ -79,7 +79,9 @@ fn assert_alike(one: &Path, other: &Path) {
         let (x, y) = (a["loss"].as_f64().unwrap(), b["loss"].as_f64().unwrap());
         assert!((x - y).abs() <= 1e-5 * x.abs(), "{a} {b}");
     }
-    for ((name, x), (other_name, y)) in adapter(one).iter().zip(&adapter(other)) {
+    let (one, other) = (adapter(one), adapter(other));
+    assert_eq!(one.len(), other.len());
+    for ((name, x), (other_name, y)) in one.iter().zip(&other) {
         assert_eq!((name, x.len()), (other_name, y.len()));
         let far = x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         assert!(far <= 1e-4, "{name}: {far}");

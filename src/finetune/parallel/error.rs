@@ -108,7 +108,8 @@ impl Diagnostic for Error {
             }
             Error::Protocol { .. } => "is another program talking to MASTER_PORT?".into(),
             Error::Diverged { .. } => {
-                "nothing was written of this step; a machine computes wrongly: --resume without it, and check its memory".into()
+                "nothing was written of this step; a machine computes wrongly: check its memory, and --resume with another in its place"
+                    .into()
             }
             Error::Interrupted => return None,
         })

@@ -85,6 +85,15 @@ fn values(rank: usize, n: usize) -> Vec<f32> {
 }
 
 #[test]
+fn every_micro_batch_has_one_owner() {
+    for size in 1..5 {
+        let owners =
+            |index| (0..size).filter(|rank| World { rank: *rank, size }.owns(index)).collect::<Vec<_>>();
+        assert!((0..20).all(|index| owners(index) == [index % size]));
+    }
+}
+
+#[test]
 fn sums_are_made_in_the_order_of_the_ranks() {
     // more than one frame, and no whole number of them
     let n = (1 << 18) * 2 + 77;
