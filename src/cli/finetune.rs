@@ -1,4 +1,6 @@
 //! `lctl finetune`: recipe -> model, data, plan -> run -> result, report, manifest.
+//!
+//! Of several processes (torchrun, srun) the first alone writes and speaks; the others say errors.
 
 mod gate;
 mod interrupt;
@@ -13,11 +15,12 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::recipe::SetArgs;
-use super::term;
+use super::{term, version};
 use crate::error::{Diagnostic, Failure};
+use crate::finetune::parallel::{self, Launch, Patience, Reducer, SingleProcess, Terms};
 use crate::finetune::recipe::OnForgetting;
 use crate::finetune::report;
-use crate::finetune::run::{self, Ended, Forgetting, Job, Outcome};
+use crate::finetune::run::{self, Ended, Forgetting, Identity, Job, Outcome};
 use crate::provenance::{self, Started};
 
 use interrupt::Interrupt;
@@ -36,7 +39,8 @@ Exit status:
 Examples:
   lctl finetune recipes/soc-triage.yaml --plan
   lctl finetune recipes/soc-triage.yaml --set model.path=models/llama-3.2-1b --out runs/a
-  lctl finetune recipes/soc-triage.yaml --out runs/a --resume";
+  lctl finetune recipes/soc-triage.yaml --out runs/a --resume
+  srun -N 2 -n 8 lctl finetune recipes/soc-triage.yaml --out runs/a";
 
 /// Fine-tune a model by a recipe
 #[derive(clap::Args)]
@@ -92,6 +96,22 @@ pub struct Args {
     /// Whether the directory goes when the run ends: nobody can go on in it.
     #[arg(skip)]
     is_temporary: bool,
+
+    /// Whether --verbose was given.
+    #[arg(skip)]
+    verbose: bool,
+}
+
+impl Args {
+    /// Notes --verbose, and how this process signs what it says.
+    pub fn begin(&mut self, verbose: bool) {
+        self.verbose = verbose;
+        // variables that are wrong are an error of the command
+        if let Some(rank) = Launch::from_environment().ok().map(|launch| launch.world.rank).filter(|r| *r > 0)
+        {
+            term::speak_as(rank);
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -150,17 +170,28 @@ fn keep_freed_memory() {
     }
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub fn run(mut args: Args) -> Result<ExitCode, Failure> {
     keep_freed_memory();
     let started = Started::now();
-    let interrupt = Interrupt::install();
-    let prepared = Prepared::new(args)?;
-    if args.plan {
-        return plan::run(args, &prepared).map(|()| ExitCode::SUCCESS);
+    let launch = Launch::from_environment()?;
+    let is_first = launch.world.is_first();
+    if args.plan && !is_first {
+        // the first says it for all
+        return Ok(ExitCode::SUCCESS);
     }
-    let (outcome, exported) = train(args, &prepared, started, &interrupt)?;
-    print(args, &outcome, &exported)?;
-    Ok(exported.code)
+    args.quiet |= !is_first;
+    let interrupt = Interrupt::install();
+    let prepared = Prepared::new(&args)?;
+    if args.plan {
+        return plan::run(&args, &prepared, launch.world.size).map(|()| ExitCode::SUCCESS);
+    }
+    match train(&args, &prepared, &launch, started, &interrupt)? {
+        (outcome, Some(exported)) => {
+            print(&args, &outcome, &exported)?;
+            Ok(exported.code)
+        }
+        (_, None) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// A run that is made once more.
@@ -189,25 +220,29 @@ pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
         json: false,
         quiet,
         is_temporary: true,
+        verbose: false,
     };
     let interrupt = Interrupt::install();
     let prepared = Prepared::new(&args)?;
-    let (_, exported) = train(&args, &prepared, Started::now(), &interrupt)?;
-    results::outputs(&exported.paths)
+    let (_, exported) = train(&args, &prepared, &Launch::alone(), Started::now(), &interrupt)?;
+    results::outputs(&exported.map(|exported| exported.paths).unwrap_or_default())
 }
 
-/// Trains and writes the result.
+/// Trains and writes the result, which a process that is not the first has none of.
 fn train(
     args: &Args,
     prepared: &Prepared,
+    launch: &Launch,
     started: Started,
     interrupt: &Interrupt,
-) -> Result<(Outcome, results::Exported), Failure> {
+) -> Result<(Outcome, Option<results::Exported>), Failure> {
     let dir = args.out.clone().or_else(|| prepared.recipe.output.clone());
     let dir = dir.ok_or_else(|| Error::NoOutput { recipe: args.recipe.clone() })?;
     plan::check_fits(prepared)?;
+    let reducer = meet(args, prepared, launch, interrupt)?;
     interrupt.set_training(true);
     if interrupt.is_asked() {
+        reducer.fail("it was interrupted before the first step");
         return Err(Error::NotBegun.into());
     }
     let job = Job {
@@ -219,11 +254,23 @@ fn train(
         model_sha256: &prepared.model_sha256,
         resume: args.resume,
         interrupted: interrupt.flag(),
+        reducer: reducer.as_ref(),
     };
     let mut progress = Progress::new(args.quiet);
     let outcome = run::run(&job, &mut progress);
     progress.finish();
     let outcome = outcome?;
+    drop(reducer);
+    if args.verbose && launch.world.size > 1 {
+        let digest = run::parameters_sha256(&outcome.params);
+        term::say(&format!("parameters of step {}: SHA-256 {digest}", outcome.chosen_step));
+    }
+    if !launch.world.is_first() {
+        return match outcome.ended {
+            Ended::Interrupted => Err(interrupted(args, &outcome).into()),
+            Ended::Finished | Ended::Early => Ok((outcome, None)),
+        };
+    }
     write_report(prepared, &outcome, &dir)?;
     interrupt.set_training(false);
     if outcome.ended == Ended::Interrupted || interrupt.is_asked() {
@@ -234,8 +281,35 @@ fn train(
         // what was being written says no more than that it was not
         Err(_) if interrupt.is_asked() => Err(interrupted(args, &outcome).into()),
         Err(failure) => Err(failure),
-        Ok(exported) => Ok((outcome, exported)),
+        Ok(exported) => Ok((outcome, Some(exported))),
     }
+}
+
+/// Waits for the other processes, if there are any.
+///
+/// Errors if they were not all started for this run.
+fn meet(
+    args: &Args,
+    prepared: &Prepared,
+    launch: &Launch,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn Reducer>, Failure> {
+    let size = launch.world.size;
+    if size == 1 {
+        return Ok(Box::new(SingleProcess));
+    }
+    let Prepared { recipe, corpus, general, model_sha256, .. } = prepared;
+    let identity = Identity::new(recipe, model_sha256.clone(), corpus, general.as_deref(), size);
+    let build = format!("{} {}", env!("CARGO_PKG_VERSION"), version::commit());
+    let agreed = [vec![("lctl".to_owned(), build)], identity.agreed()].concat();
+    if !args.quiet {
+        term::say(&format!("{size} processes: meeting the others at {}:{}", launch.host, launch.port));
+    }
+    let terms = Terms { agreed: &agreed, patience: Patience::default(), interrupted: interrupt.flag() };
+    parallel::connect(launch, &terms).map_err(|error| match error {
+        parallel::Error::Interrupted => Error::NotBegun.into(),
+        error => error.into(),
+    })
 }
 
 fn interrupted(args: &Args, outcome: &Outcome) -> Error {

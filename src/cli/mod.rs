@@ -81,7 +81,10 @@ fn command() -> clap::Command {
 /// Parses the command line, runs the command, and returns the exit status (docs/cli.md).
 pub fn main() -> ExitCode {
     let matches = command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Command::Finetune(args) = &mut cli.command {
+        args.begin(cli.verbose);
+    }
     answer_to_a_size_limit();
     let watch = cli.verbose.then(verbose::Watch::begin);
     // clap asks for a command
@@ -118,7 +121,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args)?,
         Command::Demo(args) => return demo::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
-        Command::Finetune(args) => return finetune::run(&args),
+        Command::Finetune(args) => return finetune::run(args),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
         Command::Recipe(args) => recipe::run(&args)?,

@@ -100,6 +100,9 @@ pub enum ReplayError {
     #[error("{}: named in the manifest's recipe, and no input `{role}` of it", .path.display())]
     NotAnInput { path: PathBuf, role: &'static str },
 
+    #[error("{count} processes trained together, and a replay is one")]
+    Processes { count: usize },
+
     #[error("{dir}: cannot make a temporary directory")]
     Work {
         dir: PathBuf,
@@ -146,6 +149,9 @@ impl Diagnostic for ReplayError {
             | ReplayError::BadDirectory { .. }
             | ReplayError::NotAnInput { .. } => "was the manifest edited?".into(),
             ReplayError::Work { .. } => "name a directory that can be written with --work DIR".into(),
+            ReplayError::Processes { .. } => {
+                "run `lctl finetune` again with as many, by the manifest's recipe; --check compares what is there".into()
+            }
             ReplayError::Unread { .. } => return None,
         })
     }

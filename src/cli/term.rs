@@ -1,6 +1,7 @@
 //! What goes to the terminal: stdout is data, stderr is talk; a closed pipe ends either quietly.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use crate::error::{Diagnostic, Failure};
 
@@ -48,9 +49,22 @@ fn escaped_json(json: &str) -> String {
     escaped
 }
 
+/// The rank that lines on stderr are signed with.
+static SPEAKER: OnceLock<usize> = OnceLock::new();
+
+/// Signs what is said from here on with a rank: of several processes that share a terminal, all but the first.
+pub fn speak_as(rank: usize) {
+    // a process has one rank
+    let _ = SPEAKER.set(rank);
+}
+
 /// Writes a line to stderr; a closed stderr is ignored.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let mut stderr = io::stderr().lock();
+    let _ = match SPEAKER.get() {
+        Some(rank) => writeln!(stderr, "rank {rank}: {line}"),
+        None => writeln!(stderr, "{line}"),
+    };
 }
 
 /// Returns true if stderr shows moving progress: a terminal, and not a dumb one.

@@ -3,6 +3,7 @@
 mod clip;
 mod dpo;
 mod optimizer;
+pub mod parallel;
 pub mod recipe;
 pub mod report;
 pub mod run;

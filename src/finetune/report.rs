@@ -67,6 +67,9 @@ fn summary(facts: &Facts<'_>) -> String {
     if let Some(Forgetting { before, after }) = outcome.forgetting {
         rows.push(("Loss on the general text", format!("{before:.4} before, {after:.4} after")));
     }
+    if outcome.identity.world_size > 1 {
+        rows.push(("Processes", outcome.identity.world_size.to_string()));
+    }
     rows.push(("Recipe, SHA-256", outcome.identity.recipe_sha256()));
     rows.push(("Model, SHA-256", outcome.identity.model_sha256.clone()));
     let rows: String = rows
@@ -221,6 +224,7 @@ mod tests {
             corpus_sha256: "bb".into(),
             general_sha256: None,
             recipe: serde_json::Value::Null,
+            world_size: 1,
         };
         let outcome = Outcome {
             ended: Ended::Finished,

@@ -114,4 +114,15 @@ pub struct GateSettings {}
 pub struct FinetuneSettings {
     /// The recipe as YAML, with what was set on the command line and every default written out.
     pub recipe: String,
+    /// Processes that trained together: another number sums gradients in another order.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub world_size: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(world_size: &usize) -> bool {
+    *world_size == 1
 }

@@ -26,7 +26,8 @@ pub fn test_data() -> Option<PathBuf> {
 pub fn lctl(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lctl"));
     command.args(args).current_dir(dir);
-    for variable in ["LCTL_ISA", "RUST_BACKTRACE", "HF_ENDPOINT", "HF_TOKEN"] {
+    let own = ["LCTL_ISA", "RUST_BACKTRACE", "HF_ENDPOINT", "HF_TOKEN"];
+    for variable in own.into_iter().chain(lctl::finetune::parallel::VARIABLES) {
         command.env_remove(variable);
     }
     command

@@ -8,6 +8,7 @@ use lctl::tensor::safetensors::SafeTensors;
 use lctl::text::{EncodeOptions, Tokenizer};
 use serde_json::json;
 
+use super::parallel::run_all;
 use super::{Setup, events};
 use crate::common::{lctl, names_in, run_lctl};
 
@@ -226,6 +227,12 @@ fn a_row_whose_loss_is_nan_ends_the_run_and_is_named() {
     assert!(said.contains(&format!("run/checkpoints/step-{:08} is kept", step - 1)), "{said}");
     assert!(!setup.path("run/result").exists() && !setup.path("run/result.manifest.json").exists());
     assert_eq!(refused(&setup, &["--out", "run", "--resume"]), said);
+    // of two processes each knows, whichever of them has the row
+    let two = run_all(&setup, 2, &["--quiet", "--out", "two"]);
+    let said = said.replace("run/", "two/");
+    for ((code, _, stderr), expected) in two.into_iter().zip([said.clone(), format!("rank 1: {said}")]) {
+        assert_eq!((code, stderr), (Some(2), expected));
+    }
     // without the row the run goes well
     rows.remove(POISONED - 1);
     std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();

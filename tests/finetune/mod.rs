@@ -2,6 +2,7 @@
 
 mod bad;
 mod exports;
+mod parallel;
 mod promotion;
 mod quantized;
 mod resume;
@@ -155,12 +156,13 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// Returns the log of a run without times.
+/// Returns the steps and validations in the log of a run, without times.
 pub fn events(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| {
-            let mut event: Value = serde_json::from_str(line).unwrap();
+    let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    events
+        .filter(|event: &Value| event["event"] != "run")
+        .map(|mut event| {
             event.as_object_mut().unwrap().remove("seconds").unwrap();
             event
         })

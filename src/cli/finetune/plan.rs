@@ -10,7 +10,7 @@ use super::progress::duration;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
 use crate::finetune::recipe::Recipe;
-use crate::finetune::run::{self, Corpus};
+use crate::finetune::run::{self, Corpus, RankShare};
 use crate::model::train::{Checkpointing, Trainable};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +49,22 @@ pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
     }
 }
 
-/// Says what the run would take.
-pub fn run(args: &Args, prepared: &Prepared) -> Result<(), Failure> {
+/// Says what the run would take, of `size` processes.
+pub fn run(args: &Args, prepared: &Prepared, size: usize) -> Result<(), Failure> {
     check_fits(prepared)?;
     let Prepared { recipe, model, corpus, .. } = prepared;
     let totals = run::totals(recipe, corpus)?;
+    // of one process the share is 1
+    let (ranks, slowest) = run::shares(recipe, corpus, size)?;
     let probe = run::probe(recipe, model, corpus)?;
-    let seconds = totals.tokens as f64 * probe.seconds / probe.tokens.max(1) as f64
+    let seconds = totals.tokens as f64 * slowest * probe.seconds / probe.tokens.max(1) as f64
         + totals.steps as f64 * probe.step_seconds;
     let peak = of_process("VmHWM:");
     let recomputes = model.checkpointing() == Checkpointing::Blocks;
+    // of each process: all that is trained, its gradients and moments
+    let held = run::trained_bytes(recipe, model);
     if args.json {
-        return term::out_json(&json!({
+        let mut said = json!({
             "steps": totals.steps,
             "epochs": totals.epochs,
             "tokens": totals.tokens,
@@ -70,7 +74,13 @@ pub fn run(args: &Args, prepared: &Prepared) -> Result<(), Failure> {
             "peak_memory_bytes": peak,
             "tokens_per_second": probe.tokens as f64 / probe.seconds.max(1e-9),
             "seconds": seconds,
-        }));
+        });
+        if size > 1 {
+            said["world_size"] = json!(size);
+            said["trained_bytes_per_rank"] = json!(held);
+            said["ranks"] = ranks.iter().map(rank_json).collect();
+        }
+        return term::out_json(&said);
     }
     let mut rows = vec![
         ("steps", totals.steps.to_string()),
@@ -81,7 +91,36 @@ pub fn run(args: &Args, prepared: &Prepared) -> Result<(), Failure> {
         ("time", format!("about {}", duration(seconds))),
     ];
     rows.extend(peak.map(|peak| ("peak memory", term::bytes(peak))));
-    term::out(&rows.iter().map(|(what, value)| format!("{what:<14} {value}\n")).collect::<String>())
+    let mut text: String = rows.iter().map(|(what, value)| format!("{what:<14} {value}\n")).collect();
+    if size > 1 {
+        text += &format!(
+            "{:<14} {size}, time without what they send each other\n{:<14} the whole model, and {} of parameters, gradients and moments; {} sent and received per step\n",
+            "processes",
+            "each holds",
+            term::bytes(held),
+            term::bytes(4 * model.n_parameters() as u64)
+        );
+        ranks.iter().enumerate().for_each(|(rank, share)| text += &rank_line(rank, share));
+    }
+    term::out(&text)
+}
+
+fn rank_json(share: &RankShare) -> serde_json::Value {
+    json!({
+        "micro_batches_per_step": share.micro_batches,
+        "most_tokens_per_step": share.most_tokens,
+        "mean_tokens_per_step": share.mean_tokens,
+    })
+}
+
+fn rank_line(rank: usize, share: &RankShare) -> String {
+    format!(
+        "{:<14} at most {} micro-batches and {} tokens per step, {:.0} tokens on average\n",
+        format!("rank {rank}"),
+        share.micro_batches,
+        share.most_tokens,
+        share.mean_tokens
+    )
 }
 
 /// Returns the bytes that a new allocation can take, where the system says it.

@@ -46,7 +46,11 @@ pub fn export(
     let draft = match args.no_manifest {
         true => None,
         false => {
-            let job = provenance::Job::Finetune(FinetuneSettings { recipe: prepared.recipe.to_yaml() });
+            let settings = FinetuneSettings {
+                recipe: prepared.recipe.to_yaml(),
+                world_size: outcome.identity.world_size,
+            };
+            let job = provenance::Job::Finetune(settings);
             Some(Draft::begin(&path, true, job, prepared.inputs.clone(), started, threads)?)
         }
     };

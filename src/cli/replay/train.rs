@@ -22,6 +22,9 @@ pub fn finetune(
     places: &Places,
     how: &How,
 ) -> Result<Comparison, Failure> {
+    if settings.world_size > 1 {
+        return Err(ReplayError::Processes { count: settings.world_size }.into());
+    }
     let work = work_dir(how)?;
     let path = work.path().join("recipe.yaml");
     let write = |text: &str| std::fs::write(&path, text).map_err(|source| unread(&path, source));

@@ -116,9 +116,15 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Returns those of the run in `dir`; what a killed process left unfinished is removed.
     pub fn open(dir: &Path) -> Result<Checkpoints, Error> {
-        let dir = dir.join("checkpoints");
-        remove_partial_dirs(&dir).map_err(Error::io(&dir, "remove what is unfinished in it"))?;
-        Ok(Checkpoints { dir })
+        let checkpoints = Checkpoints::at(dir);
+        let dir = &checkpoints.dir;
+        remove_partial_dirs(dir).map_err(Error::io(dir, "remove what is unfinished in it"))?;
+        Ok(checkpoints)
+    }
+
+    /// Returns those of the run in `dir`, to be read.
+    pub fn at(dir: &Path) -> Checkpoints {
+        Checkpoints { dir: dir.join("checkpoints") }
     }
 
     /// Returns the directory of a step.

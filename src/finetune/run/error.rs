@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Diagnostic;
+use crate::finetune::parallel;
 use crate::model::train;
 
 /// Why a run ends early.
@@ -56,8 +57,25 @@ pub enum Error {
     #[error("{count} {what}, more than the {most} that a run can have")]
     TooMany { what: &'static str, count: u64, most: u64 },
 
+    #[error("{error}")]
+    Parallel { error: parallel::Error, checkpoint: Option<PathBuf> },
+
+    #[error(
+        "{size} processes, and a step has at most {micro_batches} micro-batches: some would have nothing to do"
+    )]
+    TooManyProcesses { size: usize, micro_batches: usize },
+
+    #[error("rank 0 sent no state of a run: {why}")]
+    BadState { why: String },
+
     #[error("{path}: {tokens} tokens, fewer than the 2 that a loss needs")]
     ShortText { path: PathBuf, tokens: usize },
+}
+
+impl From<parallel::Error> for Error {
+    fn from(error: parallel::Error) -> Error {
+        Error::Parallel { error, checkpoint: None }
+    }
 }
 
 impl Error {
@@ -95,7 +113,8 @@ impl Diagnostic for Error {
                 "end the run with the lctl that began it, or begin another with --out".into()
             }
             Error::OtherRun { .. } => {
-                "give the recipe, data, model, tokenizer and template it began with, or another --out".into()
+                "give the recipe, data, model, tokenizer, template and number of processes it began with, or another --out"
+                    .into()
             }
             Error::LogLost { .. } => {
                 "without its log the run cannot be gone on with exactly; --out begins another".into()
@@ -107,11 +126,27 @@ impl Diagnostic for Error {
                 };
                 format!("{kept}; a lower `train.lr`, a longer warm-up or `train.max_grad_norm` may help")
             }
+            Error::Parallel { error, checkpoint: Some(path) } => {
+                let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+                format!("{} is kept{hint}", path.display())
+            }
+            Error::Parallel { error, checkpoint: None } => return error.hint(),
+            Error::TooManyProcesses { .. } => {
+                "start fewer, or set `train.grad_accum` to a multiple of their number".into()
+            }
+            Error::BadState { .. } => "all processes must be of one build of lctl".into(),
             Error::TooMany { .. } => return None,
             Error::ShortText { .. } => {
                 "`eval.forgetting.text` should be some thousand words of general text".into()
             }
             Error::Io { .. } => return None,
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Parallel { error, .. } => error.exit_code(),
+            _ => 2,
+        }
     }
 }

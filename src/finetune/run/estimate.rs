@@ -8,6 +8,7 @@ use super::error::Error;
 use super::measure::Objective;
 use super::{groups, optimizer};
 use crate::finetune::Update;
+use crate::finetune::parallel::World;
 use crate::finetune::recipe::{Length, Recipe};
 use crate::kernel::ComputeMode;
 use crate::model::train::{Checkpointing, Trainable};
@@ -74,13 +75,17 @@ pub fn totals(recipe: &Recipe, corpus: &Corpus) -> Result<Totals, Error> {
     Ok(totals)
 }
 
+/// Returns the bytes of parameters, gradients and moments.
+pub fn trained_bytes(recipe: &Recipe, model: &Trainable) -> u64 {
+    let moments = optimizer(&recipe.train).n_moments();
+    (4 * ((1 + moments) * model.n_parameters() + model.gradient_len())) as u64
+}
+
 /// Returns the bytes that a run takes besides the model: parameters, gradients, moments, activations.
 ///
 /// An estimate: activations are counted from the sizes of the model, by what the backward pass keeps.
 pub fn memory(recipe: &Recipe, model: &Trainable, largest: Largest, checkpointing: Checkpointing) -> u64 {
     let config = model.decoder().config();
-    let moments = optimizer(&recipe.train).n_moments();
-    let flat = 4 * ((1 + moments) * model.n_parameters() + model.gradient_len());
     let n = if model.decoder().mode() == ComputeMode::F32 { 4 } else { 2 };
     let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
     let active = config.experts.as_ref().map_or(1, |experts| experts.n_used);
@@ -107,7 +112,7 @@ pub fn memory(recipe: &Recipe, model: &Trainable, largest: Largest, checkpointin
         Checkpointing::Blocks => config.n_layers * tokens * 4 * config.d_model + kept(rows) + working(rows),
     };
     // logits live 32 MiB at a time, forward and backward
-    (flat + activations + (64 << 20)) as u64
+    trained_bytes(recipe, model) + (activations + (64 << 20)) as u64
 }
 
 fn sizes(units: Units<'_>, micro: &[usize]) -> Largest {
@@ -139,7 +144,7 @@ pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Prob
     let mut params = model.initial_parameters(recipe.train.seed);
     let mut state = optimizer.state(params.len());
     let mut grads = vec![0.0; model.gradient_len()];
-    let mut objective = Objective::new(model, recipe.dpo);
+    let mut objective = Objective::new(model, recipe.dpo, World::ALONE);
     let batch = std::slice::from_ref(micro);
     let (mut seconds, mut step_seconds) = (0.0, 0.0);
     // the first pass warms up memory and threads

@@ -25,6 +25,17 @@ pub struct Identity {
     pub general_sha256: Option<String>,
     /// The parts of the recipe that numbers depend on, defaults written out.
     pub recipe: Json,
+    /// Processes that the batches are dealt out to: gradients are summed in another order for another number.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub world_size: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(world_size: &usize) -> bool {
+    *world_size == 1
 }
 
 impl Identity {
@@ -34,6 +45,7 @@ impl Identity {
         model_sha256: String,
         corpus: &Corpus,
         general: Option<&[Vec<u32>]>,
+        world_size: usize,
     ) -> Identity {
         let file = |file: &crate::data::FileCounts| (file.path.display().to_string(), json!(file.sha256));
         let whole = serde_json::to_value(recipe).unwrap_or_default();
@@ -48,7 +60,22 @@ impl Identity {
             corpus_sha256: corpus_sha256(corpus),
             general_sha256: general.map(general_sha256),
             recipe: serde_json::from_str(&text).unwrap_or_default(),
+            world_size,
         }
+    }
+
+    /// Returns what the processes of a run must have in common, by names that a message can use.
+    pub fn agreed(&self) -> Vec<(String, String)> {
+        let data = hex(&Sha256::digest(Json::Object(self.data.clone()).to_string()));
+        [
+            ("recipe's SHA-256", self.recipe_sha256()),
+            ("model's SHA-256", self.model_sha256.clone()),
+            ("data files' SHA-256", data),
+            ("encoded rows' SHA-256", self.corpus_sha256.clone()),
+            ("general text's SHA-256", self.general_sha256.clone().unwrap_or_else(|| "none".into())),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// Returns the SHA-256 of the recipe's parts, lower-case hex.
@@ -85,6 +112,10 @@ impl Identity {
                 shown(&self.general_sha256),
                 shown(&checkpoint.general_sha256)
             ));
+        }
+        if self.world_size != checkpoint.world_size {
+            found
+                .push(format!("the number of processes: {}, was {}", self.world_size, checkpoint.world_size));
         }
         if found.len() > NAMED {
             let more = found.len() - NAMED;
@@ -145,14 +176,15 @@ mod tests {
 
     #[test]
     fn differences_are_named_by_their_keys() {
-        let identity = |lr: f64, digest: &str, model: &str| Identity {
+        let identity = |lr: f64, digest: &str, world_size: usize, model: &str| Identity {
             model_sha256: model.into(),
             data: [("a.jsonl".to_owned(), json!(digest))].into_iter().collect(),
             corpus_sha256: digest.repeat(2),
             general_sha256: (digest == "22").then(|| "2a".to_owned()),
             recipe: json!({"train": {"lr": lr, "seed": 1}}),
+            world_size,
         };
-        let (a, b) = (identity(0.1, "11", "aa"), identity(0.2, "22", "bb"));
+        let (a, b) = (identity(0.1, "11", 1, "aa"), identity(0.2, "22", 3, "bb"));
         assert!(a.differences(&a).is_empty());
         assert_eq!(
             a.differences(&b),
@@ -162,8 +194,16 @@ mod tests {
                 "train.lr: 0.1, was 0.2",
                 "what the rows are encoded to (by tokenizer, chat template and what is trained): SHA-256 1111, was 2222",
                 "the tokens of `eval.forgetting.text`: SHA-256 none, was 2a",
+                "the number of processes: 1, was 3",
             ]
         );
         assert_ne!(a.recipe_sha256(), b.recipe_sha256());
+        assert!(a.agreed().iter().zip(b.agreed()).all(|(a, b)| a.0 == b.0 && a.1 != b.1));
+        // of one process nothing is said: as in checkpoints from before there could be more
+        let text = |identity: &Identity| serde_json::to_string(identity).unwrap();
+        assert!(!text(&a).contains("world_size") && text(&b).contains("\"world_size\":3"));
+        for identity in [a, b] {
+            assert_eq!(serde_json::from_str::<Identity>(&text(&identity)).unwrap(), identity);
+        }
     }
 }

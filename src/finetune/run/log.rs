@@ -1,5 +1,7 @@
 //! What a run writes down as it goes on: a line per step and validation, for people, spreadsheets and TensorBoard.
 //!
+//! Of several processes the first writes, and says in the JSONL's first line how many they are.
+//!
 //! A checkpoint knows the length of each file; a run that goes on cuts them there, so that they hold every event once.
 
 use std::collections::BTreeMap;
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::error::Error;
 use super::tensorboard;
@@ -57,6 +60,9 @@ pub struct ValidationEvent {
     pub accuracy: Option<f64>,
     pub seconds: f64,
 }
+
+/// The event that the JSONL of several processes begins with.
+const RUN: &str = "run";
 
 const COLUMNS: &str = "event,step,epoch,loss,lr,grad_norm,tokens,targets,accuracy,margin,seconds\n";
 
@@ -145,12 +151,23 @@ fn key(log: Log) -> &'static str {
 }
 
 impl Logs {
+    /// Returns what writes nothing: the logs of a process that is not the first.
+    pub fn none() -> Logs {
+        Logs { files: Vec::new() }
+    }
+
     /// Opens the logs, cut to `lengths`; those without a length begin anew. The JSONL is written in any case: the report
     /// is made of it.
-    pub fn open(dir: &Path, logs: &[Log], lengths: &BTreeMap<String, u64>) -> Result<Logs, Error> {
+    pub fn open(
+        dir: &Path,
+        logs: &[Log],
+        lengths: &BTreeMap<String, u64>,
+        world_size: usize,
+    ) -> Result<Logs, Error> {
         let others = logs.iter().copied().filter(|log| *log != Log::Jsonl);
         let files = [Log::Jsonl].into_iter().chain(others);
-        let files = files.map(|log| LogFile::open(log_path(dir, log), log, lengths.get(key(log)).copied()));
+        let files = files
+            .map(|log| LogFile::open(log_path(dir, log), log, lengths.get(key(log)).copied(), world_size));
         Ok(Logs { files: files.collect::<Result<_, _>>()? })
     }
 
@@ -180,7 +197,7 @@ impl Logs {
 }
 
 impl LogFile {
-    fn open(path: PathBuf, log: Log, length: Option<u64>) -> Result<LogFile, Error> {
+    fn open(path: PathBuf, log: Log, length: Option<u64>, world_size: usize) -> Result<LogFile, Error> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(Error::io(dir, "make"))?;
         }
@@ -196,7 +213,8 @@ impl LogFile {
         }
         let head = match log {
             _ if length.is_some() => Vec::new(),
-            Log::Jsonl => Vec::new(),
+            Log::Jsonl if world_size == 1 => Vec::new(),
+            Log::Jsonl => format!("{}\n", json!({"event": RUN, "world_size": world_size})).into_bytes(),
             Log::Csv => COLUMNS.as_bytes().to_vec(),
             Log::Tensorboard => tensorboard::first_record(now()),
         };
@@ -217,15 +235,17 @@ pub fn read_events(dir: &Path) -> Result<Vec<Event>, Error> {
         };
         event_of(line).map_err(bad)
     };
-    text.lines().enumerate().map(event).collect()
+    text.lines().enumerate().map(event).filter_map(Result::transpose).collect()
 }
 
-fn event_of(line: &str) -> Result<Event, serde_json::Error> {
+/// Returns the event of a line; `None` for the one that says what run it is.
+fn event_of(line: &str) -> Result<Option<Event>, serde_json::Error> {
     // by hand: serde's tagged enums lose numbers of arbitrary precision
     let value: serde_json::Value = serde_json::from_str(line)?;
     match value.get("event").and_then(serde_json::Value::as_str) {
-        Some("validation") => serde_json::from_value(value).map(Event::Validation),
-        _ => serde_json::from_value(value).map(Event::Step),
+        Some(RUN) => Ok(None),
+        Some("validation") => serde_json::from_value(value).map(|event| Some(Event::Validation(event))),
+        _ => serde_json::from_value(value).map(|event| Some(Event::Step(event))),
     }
 }
 
@@ -241,12 +261,12 @@ mod tests {
     fn logs_are_cut_to_what_a_checkpoint_knows() {
         let dir = tempfile::tempdir().unwrap();
         let kinds = [Log::Csv, Log::Tensorboard];
-        let mut logs = Logs::open(dir.path(), &kinds, &BTreeMap::new()).unwrap();
+        let mut logs = Logs::open(dir.path(), &kinds, &BTreeMap::new(), 1).unwrap();
         logs.write(&step(1, 0.1 + 0.2)).unwrap();
         let lengths = logs.sync().unwrap();
         logs.write(&step(2, 9.0)).unwrap();
         drop(logs);
-        let mut logs = Logs::open(dir.path(), &kinds, &lengths).unwrap();
+        let mut logs = Logs::open(dir.path(), &kinds, &lengths, 1).unwrap();
         logs.write(&step(2, 1.5)).unwrap();
         let events = read_events(dir.path()).unwrap();
         assert_eq!(events, [step(1, 0.1 + 0.2), step(2, 1.5)]);
@@ -254,6 +274,20 @@ mod tests {
         assert_eq!(csv.lines().nth(1).unwrap().split(',').nth(3), Some("0.30000000000000004"));
         assert_eq!(csv.lines().count(), 3);
         let more = lengths.iter().map(|(key, length)| (key.clone(), length + 1000)).collect();
-        assert!(matches!(Logs::open(dir.path(), &kinds, &more), Err(Error::LogLost { .. })));
+        assert!(matches!(Logs::open(dir.path(), &kinds, &more, 1), Err(Error::LogLost { .. })));
+    }
+
+    #[test]
+    fn the_log_of_several_processes_says_how_many_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logs = Logs::open(dir.path(), &[], &BTreeMap::new(), 3).unwrap();
+        let lengths = logs.sync().unwrap();
+        drop(logs);
+        // said once, also if the run goes on
+        let mut logs = Logs::open(dir.path(), &[], &lengths, 3).unwrap();
+        logs.write(&step(1, 0.5)).unwrap();
+        let text = fs::read_to_string(log_path(dir.path(), Log::Jsonl)).unwrap();
+        assert_eq!(text.lines().next(), Some(r#"{"event":"run","world_size":3}"#));
+        assert_eq!((text.lines().count(), read_events(dir.path()).unwrap()), (2, vec![step(1, 0.5)]));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::corpus::Units;
 use super::error::Error;
+use crate::finetune::parallel::{self, Reducer, World};
 use crate::finetune::recipe::Dpo;
 use crate::finetune::{DpoLoss, DpoOutcome, PairLogProbs};
 use crate::model::train::{Document, Parameters, StepKey, Trainable};
@@ -19,20 +20,68 @@ pub struct Measured {
     pub broken: Option<usize>,
 }
 
+/// What a rank's micro-batches came to, as sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    loss: f64,
+    /// Of pairs: those whose chosen answer gained on the rejected one, and differences of rewards.
+    pairs: Option<(f64, f64)>,
+    /// Trained tokens, or pairs.
+    count: usize,
+    /// The first micro-batch, among all ranks', whose loss is not finite.
+    broken: Option<usize>,
+}
+
+impl Share {
+    fn of_pairs(pairs: &[DpoOutcome], broken: Option<usize>) -> Share {
+        let sum = |value: fn(&DpoOutcome) -> f64| pairs.iter().fold(0.0, |sum, pair| sum + value(pair));
+        Share {
+            loss: sum(|pair| pair.loss),
+            pairs: Some((
+                sum(|pair| f64::from(u8::from(pair.is_right()))),
+                sum(|pair| pair.reward_chosen - pair.reward_rejected),
+            )),
+            count: pairs.len(),
+            broken,
+        }
+    }
+
+    /// Returns the means over what all ranks have.
+    pub fn of_all(self, reducer: &dyn Reducer) -> Result<Measured, parallel::Error> {
+        let World { rank, size } = reducer.world();
+        let (right, margin) = self.pairs.unwrap_or_default();
+        // counts and indices are far below 2^53
+        let mut sums = vec![self.loss, right, margin, self.count as f64];
+        sums.resize(4 + size, 0.0);
+        sums[4 + rank] = self.broken.map_or(0.0, |index| index as f64 + 1.0);
+        reducer.all_reduce_scalars(&mut sums)?;
+        let mean = |sum: f64| sum / sums[3];
+        Ok(Measured {
+            loss: mean(sums[0]),
+            accuracy: self.pairs.map(|_| mean(sums[1])),
+            margin: self.pairs.map(|_| mean(sums[2])),
+            broken: sums[4..].iter().filter(|place| **place > 0.0).map(|place| *place as usize - 1).min(),
+        })
+    }
+}
+
 /// The objective of a run.
 pub struct Objective<'a> {
     model: &'a Trainable,
     dpo: Option<Dpo>,
+    /// Whose micro-batches are computed.
+    world: World,
     /// Log-probabilities of pairs before training, by (whether it is a validation pair, index).
     reference: HashMap<(bool, usize), PairLogProbs>,
 }
 
 impl<'a> Objective<'a> {
-    pub fn new(model: &'a Trainable, dpo: Option<Dpo>) -> Self {
-        Objective { model, dpo, reference: HashMap::new() }
+    pub fn new(model: &'a Trainable, dpo: Option<Dpo>, world: World) -> Self {
+        Objective { model, dpo, world, reference: HashMap::new() }
     }
 
-    /// Adds the gradients of a step's mean loss to `grads`; `None` if `is_ended` said so between micro-batches.
+    /// Adds the gradients of this rank's part of a step's mean loss to `grads`; `None` if `is_ended` said so between micro-batches.
+    /// `batch` is the whole step's: its mean, and the places of documents in it, are over all ranks.
     pub fn step(
         &mut self,
         params: &Parameters,
@@ -40,10 +89,10 @@ impl<'a> Objective<'a> {
         (seed, step): (u64, u32),
         grads: &mut [f32],
         is_ended: impl Fn() -> bool,
-    ) -> Result<Option<Measured>, Error> {
+    ) -> Result<Option<Share>, Error> {
         let n_pairs = batch.iter().map(Vec::len).sum::<usize>();
         let n_targets: usize = batch.iter().flatten().map(|unit| units.targets(*unit)).sum();
-        let (mut nll, mut pairs) = (0.0, Vec::new());
+        let (mut nll, mut targets, mut pairs) = (0.0, 0, Vec::new());
         let (mut first_document, mut broken) = (0, None);
         for (index, micro) in batch.iter().enumerate() {
             if is_ended() {
@@ -51,13 +100,19 @@ impl<'a> Objective<'a> {
             }
             let documents = units.documents(micro);
             let key = StepKey { seed, step, first_document };
+            // a step has fewer documents than 2^32: they are in memory
+            first_document += documents.len() as u32;
+            if !self.world.owns(index) {
+                continue;
+            }
             match self.dpo {
                 None => {
                     // a batch has fewer than 2^24 targets where f32 begins to round them; rounding is the same for all
                     let scale = (1.0 / n_targets as f64) as f32;
-                    let loss = self.model.forward_backward(params, &documents, scale, key, grads)?.nll;
-                    note_broken(&mut broken, index, loss);
-                    nll += loss;
+                    let sum = self.model.forward_backward(params, &documents, scale, key, grads)?;
+                    note_broken(&mut broken, index, sum.nll);
+                    nll += sum.nll;
+                    targets += sum.tokens;
                 }
                 Some(dpo) => {
                     let reference = self.reference(units, micro, false)?;
@@ -66,33 +121,31 @@ impl<'a> Objective<'a> {
                         let slope = |outcome: &DpoOutcome| (outcome.d_chosen / n_pairs as f64) as f32;
                         let slopes =
                             found.iter().flat_map(|outcome| [slope(outcome), -slope(outcome)]).collect();
-                        note_broken(&mut broken, index, summary(&found).loss);
+                        note_broken(&mut broken, index, Share::of_pairs(&found, None).loss);
                         pairs.extend(found);
                         slopes
                     };
                     self.model.log_probs_backward(params, &documents, key, slopes, grads)?;
                 }
             }
-            // a step has fewer documents than 2^32: they are in memory
-            first_document += documents.len() as u32;
         }
         self.model.finish_gradients(grads);
-        let measured = match self.dpo {
-            None => Measured { loss: nll / n_targets as f64, ..Measured::default() },
-            Some(_) => summary(&pairs),
-        };
-        Ok(Some(Measured { broken, ..measured }))
+        Ok(Some(match self.dpo {
+            None => Share { loss: nll, pairs: None, count: targets, broken },
+            Some(_) => Share::of_pairs(&pairs, broken),
+        }))
     }
 
-    /// Returns the mean loss over the batches, without dropout.
+    /// Returns the loss over this rank's among the batches, without dropout.
     pub fn validation(
         &mut self,
         params: &Parameters,
         units: Units<'_>,
         batches: &[Vec<usize>],
-    ) -> Result<Measured, Error> {
+    ) -> Result<Share, Error> {
         let (mut nll, mut targets, mut pairs, mut broken) = (0.0, 0, Vec::new(), None);
-        for (index, batch) in batches.iter().enumerate() {
+        let world = self.world;
+        for (index, batch) in batches.iter().enumerate().filter(|(index, _)| world.owns(*index)) {
             let documents = units.documents(batch);
             match self.dpo {
                 None => {
@@ -105,16 +158,15 @@ impl<'a> Objective<'a> {
                     let reference = self.reference(units, batch, true)?;
                     let each = self.model.log_probs(Some(params), &documents)?;
                     let found = outcomes(dpo, &each, &reference);
-                    note_broken(&mut broken, index, summary(&found).loss);
+                    note_broken(&mut broken, index, Share::of_pairs(&found, None).loss);
                     pairs.extend(found);
                 }
             }
         }
-        let measured = match self.dpo {
-            None => Measured { loss: nll / targets as f64, ..Measured::default() },
-            Some(_) => summary(&pairs),
-        };
-        Ok(Measured { broken, ..measured })
+        Ok(match self.dpo {
+            None => Share { loss: nll, pairs: None, count: targets, broken },
+            Some(_) => Share::of_pairs(&pairs, broken),
+        })
     }
 
     /// Returns what the model as it was opened says of pairs. It is computed once: it does not depend on the batch.
@@ -163,15 +215,4 @@ fn outcomes(dpo: Dpo, each: &[Vec<f32>], reference: &[PairLogProbs]) -> Vec<DpoO
     let loss = DpoLoss::Sigmoid { label_smoothing: dpo.label_smoothing };
     let pairs = pair_sums(each);
     pairs.iter().zip(reference).map(|(policy, reference)| loss.of(dpo.beta, *policy, *reference)).collect()
-}
-
-fn summary(pairs: &[DpoOutcome]) -> Measured {
-    let n = pairs.len() as f64;
-    let mean = |value: fn(&DpoOutcome) -> f64| pairs.iter().fold(0.0, |sum, pair| sum + value(pair)) / n;
-    Measured {
-        loss: mean(|pair| pair.loss),
-        accuracy: Some(mean(|pair| f64::from(u8::from(pair.is_right())))),
-        margin: Some(mean(|pair| pair.reward_chosen - pair.reward_rejected)),
-        broken: None,
-    }
 }

@@ -2,6 +2,9 @@
 //!
 //! Nothing random has a state: order, dropout and first values are drawn by counters of (seed, epoch, step, place). So a
 //! run that goes on from a checkpoint computes every loss and parameter to the bit as if it had not ended.
+//!
+//! Several processes ([`super::parallel`]) each run this loop over their share of every batch; what decides is the same on all
+//! of them, and the first alone reads and writes.
 
 mod batches;
 mod checkpoint;
@@ -11,12 +14,14 @@ mod estimate;
 mod identity;
 mod log;
 mod measure;
+mod shares;
 mod tensorboard;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::parallel::{self, Reducer};
 use super::recipe::{self, Recipe};
 use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
 use crate::model::train::{Parameters, Trainable};
@@ -25,10 +30,11 @@ pub use batches::{Batches, StepBatch};
 pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
 pub use corpus::{Corpus, Units};
 pub use error::Error;
-pub use estimate::{Largest, Probe, Totals, memory, probe, totals};
+pub use estimate::{Largest, Probe, Totals, memory, probe, totals, trained_bytes};
 pub use identity::Identity;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
 pub use measure::{Measured, text_loss};
+pub use shares::{RankShare, parameters_sha256, shares};
 
 use log::Logs;
 use measure::Objective;
@@ -52,6 +58,8 @@ pub struct Job<'a> {
     pub resume: bool,
     /// Ends the run at the next micro-batch, with a checkpoint.
     pub interrupted: &'a AtomicBool,
+    /// The way to the run's other processes.
+    pub reducer: &'a dyn Reducer,
 }
 
 /// Hears of what happens in a run.
@@ -104,11 +112,24 @@ pub struct Forgetting {
 /// Trains.
 ///
 /// Errors if there is a run in the directory already (unless it is to go on), if a checkpoint is of another run, if a loss is not
-/// finite, and if something cannot be written; checkpoints written until then stay as they are.
+/// finite, and if something cannot be written; checkpoints written until then stay as they are. An error of one process is told to
+/// the others, whose runs end with it.
 pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let mut run = Run::new(job, observer)?;
-    let ended = run.train(observer)?;
-    run.finish(ended)
+    let run = Run::new(job, observer).and_then(|mut run| {
+        let ended = run.train(observer)?;
+        run.finish(ended)
+    });
+    run.map_err(|error| {
+        job.reducer.fail(&error.to_string());
+        match error {
+            Error::Parallel { error, .. } if job.reducer.world().is_first() => {
+                let checkpoints = Checkpoints::at(job.dir);
+                let last = checkpoints.steps().ok().and_then(|steps| steps.last().copied());
+                Error::Parallel { error, checkpoint: last.map(|step| checkpoints.path(step)) }
+            }
+            error => error,
+        }
+    })
 }
 
 struct Run<'a> {
@@ -133,12 +154,20 @@ impl<'a> Run<'a> {
         let Job { recipe, model, corpus, dir, .. } = *job;
         let batches = Batches::new(recipe, corpus);
         let total_steps = batches.total_steps(recipe.train.length)?;
-        let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus, job.general);
-        let checkpoints = Checkpoints::open(dir)?;
+        let world = job.reducer.world();
+        shares::check(recipe, world)?;
+        let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus, job.general, world.size);
         let optimizer = optimizer(&recipe.train);
-        let restored = restored(job, &checkpoints, &identity, observer)?;
+        let (checkpoints, restored) = match world.is_first() {
+            true => {
+                let checkpoints = Checkpoints::open(dir)?;
+                let restored = restored(job, &checkpoints, &identity, observer)?;
+                (checkpoints, restored)
+            }
+            false => (Checkpoints::at(dir), None),
+        };
         let saved = restored.as_ref().map(|restored| restored.state.step);
-        let (mut state, params, moments) = match restored {
+        let (mut state, mut params, mut moments) = match restored {
             Some(Restored { state, params, optimizer }) => (state, params, optimizer),
             None => {
                 let params = model.initial_parameters(recipe.train.seed);
@@ -146,12 +175,20 @@ impl<'a> Run<'a> {
                 (State::new(identity), params, moments)
             }
         };
-        let logs = Logs::open(dir, &recipe.log, &state.logs)?;
-        // those that were passed over: a log that is cut has no place for them
-        checkpoints.remove_after(state.step)?;
-        if let (Some(general), None) = (job.general, state.general_before) {
-            state.general_before = Some(Exact(text_loss(model, None, general)?));
+        let logs = match world.is_first() {
+            true => Logs::open(dir, &recipe.log, &state.logs, world.size)?,
+            false => Logs::none(),
+        };
+        if world.is_first() {
+            // those that were passed over: a log that is cut has no place for them
+            checkpoints.remove_after(state.step)?;
+            if let (Some(general), None) = (job.general, state.general_before) {
+                state.general_before = Some(Exact(text_loss(model, None, general)?));
+            }
         }
+        let begun = shares::Begun { state, saved };
+        let shares::Begun { state, saved } =
+            shares::begin_alike(job.reducer, begun, &mut params, &mut moments)?;
         observer.began(state.step, total_steps);
         Ok(Run {
             job,
@@ -160,7 +197,7 @@ impl<'a> Run<'a> {
             schedule: recipe.train.schedule(total_steps as usize),
             optimizer,
             groups: groups(model, recipe.train.weight_decay),
-            objective: Objective::new(model, recipe.dpo),
+            objective: Objective::new(model, recipe.dpo, world),
             checkpoints,
             logs,
             state,
@@ -209,9 +246,13 @@ impl<'a> Run<'a> {
         let is_ended = || interrupted.load(Ordering::SeqCst);
         let units = corpus.train();
         let key = (recipe.train.seed, step);
-        let Some(measured) = self.objective.step(&self.params, (units, batch), key, grads, is_ended)? else {
-            return Ok(None);
-        };
+        let share = self.objective.step(&self.params, (units, batch), key, grads, is_ended)?;
+        let reducer = self.job.reducer;
+        // the signal may have come to one process alone
+        let is_ended = reducer.any(share.is_none())?;
+        let Some(share) = share.filter(|_| !is_ended) else { return Ok(None) };
+        let measured = share.of_all(reducer)?;
+        reducer.all_reduce_sum(&mut grads[..self.params.len()])?;
         let gradients = &grads[..self.params.len()];
         let norm = global_norm(compute, gradients);
         if !measured.loss.is_finite() || !norm.is_finite() {
@@ -303,7 +344,7 @@ impl<'a> Run<'a> {
         }
         let clock = Instant::now();
         let batches = self.batches.validation();
-        let measured = self.objective.validation(&self.params, units, &batches)?;
+        let measured = self.objective.validation(&self.params, units, &batches)?.of_all(self.job.reducer)?;
         let Measured { loss, accuracy, broken, .. } = measured;
         let step = self.state.step;
         if !loss.is_finite() {
@@ -334,9 +375,18 @@ impl<'a> Run<'a> {
         self.job.recipe.eval.early_stopping.is_some_and(|early| self.state.misses >= early.patience)
     }
 
-    /// Writes a checkpoint, unless the last one is of this step, and removes old ones.
+    /// Writes a checkpoint, unless the last one is of this step, and removes old ones. Nothing is written of parameters that are
+    /// not the same in all processes.
     fn save(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         if self.saved == Some(self.state.step) {
+            return Ok(());
+        }
+        let world = self.job.reducer.world();
+        if world.size > 1 {
+            parallel::check_agreement(self.job.reducer, parameters_sha256(&self.params).as_bytes())?;
+        }
+        if !world.is_first() {
+            self.saved = Some(self.state.step);
             return Ok(());
         }
         self.state.logs = self.logs.sync()?;
@@ -351,17 +401,20 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, ended: Ended) -> Result<Outcome, Error> {
         self.logs.sync()?;
+        // nobody has ended well before the last checkpoint is written
+        self.job.reducer.barrier()?;
         let Run { job, state, mut params, moments, checkpoints, total_steps, .. } = self;
         drop(moments);
         let mut chosen_step = state.step;
-        let keeps_best = job.recipe.checkpoint.keep_best && ended != Ended::Interrupted;
+        let is_result = job.reducer.world().is_first() && ended != Ended::Interrupted;
+        let keeps_best = job.recipe.checkpoint.keep_best && is_result;
         if let Some(best) = state.best.filter(|best| keeps_best && best.step != state.step) {
             drop(params);
             params = checkpoints.read(best.step, job.model).map_err(Error::of_best)?.params;
             chosen_step = best.step;
         }
         let forgetting = match (job.general, state.general_before) {
-            (Some(general), Some(Exact(before))) if ended != Ended::Interrupted => {
+            (Some(general), Some(Exact(before))) if is_result => {
                 Some(Forgetting { before, after: text_loss(job.model, Some(&params), general)? })
             }
             _ => None,
