@@ -19,6 +19,11 @@ pub trait Product: Sync {
     /// Returns the bytes of a packed row of x of `k` values (the driver rounds them up to 64).
     fn x_row_bytes(&self, k: usize) -> usize;
 
+    /// Returns true if rows of x may also be taken as they lie, in f32 without padding.
+    fn takes_plain_rows(&self) -> bool {
+        false
+    }
+
     /// Packs a group of `x.len() / k` rows of x, row-major, at most [`Product::x_group`], into all of `out`,
     /// which is 64-aligned and has `rows * x_row_bytes(k).next_multiple_of(64)` bytes of unspecified content.
     fn pack_x(&self, x: &[f32], k: usize, out: &mut [u8]);
@@ -53,6 +58,12 @@ impl<'a> Tile<'a> {
             let rows = group.min(m - first);
             (first, rows, &x[first * row_bytes..(first + rows) * row_bytes])
         })
+    }
+
+    /// Returns how many bytes apart packed rows of x are.
+    #[inline]
+    pub fn x_row_bytes(&self) -> usize {
+        self.x_row_bytes
     }
 
     /// Writes `values` to the elements of `y[row]` from column `col` of w on.
@@ -124,24 +135,34 @@ const TASKS_PER_THREAD: usize = 8;
 /// The least rows of x in a tile: with fewer, packing w again costs more than a balanced load gains.
 const LEAST_ROWS: usize = 64;
 
+/// With no more rows of w than this, x is taken as it lies where it can be: packing would read and write as much as the
+/// product reads.
+pub const NARROW: usize = 64;
+
 /// Computes products on the same `x`, `[m, k]` row-major, tiles of all of them in one parallel region.
 pub fn run(compute: &Compute, x: &[f32], k: usize, jobs: &mut [Job<'_>]) {
     let m = x.len() / k;
     let mut forms: Vec<Form> = Vec::new();
     let mut bytes = 0;
     for job in jobs.iter() {
-        if !forms.iter().any(|form| form.arithmetic == job.arithmetic) {
-            let row_bytes = job.product.x_row_bytes(k).next_multiple_of(64);
-            forms.push(Form { arithmetic: job.arithmetic, product: job.product, row_bytes, start: bytes });
-            bytes += m * row_bytes;
+        let is_plain = job.product.takes_plain_rows() && job.w.rows() <= NARROW;
+        if forms.iter().any(|form| form.fits(job.arithmetic, is_plain)) {
+            continue;
         }
+        let (row_bytes, start) = match is_plain {
+            true => (4 * k, None),
+            false => (job.product.x_row_bytes(k).next_multiple_of(64), Some(bytes)),
+        };
+        forms.push(Form { arithmetic: job.arithmetic, product: job.product, row_bytes, start });
+        bytes += if is_plain { 0 } else { m * row_bytes };
     }
     scratch::with(bytes, |packed| {
         for form in &forms {
-            let out = &mut packed[form.start..][..m * form.row_bytes];
+            let Some(start) = form.start else { continue };
+            let out = &mut packed[start..][..m * form.row_bytes];
             pack(compute, x, k, form.product, form.row_bytes, out);
         }
-        multiply(compute, m, &forms, packed, jobs);
+        multiply(compute, m, &forms, (plain(x), packed), jobs);
     });
 }
 
@@ -150,8 +171,20 @@ struct Form {
     arithmetic: Arithmetic,
     product: &'static dyn Product,
     row_bytes: usize,
-    /// Where it begins in the packed bytes.
-    start: usize,
+    /// Where it begins in the packed bytes; `None`: x as it lies.
+    start: Option<usize>,
+}
+
+impl Form {
+    fn fits(&self, arithmetic: Arithmetic, is_plain: bool) -> bool {
+        self.arithmetic == arithmetic && self.start.is_none() == is_plain
+    }
+}
+
+/// Returns the bytes of x as it lies.
+pub fn plain(x: &[f32]) -> &[u8] {
+    // SAFETY: every f32 is four bytes without padding.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
 }
 
 /// Packs `x`, `[m, k]` row-major, into `out`, rows `row_bytes` apart.
@@ -189,14 +222,21 @@ struct Cut<'a> {
     col_tiles: usize,
 }
 
-fn multiply(compute: &Compute, m: usize, forms: &[Form], packed: &[u8], jobs: &mut [Job<'_>]) {
+fn multiply(
+    compute: &Compute,
+    m: usize,
+    forms: &[Form],
+    (plain, packed): (&[u8], &[u8]),
+    jobs: &mut [Job<'_>],
+) {
     let n_all: usize = jobs.iter().map(|job| job.w.rows()).sum();
     let wanted = compute.team.threads() * TASKS_PER_THREAD;
     let mut n_tasks = 0;
     let mut cuts = Vec::with_capacity(jobs.len());
     for job in jobs {
         // Every job's arithmetic has a form: `run` made them from the same jobs.
-        let Some(form) = forms.iter().find(|form| form.arithmetic == job.arithmetic) else { continue };
+        let is_plain = job.product.takes_plain_rows() && job.w.rows() <= NARROW;
+        let Some(form) = forms.iter().find(|form| form.fits(job.arithmetic, is_plain)) else { continue };
         let n = job.w.rows();
         let (x_group, w_group) = (job.product.x_group(), job.product.w_group());
         let tile_cols = n_all.div_ceil(wanted).next_multiple_of(w_group);
@@ -208,7 +248,7 @@ fn multiply(compute: &Compute, m: usize, forms: &[Form], packed: &[u8], jobs: &m
             w: job.w,
             y: Shared(job.y.as_mut_ptr().cast()),
             add_scaled: job.add_scaled,
-            x: &packed[form.start..][..m * form.row_bytes],
+            x: form.start.map_or(plain, |start| &packed[start..][..m * form.row_bytes]),
             row_bytes: form.row_bytes,
             first_task: n_tasks,
             tile_rows,

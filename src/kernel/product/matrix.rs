@@ -214,17 +214,6 @@ impl Matrix {
         &(**bytes).as_ref()[start..start + self.row_bytes]
     }
 
-    /// Returns the bytes of columns `cols`, whole blocks, of row `row` as stored; `None` unless they lie so.
-    ///
-    /// # Panics
-    /// If `row >= rows()` or `cols` leave the row.
-    #[inline]
-    pub fn mapped_cols(&self, row: usize, cols: &Range<usize>) -> Option<&[u8]> {
-        let Storage::Rows(_) = &self.storage else { return None };
-        let at = |col: usize| col / self.dtype.block_len() * self.dtype.block_bytes();
-        Some(&self.mapped_row(row)[at(cols.start)..at(cols.end)])
-    }
-
     /// Writes row `row` as f32.
     ///
     /// # Panics

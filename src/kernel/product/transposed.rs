@@ -77,6 +77,12 @@ impl<'a> Tile<'a> {
         })
     }
 
+    /// Returns how many bytes apart packed rows of x are.
+    #[inline]
+    pub fn x_row_bytes(&self) -> usize {
+        self.x_row_bytes
+    }
+
     /// Returns the address of `y[row][cols.start]`, and how many elements apart rows are.
     ///
     /// # Panics
@@ -183,6 +189,8 @@ struct Part<'a> {
     product: &'static dyn FloatProduct,
     x: &'a [f32],
     x_row_bytes: usize,
+    /// x is taken as it lies.
+    is_plain: bool,
     w: Operand<'a>,
 }
 
@@ -190,7 +198,9 @@ impl<'a> Part<'a> {
     fn new(compute: &Compute, x: &'a [f32], w: Operand<'a>, arithmetic: Arithmetic) -> Self {
         assert!(arithmetic != Arithmetic::Int8, "gradients have no integer codes");
         let product = float::product(compute.isa, arithmetic);
-        Part { product, x, x_row_bytes: product.x_row_bytes(w.rows()).next_multiple_of(64), w }
+        let is_plain = product.takes_plain_rows() && w.cols() <= driver::NARROW;
+        let packed = product.x_row_bytes(w.rows()).next_multiple_of(64);
+        Part { product, x, x_row_bytes: if is_plain { 4 * w.rows() } else { packed }, is_plain, w }
     }
 }
 
@@ -203,10 +213,15 @@ fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, 
     if m == 0 || k == 0 {
         return;
     }
-    scratch::with(parts.iter().map(|part| m * part.x_row_bytes).sum(), |packed| {
+    let bytes = |part: &Part<'_>| if part.is_plain { 0 } else { m * part.x_row_bytes };
+    scratch::with(parts.iter().map(bytes).sum(), |packed| {
         let mut rest = &mut *packed;
         let mut xs: Vec<&[u8]> = Vec::with_capacity(parts.len());
         for part in parts {
+            if part.is_plain {
+                xs.push(driver::plain(part.x));
+                continue;
+            }
             let (out, behind) = rest.split_at_mut(m * part.x_row_bytes);
             driver::pack(compute, part.x, part.w.rows(), part.product, part.x_row_bytes, out);
             xs.push(out);

@@ -134,12 +134,6 @@ unsafe impl Lanes for Avx2 {
         // SAFETY: see `zero`; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch_near(address: *const u8) {
-        // SAFETY: see `zero`; a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
 /// Returns the f16 in the low half of every lane, whose high half is zero, as f32.

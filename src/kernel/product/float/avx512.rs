@@ -133,12 +133,6 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: see `zero`; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch_near(address: *const u8) {
-        // SAFETY: see `zero`; a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
 /// Returns the transpose of a 16 x 16 matrix: 1 x 1, 2 x 2 in 128-bit lanes, then the lanes themselves.

@@ -51,8 +51,6 @@ pub unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// Asks for the cache line at `address` into the second level: the first has no room for so many rows, whose
     /// distance is often a power of two.
     unsafe fn prefetch(address: *const u8);
-    /// Asks for a cache line that is needed soon.
-    unsafe fn prefetch_near(address: *const u8);
 }
 
 /// The addresses of at most 16 rows.
@@ -191,7 +189,4 @@ unsafe impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_address: *const u8) {}
-
-    #[inline(always)]
-    unsafe fn prefetch_near(_address: *const u8) {}
 }

@@ -25,7 +25,7 @@ pub struct Part {
 #[derive(Clone, Copy)]
 pub struct Operands {
     pub lanes: usize,
-    /// Rows of `lanes`, `x_stride` apart; those behind them, if there are any, come next.
+    /// Rows of `lanes`, `x_stride` apart.
     pub x: *const u32,
     pub x_stride: usize,
     /// `[lanes][VECTORS * LANES]`.
@@ -38,8 +38,6 @@ pub struct Operands {
 const MOST_ROWS: usize = 8;
 /// The most columns of any micro-kernel.
 const MOST_COLS: usize = 48;
-/// Lanes of a cache line.
-const LINE: usize = 16;
 /// What turns a fused multiply-add into a sum and into a product.
 const ONE: [f32; 2] = [1.0, -0.0];
 
@@ -89,7 +87,7 @@ pub unsafe fn multiply<S: Step, const M: usize>(operands: Operands, part: Part) 
 unsafe fn sums<S: Step, const M: usize, const N: usize, const P: usize>(operands: Operands, part: Part) {
     let Operands { lanes, x, x_stride, mut panel, last } = operands;
     let Part { from, from_stride, to, to_stride, add_scaled, .. } = part;
-    // SAFETY: the caller's; a prefetch never faults.
+    // SAFETY: the caller's.
     unsafe {
         let mut sum = [[S::L::zero(); N]; M];
         if !from.is_null() {
@@ -99,23 +97,18 @@ unsafe fn sums<S: Step, const M: usize, const N: usize, const P: usize>(operands
                 }
             }
         }
-        for start in (0..lanes).step_by(LINE) {
+        for t in 0..lanes {
+            let mut w = [S::L::zero(); N];
+            for j in 0..N {
+                w[j] = S::L::load(panel.add(j * S::L::LANES));
+            }
             for i in 0..M {
-                S::L::prefetch_near(x.wrapping_add((M + i) * x_stride + start).cast());
-            }
-            for t in start..lanes.min(start + LINE) {
-                let mut w = [S::L::zero(); N];
+                let x = S::L::splat(x.add(i * x_stride + t));
                 for j in 0..N {
-                    w[j] = S::L::load(panel.add(j * S::L::LANES));
+                    sum[i][j] = S::step(sum[i][j], x, w[j]);
                 }
-                for i in 0..M {
-                    let x = S::L::splat(x.add(i * x_stride + t));
-                    for j in 0..N {
-                        sum[i][j] = S::step(sum[i][j], x, w[j]);
-                    }
-                }
-                panel = panel.add(P * S::L::LANES);
             }
+            panel = panel.add(P * S::L::LANES);
         }
         if last {
             for i in 0..M {

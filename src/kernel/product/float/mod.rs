@@ -81,6 +81,10 @@ macro_rules! float_product {
                 tile::x_row_bytes::<$step>(k)
             }
 
+            fn takes_plain_rows(&self) -> bool {
+                <$step as step::Step>::DEPTH == 1
+            }
+
             fn pack_x(&self, x: &[f32], k: usize, out: &mut [u8]) {
                 $(#[$features])?
                 unsafe fn pack_x(x: &[f32], k: usize, out: &mut [u8]) {

@@ -244,17 +244,10 @@ unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer:
     let (decoded, sums) = rest.split_at_mut(4 * DEPTH * S::L::LANES);
     let sums = Running::<S>::new(sums, tile.rows.len());
     let cols = tile.cols.clone();
-    let w = tile.w;
     for first_col in cols.clone().step_by(w_group::<S>()) {
         let n = w_group::<S>().min(cols.end - first_col);
         for start in (0..k).step_by(DEPTH) {
             let block = start..k.min(start + DEPTH);
-            let (next_rows, next_start) = match block.end < k {
-                true => (first_col..first_col + n, block.end),
-                false => (first_col + n..cols.end.min(first_col + n + w_group::<S>()), 0),
-            };
-            let next_cols = next_start..k.min(next_start + DEPTH);
-            let mut ahead = Ahead::new(next_rows, sums.n_groups);
             // SAFETY: the caller's; panel has room for DEPTH * w_group lanes, x and y have the group's rows.
             unsafe {
                 for v in 0..n.div_ceil(S::L::LANES) {
@@ -264,14 +257,13 @@ unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer:
                 }
                 let turn = Turn { begins: true, is_first: start == 0, is_last: block.end == k };
                 for (group, (row, rows, x)) in tile.x_groups().enumerate() {
-                    ahead.step(|row| fetch_bytes::<S::L>(w.mapped_cols(row, &next_cols).unwrap_or_default()));
                     let (y, stride) = tile.y_address(row);
                     let part = sums.part((group, 0), turn, (y.add(first_col - cols.start), stride), n);
                     let part = Part { add_scaled: tile.add_scaled.filter(|_| turn.is_last), ..part };
                     let operands = Operands {
                         lanes: depth::<S>(block.len()),
                         x: x.as_ptr().cast::<u32>().add(depth::<S>(start)),
-                        x_stride: x_row_bytes::<S>(k) / 4,
+                        x_stride: tile.x_row_bytes() / 4,
                         panel: panel.as_ptr().cast(),
                         last: turn.is_last,
                     };
@@ -279,44 +271,6 @@ unsafe fn panels<S: Step>(isa: Isa, tile: &mut Tile<'_>, source: Source, buffer:
                 }
             }
         }
-    }
-}
-
-/// Rows of w that come next, asked for a few at each of the steps until then: memory is slow to begin a row.
-pub struct Ahead {
-    rows: Range<usize>,
-    per_step: usize,
-}
-
-impl Ahead {
-    /// With few steps, as of a single row of x, the loads themselves are as early.
-    const LEAST_STEPS: usize = 8;
-
-    #[inline(always)]
-    pub fn new(rows: Range<usize>, n_steps: usize) -> Ahead {
-        match n_steps < Self::LEAST_STEPS {
-            true => Ahead { rows: 0..0, per_step: 0 },
-            false => Ahead { per_step: rows.len().div_ceil(n_steps), rows },
-        }
-    }
-
-    /// Calls `fetch` with the step's rows.
-    #[inline(always)]
-    pub fn step(&mut self, fetch: impl Fn(usize)) {
-        let end = self.rows.end.min(self.rows.start + self.per_step);
-        for row in self.rows.start..end {
-            fetch(row);
-        }
-        self.rows.start = end;
-    }
-}
-
-/// Asks for these bytes.
-#[inline(always)]
-pub fn fetch_bytes<L: Lanes>(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        // SAFETY: a prefetch never faults.
-        unsafe { L::prefetch(line.as_ptr()) };
     }
 }
 

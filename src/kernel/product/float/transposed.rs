@@ -8,9 +8,7 @@ use std::ops::Range;
 use super::lanes::{BLOCK, Lanes};
 use super::micro::Operands;
 use super::step::{Step, V};
-use super::tile::{
-    Ahead, Running, Source, Turn, bf16_operand, fetch_bytes, multiply_rows, w_group, x_row_bytes,
-};
+use super::tile::{Running, Source, Turn, bf16_operand, multiply_rows, w_group};
 use crate::kernel::Isa;
 use crate::kernel::product::matrix::Stored;
 use crate::kernel::product::transposed::{Operand, Tile};
@@ -62,11 +60,9 @@ unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let panel = panel.as_mut_ptr().cast::<u32>();
     let (n, width) = (tile.w.rows(), tile.cols.len());
     let sums = Running::<S>::new(sums, tile.rows.len());
-    let n_steps = width.div_ceil(w_group::<S>()) * tile.rows.len().div_ceil(S::L::ROWS);
     for start in (0..n).step_by(DEPTH) {
         let rows = start..n.min(start + DEPTH);
         let turn = Turn { begins: tile.begins, is_first: start == 0, is_last: rows.end == n };
-        let mut ahead = Ahead::new(rows.end..n.min(rows.end + DEPTH), n_steps);
         // SAFETY: the caller's; the panel has room for DEPTH * w_group lanes, x and y have the group's rows.
         unsafe {
             let block = block::<S>(isa, tile, rows, decoded);
@@ -76,33 +72,17 @@ unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
                     pack::<S>(&block, first + v, width - first - v, panel.add(v));
                 }
                 for (group, (row, rows, x)) in tile.x_groups().enumerate() {
-                    ahead.step(|row| fetch::<S>(tile, row));
                     let (y, stride) = tile.y_address(row);
                     let part = sums.part((group, col_group), turn, (y.add(first), stride), cols);
                     let operands = Operands {
                         lanes: block.len.div_ceil(S::DEPTH),
                         x: x.as_ptr().cast::<u32>().add(start / S::DEPTH),
-                        x_stride: x_row_bytes::<S>(n) / 4,
+                        x_stride: tile.x_row_bytes() / 4,
                         panel,
                         last: turn.is_last,
                     };
                     multiply_rows::<S>(rows, operands, part);
                 }
-            }
-        }
-    }
-}
-
-/// Asks for the tile's columns of a row of w: rows lie far apart, so that nothing else foresees them.
-#[inline(always)]
-fn fetch<S: Step>(tile: &Tile<'_>, row: usize) {
-    match tile.w {
-        Operand::Matrix(w) => fetch_bytes::<S::L>(w.mapped_cols(row, &tile.cols).unwrap_or_default()),
-        Operand::Values { values, cols } => {
-            let values = &values[row * cols..][tile.cols.clone()];
-            for line in values.chunks(16) {
-                // SAFETY: a prefetch never faults.
-                unsafe { S::L::prefetch(line.as_ptr().cast()) };
             }
         }
     }
