@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
+use crate::read::{ReadError, refuse_endless};
+
 use error::LARGEST;
 use set::Override;
 
@@ -55,6 +57,10 @@ impl Document {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Document, Error> {
         let read_error = |source| Error::Read { path: path.to_owned(), source };
+        match refuse_endless(path) {
+            Err(ReadError::Io { source, .. }) => return Err(read_error(source)),
+            checked => checked?,
+        }
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path).map_err(read_error)?;
         file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(read_error)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnostic, unread_hint};
+use crate::read::ReadError;
 
 /// A configuration file is written by hand: what is larger is some other file.
 pub(super) const LARGEST: u64 = 1 << 20;
@@ -16,6 +17,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}: more than {LARGEST} bytes, the most that a configuration file has")]
     TooLarge { path: PathBuf },
@@ -57,6 +61,7 @@ impl Diagnostic for Error {
                 Some("is it a data file? a suite names its data, it does not hold it".into())
             }
             Error::Read { path, source } => shipped(path, source).or_else(|| unread_hint(path, source)),
+            Error::File(source) => source.hint(),
             Error::NotUtf8 { .. } => {
                 Some("a text file in YAML was expected: is this another file, a model perhaps?".into())
             }

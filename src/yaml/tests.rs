@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::listed;
 use super::*;
+use crate::error::Diagnostic;
 
 fn problems(text: &str, read: impl Fn(&Fields)) -> Vec<String> {
     let document = Document::parse(Path::new("s.yaml"), text.to_owned()).unwrap();
@@ -92,5 +93,13 @@ fn duplicate_keys_and_bombs_are_syntax_errors() {
     assert_eq!(error.to_string(), "s.yaml:3:1: not YAML");
     // a file without an end
     #[cfg(unix)]
-    assert!(matches!(Document::open(Path::new("/dev/zero")), Err(Error::TooLarge { .. })));
+    {
+        let error = Document::open(Path::new("/dev/zero")).err().unwrap();
+        assert_eq!(error.to_string(), "/dev/zero: not a regular file");
+        assert!(error.hint().unwrap().starts_with("devices and pipes have no end"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let large = dir.path().join("large.yaml");
+    std::fs::write(&large, vec![b' '; LARGEST as usize + 1]).unwrap();
+    assert!(matches!(Document::open(&large), Err(Error::TooLarge { .. })));
 }

@@ -244,6 +244,65 @@ fn runs_of_different_suites_are_not_compared() {
     assert!(stdout.ends_with("NOT COMPARABLE\n"), "{stdout}");
 }
 
+/// What a command reads, each time from a pipe that nobody writes into.
+#[cfg(unix)]
+const PIPES: &[&str] = &[
+    "eval model.gguf --perplexity pipe --quiet",
+    "eval model.gguf --kl-base model.gguf --text pipe --quiet",
+    "eval model.gguf --base-logits pipe --quiet",
+    "eval model.gguf --suite pipe",
+    "suite validate pipe",
+    "gate a a --policy pipe",
+    "recipe validate pipe",
+    "recipe validate recipe.yaml --set eval.forgetting.text=pipe",
+    "recipe data recipe.yaml --set data.chat_template=pipe",
+    "finetune pipe",
+    "finetune recipe.yaml --out run --set data.chat_template=pipe",
+    "finetune recipe.yaml --out run --set eval.forgetting.text=pipe",
+    "finetune recipe.yaml --out run --set eval.gate.suite=pipe",
+    "quantize model -t Q4_K_M -o new.gguf --imatrix pipe",
+    "quantize piped -t F16 -o new.gguf",
+    "inspect piped",
+];
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused_before_they_are_opened() {
+    let dir = workplace();
+    let pipe = |name: &str| {
+        let path = dir.path().join(name);
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    pipe("pipe");
+    std::fs::create_dir(dir.path().join("piped")).unwrap();
+    std::fs::copy(dir.path().join("model/model.safetensors"), dir.path().join("piped/model.safetensors"))
+        .unwrap();
+    pipe("piped/config.json");
+    for args in PIPES {
+        let words: Vec<&str> = args.split(' ').collect();
+        let mut command = lctl(dir.path(), &words);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while child.try_wait().unwrap().is_none() {
+            if std::time::Instant::now() > until {
+                child.kill().unwrap();
+                panic!("{args}: waits");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args}: {stderr}");
+        assert!(stderr.contains("not a regular file"), "{args}: {stderr}");
+        if !args.contains("piped") {
+            assert!(stderr.contains("pipe: not a regular file"), "{args}: {stderr}");
+            assert!(stderr.contains("hint: devices and pipes have no end"), "{args}: {stderr}");
+        }
+        assert!(!dir.path().join("run").exists() && !dir.path().join("new.gguf").exists(), "{args}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_is_named() {

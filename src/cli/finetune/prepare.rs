@@ -22,6 +22,7 @@ use crate::model::export;
 use crate::model::train::{self, LowRankSpec, Method, TargetModules, Trainable};
 use crate::model::{LoadOptions, Residence};
 use crate::provenance::{InputFiles, Role};
+use crate::read::{read_text, refuse_endless};
 use crate::text::{EncodeOptions, Tokenizer};
 
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,7 @@ impl Prepared {
             if let Err(source) = path.metadata() {
                 return Err(Error::Read { key, path: path.to_owned(), source }.into());
             }
+            refuse_endless(path)?;
         }
         if let Some(gate) = &recipe.eval.gate {
             check_gate(gate, args.quiet, args.offline)?;
@@ -264,7 +266,7 @@ fn check_gate(gate: &Gate, quiet: bool, offline: bool) -> Result<(), Failure> {
 /// Returns the general text as documents of at most `max_seq_len` tokens.
 fn general(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>>>, Failure> {
     let Some(guard) = &recipe.eval.forgetting else { return Ok(None) };
-    let text = read_text("eval.forgetting.text", &guard.text)?;
+    let text = read_text(&guard.text)?;
     let options = EncodeOptions { add_special: true, ..EncodeOptions::default() };
     let mut tokens = tokenizer.encode(&text, options)?;
     tokens.truncate(guard.max_tokens);
@@ -274,11 +276,6 @@ fn general(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>
         true => Err(RunError::ShortText { path: guard.text.clone(), tokens: tokens.len() }.into()),
         false => Ok(Some(documents)),
     }
-}
-
-fn read_text(key: &str, path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { key: key.to_owned(), path: path.to_owned(), source }.into())
 }
 
 /// Errors on a sequence longer than the model's context, before the first step.

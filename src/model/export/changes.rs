@@ -1,7 +1,6 @@
 //! What becomes of a model's weights: an adapter's products added, or new values.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -13,6 +12,7 @@ use crate::model::arch;
 use crate::model::config::ModelConfig;
 use crate::model::peft::{Adapter, Pair, Values};
 use crate::model::train::{LowRankSpec, ParameterInfo};
+use crate::read::read_regular;
 use crate::tensor::safetensors::SafeTensors;
 use crate::tensor::{Dtype, RowMap, TensorInfo, TensorSource};
 
@@ -169,7 +169,7 @@ pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
 
 pub(super) fn json(path: &Path) -> Result<Json, Error> {
-    let text = fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = read_regular(path).map_err(Error::io(path, "read"))?;
     let bad = |error: serde_json::Error| Error::BadConfig { path: path.to_owned(), why: error.to_string() };
     serde_json::from_slice(&text).map_err(bad)
 }

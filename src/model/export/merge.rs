@@ -249,9 +249,7 @@ fn write_new(
 
 /// Returns the type that a config.json wants weights to have.
 pub(super) fn named_dtype(path: &Path) -> Result<Dtype, Error> {
-    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    let json: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| Error::BadConfig { path: path.to_owned(), why: error.to_string() })?;
+    let json = json(path)?;
     let key =
         ["dtype", "torch_dtype"].into_iter().find(|key| json.get(*key).is_some_and(|value| !value.is_null()));
     let Some(key) = key else { return Ok(f32_dtype()) };
