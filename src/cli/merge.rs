@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.output.symlink_metadata().is_ok() && !args.force {
         return Err(export::Error::Exists { path: args.output.clone() }.into());
     }
-    let base = model_path(&args.base, args.offline)?;
+    let base = model_path(&args.base, args.offline, args.quiet)?;
     let isa = machine::isa(args.isa.as_deref())?;
     args.quantization.as_deref().map(Recipe::by_name).transpose()?;
     check_output(args, &base)?;

@@ -163,7 +163,7 @@ pub struct How<'a> {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let manifest = Manifest::open(&args.manifest)?;
-    let places = Places::find(&manifest, args.model.as_deref(), &args.input)?;
+    let places = Places::find(&manifest, args.model.as_deref(), &args.input, args.quiet)?;
     let how = How {
         work: args.work.as_deref(),
         isa: machine::isa(args.isa.as_deref())?,

@@ -155,7 +155,7 @@ impl Opened {
     }
 
     fn random(args: &Args, recipe: &Recipe, mode: ComputeMode) -> Result<Opened, Failure> {
-        let base = model_path(&recipe.model.path, args.offline)?;
+        let base = model_path(&recipe.model.path, args.offline, args.quiet)?;
         let options = LoadOptions {
             mode,
             isa: machine::isa(args.isa.as_deref())?,

@@ -99,9 +99,9 @@ impl Diagnostic for NoTemplate {
 }
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
-    let model = Model::open(&model_path(&args.model, args.offline)?)?;
+    let model = Model::open(&model_path(&args.model, args.offline, false)?)?;
     if let Some(other) = &args.diff {
-        let other = Model::open(&model_path(other, args.offline)?)?;
+        let other = Model::open(&model_path(other, args.offline, false)?)?;
         return show_diff(&args, &model, &other);
     }
     let wanted = Wanted { tensors: args.tensors, digests: args.digest, context: args.ctx };

@@ -67,7 +67,7 @@ pub fn loaded<'a, T: Unit>(
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = super::open(&args.recipe, &args.set)?;
-    let tokenizer = Tokenizer::open(&model_path(&recipe.model.path, args.offline)?)?;
+    let tokenizer = Tokenizer::open(&model_path(&recipe.model.path, args.offline, false)?)?;
     match recipe.kind {
         Kind::Finetune => show(&loaded(&recipe, &tokenizer, Encoder::example, args.offline)?, args.json),
         Kind::Dpo => show(&loaded(&recipe, &tokenizer, Encoder::pair, args.offline)?, args.json),
