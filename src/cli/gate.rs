@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
-use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
+use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, table, text, wrapped};
 use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
 
 pub use divergence::{Place, check_measured, over_prompts};
@@ -173,7 +173,7 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     if args.json {
         term::out_json(&json(verdict))?;
     } else if !args.quiet {
-        term::out(&printable_lines(&text(verdict)))?;
+        term::out(&printable_lines(&text(verdict, term::out_width())))?;
     }
     let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
     let draft = match artefact {
@@ -228,12 +228,12 @@ fn plan(args: &Args, mut policy: Policy) -> Result<ExitCode, Failure> {
     if args.json {
         term::out_json(&serde_json::to_value(&plan).unwrap_or_default())?;
     } else if !args.quiet {
-        term::out(&printable_lines(&plan_text(&plan, &policy)))?;
+        term::out(&printable_lines(&plan_text(&plan, &policy, term::out_width())))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan_text(plan: &Plan, policy: &Policy) -> String {
+fn plan_text(plan: &Plan, policy: &Policy, width: Option<usize>) -> String {
     let points = |share: f64| format!("{:.2}", 100.0 * share);
     let header = ["task", "items", "clusters", "margin", "detectable", "power", "items needed"];
     let mut rows = vec![header.map(str::to_owned)];
@@ -249,16 +249,8 @@ fn plan_text(plan: &Plan, policy: &Policy) -> String {
         ]
     };
     rows.extend(plan.tasks.iter().chain(&plan.pool).map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let mut cells = vec![format!("{:<1$}", row[0], widths[0])];
-        cells.extend((1..header.len()).map(|column| format!("{:>1$}", row[column], widths[column])));
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out.push_str(&format!(
+    let mut out = table(&rows, |column| column == 0, width);
+    let about = format!(
         "\nMargins and detectable losses in points, at {:.0} % power, one-sided alpha {}, {} % of items changing,\n\
          correlation {} within clusters. An equal model passes about {:.0} % of the time: pool and critical tasks must\n\
          all be within their margins.\n",
@@ -267,6 +259,10 @@ fn plan_text(plan: &Plan, policy: &Policy) -> String {
         points(policy.flips),
         policy.correlation,
         100.0 * plan.equal_model_passes,
-    ));
+    );
+    for line in about.lines() {
+        out.push_str(&wrapped(line, width));
+        out.push('\n');
+    }
     out
 }

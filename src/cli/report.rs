@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         term::out(&printable_lines(&table(run.tasks.iter().map(TableTask::saved))))?;
         if let Some((_, verdict)) = comparison {
             term::out("\n")?;
-            term::out(&printable_lines(&text(verdict)))?;
+            term::out(&printable_lines(&text(verdict, term::out_width())))?;
         }
     }
     args.render.write(args.force, &run, comparison)?;
