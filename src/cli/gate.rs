@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
-use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, table, text, wrapped};
+use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
+use crate::layout::{table, wrapped};
 use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
 
 pub use divergence::{Place, check_measured, over_prompts};

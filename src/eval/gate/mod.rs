@@ -18,7 +18,6 @@
 
 mod divergence;
 mod judge;
-mod layout;
 mod measure;
 mod pair;
 mod plan;
@@ -29,7 +28,6 @@ mod verdict;
 
 pub use divergence::{Bounded, ChunkMeans, Divergence, prompt_tokens};
 pub use judge::{Judged, Judgement, Status, judge};
-pub use layout::{table, wrapped};
 pub use measure::{Measured, measure};
 pub use pair::{Figure, Item, Pair, Pairing, Role, figure, pair};
 pub use plan::{Plan, PlannedTask};

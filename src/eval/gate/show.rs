@@ -6,10 +6,10 @@ use indexmap::IndexMap;
 
 use super::divergence::{Bounded, Divergence};
 use super::judge::{Judged, Status, p_value, show};
-use super::layout::{table, wrapped};
 use super::measure::Measured;
 use super::pair::Role;
 use super::verdict::{Side, Verdict};
+use crate::layout::{table, wrapped};
 use crate::provenance::{DataLicence, Licences};
 
 /// Lost and gained items shown; a verdict as JSON has all.

@@ -1,5 +1,8 @@
 //! Tables and lists within the width of a terminal; without one, as wide as they are.
 
+/// Most characters of a column: a hostile name sets the width for nobody else (and `format!` takes no width above 65535).
+const WIDEST: usize = 200;
+
 /// What stands between two columns.
 const GAP: &str = "  ";
 
@@ -10,19 +13,24 @@ const INDENT: &str = "    ";
 ///
 /// A table wider than `width` characters comes in parts, one below the other with an empty line between, each with the first
 /// column and as many of the others as there is room for, one at least.
-pub fn table<const N: usize>(
-    rows: &[[String; N]],
+///
+/// # Panics
+/// If a row has fewer cells than the first.
+pub fn table<R: AsRef<[String]>>(
+    rows: &[R],
     is_left: impl Fn(usize) -> bool,
     width: Option<usize>,
 ) -> String {
+    let rows: Vec<&[String]> = rows.iter().map(AsRef::as_ref).collect();
+    let n_columns = rows.first().map_or(0, |row| row.len());
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(widest);
+    let widths: Vec<usize> = (0..n_columns).map(|column| widest(column).min(WIDEST)).collect();
     let mut out = String::new();
     for columns in parts(&widths, width) {
         if !out.is_empty() {
             out.push('\n');
         }
-        for row in rows {
+        for row in &rows {
             let cells = columns.iter().map(|&column| {
                 let (cell, width) = (&row[column], widths[column]);
                 if is_left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
@@ -36,7 +44,9 @@ pub fn table<const N: usize>(
 
 /// Returns the columns of each part of a table.
 fn parts(widths: &[usize], width: Option<usize>) -> Vec<Vec<usize>> {
-    let Some(width) = width else { return vec![(0..widths.len()).collect()] };
+    let Some(width) = width.filter(|_| !widths.is_empty()) else {
+        return vec![(0..widths.len()).collect()];
+    };
     let mut parts = vec![vec![0]];
     let mut taken = widths.first().copied().unwrap_or(0);
     for (column, own) in widths.iter().enumerate().skip(1) {
@@ -102,7 +112,15 @@ mod tests {
         // one column beside the first even where there is no room for it
         let narrow = table(&rows(), is_left, Some(5));
         assert_eq!(narrow.matches("a/questions").count(), 3, "{narrow}");
-        assert_eq!(table::<4>(&[], is_left, Some(5)).trim(), "");
+        assert_eq!(table::<[String; 4]>(&[], is_left, Some(5)), "");
+    }
+
+    #[test]
+    fn no_name_is_too_long_for_a_table() {
+        let long = "x".repeat(70_000);
+        let rows = [[long.clone(), "1".to_owned()], ["short".to_owned(), "22".to_owned()]];
+        let expected = format!("{long}   1\nshort{}  22\n", " ".repeat(WIDEST - 5));
+        assert_eq!(table(&rows, |column| column == 0, None), expected);
     }
 
     #[test]
