@@ -396,5 +396,7 @@ fn a_plan_says_what_a_run_takes_and_writes_nothing() {
     let plan: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(plan["steps"], 10);
     assert!(plan["trainable_parameters"].as_u64().unwrap() > 1000 && plan["tokens"].as_u64().unwrap() > 100);
+    let (code, stdout, stderr) = setup.run(&["--plan", "--quiet"]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "", ""));
     assert!(!setup.path("run").exists());
 }

@@ -155,7 +155,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Prints a report, as JSON or as `text`, and writes report.json into --out; returns it if it was made.
+/// Prints a report, as JSON or, unless `--quiet`, as `text`, and writes report.json into --out; returns it if it was made.
 pub fn deliver(
     args: &Args,
     report: impl FnOnce() -> Result<Value, Failure>,
@@ -171,7 +171,7 @@ pub fn deliver(
     }
     match report.as_ref().filter(|_| args.json) {
         Some(report) => term::out_json(report)?,
-        None if args.is_replay => {}
+        None if args.is_replay || args.quiet => {}
         None => term::out(text)?,
     }
     Ok(report)

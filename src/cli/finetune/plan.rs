@@ -72,6 +72,9 @@ pub fn run(args: &Args, prepared: &Prepared) -> Result<(), Failure> {
             "seconds": seconds,
         }));
     }
+    if args.quiet {
+        return Ok(());
+    }
     let mut rows = vec![
         ("steps", totals.steps.to_string()),
         ("epochs", totals.epochs.to_string()),
