@@ -48,7 +48,7 @@ pub struct Args {
     input: Vec<String>,
 
     /// Check inputs and outputs against their digests, and run nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["work", "threads", "isa"])]
     check: bool,
 
     /// Directory to work in; it must have room for the artefact [default: the system's for temporary files]

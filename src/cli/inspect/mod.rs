@@ -40,11 +40,12 @@ pub struct Args {
     chat_template: bool,
 
     /// Estimate memory at this many tokens of context [default: the model's, at most 4096]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["chat_template", "diff"],
+          value_parser = clap::value_parser!(u64).range(1..))]
     ctx: Option<u64>,
 
     /// SHA-256 of every tensor's data; with --diff, compare the data too (reads the whole model)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "chat_template")]
     digest: bool,
 
     /// Compare with another model: keys, tensor names, types and shapes; exit status 1 if they differ
