@@ -7,6 +7,8 @@ use std::process::Command;
 use lctl::provenance::sha256_of_file;
 
 use crate::common::{assert_snapshot, lctl, names_in, run_lctl};
+#[cfg(unix)]
+use crate::common::{make_pipe, run_without_waiting};
 
 /// What was tried, and with which arguments; the model is `model`, or `model.gguf`.
 const MISTAKES: &[(&str, &str)] = &[
@@ -269,10 +271,7 @@ const PIPES: &[&str] = &[
 #[test]
 fn pipes_are_refused_before_they_are_opened() {
     let dir = workplace();
-    let pipe = |name: &str| {
-        let path = dir.path().join(name);
-        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
-    };
+    let pipe = |name: &str| make_pipe(&dir.path().join(name));
     pipe("pipe");
     std::fs::create_dir(dir.path().join("piped")).unwrap();
     std::fs::copy(dir.path().join("model/model.safetensors"), dir.path().join("piped/model.safetensors"))
@@ -280,20 +279,8 @@ fn pipes_are_refused_before_they_are_opened() {
     pipe("piped/config.json");
     for args in PIPES {
         let words: Vec<&str> = args.split(' ').collect();
-        let mut command = lctl(dir.path(), &words);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while child.try_wait().unwrap().is_none() {
-            if std::time::Instant::now() > until {
-                child.kill().unwrap();
-                panic!("{args}: waits");
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args}: {stderr}");
+        let (status, stderr) = run_without_waiting(lctl(dir.path(), &words));
+        assert_eq!(status, 2, "{args}: {stderr}");
         assert!(stderr.contains("not a regular file"), "{args}: {stderr}");
         if !args.contains("piped") {
             assert!(stderr.contains("pipe: not a regular file"), "{args}: {stderr}");
