@@ -89,8 +89,9 @@ impl Prepared {
         }
         let opened = Opened::new(args, &recipe)?;
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
-        let general = general(&recipe, &opened.tokenizer)?;
-        check_lengths(&corpus, opened.model.decoder().context_length())?;
+        let context = opened.model.decoder().context_length();
+        let general = general(&recipe, &opened.tokenizer, context)?;
+        check_lengths(&corpus, context)?;
         let Opened { model, base, inputs, spec, .. } = opened;
         check_exports(&recipe, &model, &base, spec.as_ref())?;
         let of_model = inputs.iter().find(|input| input.role == Role::Model);
@@ -263,15 +264,18 @@ fn check_gate(gate: &Gate, quiet: bool, offline: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the general text as documents of at most `max_seq_len` tokens.
-fn general(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>>>, Failure> {
+/// Returns the general text as documents of at most `max_seq_len` tokens, and of no more than the model's context.
+fn general(recipe: &Recipe, tokenizer: &Tokenizer, context: usize) -> Result<Option<Vec<Vec<u32>>>, Failure> {
     let Some(guard) = &recipe.eval.forgetting else { return Ok(None) };
     let text = read_text(&guard.text)?;
     let options = EncodeOptions { add_special: true, ..EncodeOptions::default() };
     let mut tokens = tokenizer.encode(&text, options)?;
     tokens.truncate(guard.max_tokens);
-    let documents: Vec<Vec<u32>> =
-        tokens.chunks(recipe.data.max_seq_len).filter(|chunk| chunk.len() > 1).map(<[u32]>::to_vec).collect();
+    let documents: Vec<Vec<u32>> = tokens
+        .chunks(recipe.data.max_seq_len.min(context))
+        .filter(|chunk| chunk.len() > 1)
+        .map(<[u32]>::to_vec)
+        .collect();
     match documents.is_empty() {
         true => Err(RunError::ShortText { path: guard.text.clone(), tokens: tokens.len() }.into()),
         false => Ok(Some(documents)),
