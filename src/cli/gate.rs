@@ -34,6 +34,9 @@ Examples:
   lctl gate --power results/base
   lctl gate --power --items 1000,800,800 --margin 0.03";
 
+/// Most items of a planned task: each is held in memory.
+const MOST_PLANNED: i64 = 1_000_000;
+
 /// Decide whether a candidate is no worse than a baseline
 ///
 /// It compares two runs of `lctl eval --suite`.
@@ -110,7 +113,7 @@ pub struct Args {
 
     /// Sizes of tasks to plan
     #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "power", conflicts_with = "baseline",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = clap::value_parser!(u32).range(1..=MOST_PLANNED))]
     items: Vec<u32>,
 
     /// Items per cluster of --items
@@ -168,7 +171,8 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
     let how =
         How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
-    args.render.check(args.force, &[baseline, candidate])?;
+    let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
+    args.render.check(args.force, &[baseline, candidate], artefact)?;
     let judged = job.judge(&how)?;
     let (verdict, comparison) = (&judged.verdict, Some((&judged.baseline, &judged.verdict)));
     if args.json {
@@ -176,7 +180,6 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     } else if !args.quiet {
         term::out(&printable_lines(&text(verdict, term::out_width())))?;
     }
-    let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
     let draft = match artefact {
         Some(path) => {
             let job = Job::Gate(GateSettings {});

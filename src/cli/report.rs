@@ -56,7 +56,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let policy = open_policy(args.policy.as_deref())?;
     let runs: Vec<_> = [&args.run].into_iter().chain(&args.baseline).map(PathBuf::as_path).collect();
-    args.render.check(args.force, &runs)?;
+    args.render.check(args.force, &runs, None)?;
     let run = open_run(&args.run)?;
     let baseline = args.baseline.as_deref().map(open_run).transpose()?;
     let comparison: Option<(&Run, Verdict)> = match &baseline {
