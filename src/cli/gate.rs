@@ -6,6 +6,7 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::eval::paths::Named;
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
@@ -172,7 +173,7 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     let how =
         How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
     let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
-    args.render.check(args.force, &[baseline, candidate], artefact)?;
+    args.render.check(args.force, &[baseline, candidate], &read(args), artefact)?;
     let judged = job.judge(&how)?;
     let (verdict, comparison) = (&judged.verdict, Some((&judged.baseline, &judged.verdict)));
     if args.json {
@@ -195,6 +196,21 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
         say_notes(&draft.finish(finished)?, args.quiet);
     }
     Ok(ExitCode::from(verdict.exit_code))
+}
+
+/// Returns what a comparison reads besides the runs.
+fn read(args: &Args) -> Vec<Named> {
+    let paths = [
+        ("--policy", &args.policy),
+        ("--text", &args.text),
+        ("--baseline-adapter", &args.baseline_adapter),
+        ("--candidate-adapter", &args.candidate_adapter),
+    ];
+    let models = [("--baseline-model", &args.baseline_model), ("--candidate-model", &args.candidate_model)];
+    let paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.clone()?)));
+    paths
+        .chain(models.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.into()))))
+        .collect()
 }
 
 fn candidate_licences(verdict: &Verdict) -> Licences {

@@ -71,9 +71,15 @@ impl RenderArgs {
         named.into_iter().filter_map(|(option, path)| Some((option, path.clone()?))).collect()
     }
 
-    /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs`; the manifest beside
-    /// `artefact` is a file to write, too.
-    pub fn check(&self, force: bool, runs: &[&Path], artefact: Option<&Path>) -> Result<(), Failure> {
+    /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs` or of `others` that are read;
+    /// the manifest beside `artefact` is a file to write, too.
+    pub fn check(
+        &self,
+        force: bool,
+        runs: &[&Path],
+        others: &[Named],
+        artefact: Option<&Path>,
+    ) -> Result<(), Failure> {
         let mut files = self.files();
         let existing = files.iter().map(|(_, path)| path).find(|path| !force && path.exists()).cloned();
         let blocking = || blocking_manifest(artefact?, force);
@@ -81,7 +87,8 @@ impl RenderArgs {
             return Err(Exists { path }.into());
         }
         files.extend(artefact.map(|path| ("the manifest", manifest_path(path))));
-        let read: Vec<Named> = runs.iter().flat_map(|run| of_a_run(run)).collect();
+        let of_runs = runs.iter().flat_map(|run| of_a_run(run));
+        let read: Vec<Named> = of_runs.chain(others.iter().cloned()).collect();
         paths::check(&files, &read)
     }
 

@@ -157,6 +157,14 @@ fn bad_runs_are_errors_not_verdicts() {
         assert_eq!((status, stdout.as_str()), (2, ""), "{args}");
         assert!(stderr.contains(message), "{args}: {stderr}");
     }
+    std::fs::write(dir.path().join("p.yaml"), "version: 1\n").unwrap();
+    let (status, _, stderr) = gate(&dir, "base equal --policy p.yaml --html p.yaml --force");
+    assert!(status == 2 && stderr.contains("would replace a file that the run reads (--policy)"), "{stderr}");
+    let args =
+        ["report", "equal", "--baseline", "base", "--policy", "p.yaml", "--junit", "p.yaml", "--force"];
+    let (status, _, stderr) = run_lctl(dir.path(), &args);
+    assert!(status == 2 && stderr.contains("would replace a file that the run reads (--policy)"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("p.yaml")).unwrap(), "version: 1\n");
     assert_eq!(std::fs::read_to_string(dir.path().join("g.md.manifest.json")).unwrap(), "mine");
     assert!(!dir.path().join("g.md").exists() && !dir.path().join("h.md").exists());
     let samples = dir.path().join("equal/samples.jsonl");
