@@ -1,7 +1,7 @@
 //! lctl: quantize, fine-tune and evaluate open-weight language models, offline and to the bit.
 //!
 //! Dependencies point one way:
-//! `cli -> quantize, finetune, eval, inspect -> data, model, text -> nn, kernel, tensor -> read, error` (docs/architecture.md).
+//! `cli -> quantize, finetune, eval, inspect -> data, model, text -> nn, kernel, tensor -> layout, read, error` (docs/architecture.md).
 
 pub mod cli;
 pub mod cuda;
@@ -13,6 +13,7 @@ pub mod finetune;
 pub mod hub;
 pub mod inspect;
 pub mod kernel;
+pub mod layout;
 pub mod model;
 pub mod nn;
 pub mod provenance;

@@ -33,16 +33,35 @@ impl Diagnostic for ReadError {
     }
 }
 
-/// Returns a file's bytes. Errors on a device or a pipe without opening it: it may never end, and a digest of it says
-/// nothing of what a second reader gets.
-pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    // reading a directory fails with the system's own words
-    if !metadata.is_file() && !metadata.is_dir() {
-        return Err(ReadError::NotAFile { path: path.to_owned() });
+/// Errors on a device or a pipe without opening it: it may never end, and a digest of it says nothing of what a second
+/// reader gets.
+pub fn refuse_endless(path: &Path) -> Result<(), ReadError> {
+    match is_endless(path) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(ReadError::NotAFile { path: path.to_owned() }),
+        Err(source) => Err(ReadError::Io { path: path.to_owned(), source }),
     }
-    std::fs::read(path).map_err(io)
+}
+
+/// Returns a file's bytes. Errors on a device or a pipe as [`refuse_endless`].
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
+    refuse_endless(path)?;
+    std::fs::read(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })
+}
+
+/// As [`std::fs::read`], but errors on a device or a pipe without opening it: for files of a model's directory, whose
+/// errors have a type of their own.
+pub fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    match is_endless(path)? {
+        true => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")),
+        false => std::fs::read(path),
+    }
+}
+
+/// Returns whether a path is that of a device, a pipe or a socket. Reading a directory fails with the system's own words.
+fn is_endless(path: &Path) -> std::io::Result<bool> {
+    let metadata = std::fs::metadata(path)?;
+    Ok(!metadata.is_file() && !metadata.is_dir())
 }
 
 /// Returns a file's bytes as text, a byte order mark left out; the error has the line, from 1, that is no text.
@@ -88,7 +107,11 @@ mod tests {
             let (sender, receiver) = std::sync::mpsc::channel();
             let expected = format!("{}: not a regular file", path.display());
             // nobody writes into the pipe: who opens it waits for ever
-            std::thread::spawn(move || sender.send(read_bytes(&path).map_err(|error| error.to_string())));
+            std::thread::spawn(move || {
+                let regular = read_regular(&path).map_err(|error| error.to_string());
+                assert_eq!(regular, Err("not a regular file".to_owned()));
+                sender.send(read_bytes(&path).map_err(|error| error.to_string()))
+            });
             let found = receiver.recv_timeout(std::time::Duration::from_secs(20)).expect(&expected);
             assert_eq!(found, Err(expected));
         }

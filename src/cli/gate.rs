@@ -6,9 +6,11 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::eval::paths::Named;
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
+use crate::layout::{table, wrapped};
 use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
 
 pub use divergence::{Place, check_measured, over_prompts};
@@ -32,6 +34,9 @@ Examples:
   lctl gate results/base results/new --baseline-model f16.gguf --candidate-model q4.gguf --text wiki.test.raw
   lctl gate --power results/base
   lctl gate --power --items 1000,800,800 --margin 0.03";
+
+/// Most items of a planned task: each is held in memory.
+const MOST_PLANNED: i64 = 1_000_000;
 
 /// Decide whether a candidate is no worse than a baseline
 ///
@@ -109,7 +114,7 @@ pub struct Args {
 
     /// Sizes of tasks to plan
     #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "power", conflicts_with = "baseline",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = clap::value_parser!(u32).range(1..=MOST_PLANNED))]
     items: Vec<u32>,
 
     /// Items per cluster of --items
@@ -167,15 +172,15 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
     let how =
         How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
-    args.render.check(args.force, &[baseline, candidate])?;
+    let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
+    args.render.check(args.force, &[baseline, candidate], &read(args), artefact)?;
     let judged = job.judge(&how)?;
     let (verdict, comparison) = (&judged.verdict, Some((&judged.baseline, &judged.verdict)));
     if args.json {
         term::out_json(&json(verdict))?;
     } else if !args.quiet {
-        term::out(&printable_lines(&text(verdict)))?;
+        term::out(&printable_lines(&text(verdict, term::out_width())))?;
     }
-    let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
     let draft = match artefact {
         Some(path) => {
             let job = Job::Gate(GateSettings {});
@@ -191,6 +196,21 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
         say_notes(&draft.finish(finished)?, args.quiet);
     }
     Ok(ExitCode::from(verdict.exit_code))
+}
+
+/// Returns what a comparison reads besides the runs.
+fn read(args: &Args) -> Vec<Named> {
+    let paths = [
+        ("--policy", &args.policy),
+        ("--text", &args.text),
+        ("--baseline-adapter", &args.baseline_adapter),
+        ("--candidate-adapter", &args.candidate_adapter),
+    ];
+    let models = [("--baseline-model", &args.baseline_model), ("--candidate-model", &args.candidate_model)];
+    let paths = paths.into_iter().filter_map(|(option, path)| Some((option, path.clone()?)));
+    paths
+        .chain(models.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?.into()))))
+        .collect()
 }
 
 fn candidate_licences(verdict: &Verdict) -> Licences {
@@ -228,12 +248,12 @@ fn plan(args: &Args, mut policy: Policy) -> Result<ExitCode, Failure> {
     if args.json {
         term::out_json(&serde_json::to_value(&plan).unwrap_or_default())?;
     } else if !args.quiet {
-        term::out(&printable_lines(&plan_text(&plan, &policy)))?;
+        term::out(&printable_lines(&plan_text(&plan, &policy, term::out_width())))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan_text(plan: &Plan, policy: &Policy) -> String {
+fn plan_text(plan: &Plan, policy: &Policy, width: Option<usize>) -> String {
     let points = |share: f64| format!("{:.2}", 100.0 * share);
     let header = ["task", "items", "clusters", "margin", "detectable", "power", "items needed"];
     let mut rows = vec![header.map(str::to_owned)];
@@ -249,16 +269,8 @@ fn plan_text(plan: &Plan, policy: &Policy) -> String {
         ]
     };
     rows.extend(plan.tasks.iter().chain(&plan.pool).map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let mut cells = vec![format!("{:<1$}", row[0], widths[0])];
-        cells.extend((1..header.len()).map(|column| format!("{:>1$}", row[column], widths[column])));
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out.push_str(&format!(
+    let mut out = table(&rows, |column| column == 0, width);
+    let about = format!(
         "\nMargins and detectable losses in points, at {:.0} % power, one-sided alpha {}, {} % of items changing,\n\
          correlation {} within clusters. An equal model passes about {:.0} % of the time: pool and critical tasks must\n\
          all be within their margins.\n",
@@ -267,6 +279,10 @@ fn plan_text(plan: &Plan, policy: &Policy) -> String {
         points(policy.flips),
         policy.correlation,
         100.0 * plan.equal_model_passes,
-    ));
+    );
+    for line in about.lines() {
+        out.push_str(&wrapped(line, width));
+        out.push('\n');
+    }
     out
 }

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.output.symlink_metadata().is_ok() && !args.force {
         return Err(export::Error::Exists { path: args.output.clone() }.into());
     }
-    let base = model_path(&args.base, args.offline)?;
+    let base = model_path(&args.base, args.offline, args.quiet)?;
     let isa = machine::isa(args.isa.as_deref())?;
     args.quantization.as_deref().map(Recipe::by_name).transpose()?;
     check_output(args, &base)?;
@@ -168,7 +168,7 @@ pub fn is_gguf(base: &Path) -> bool {
     base.is_file()
 }
 
-/// Quantizes a merged model; a file that is there is replaced.
+/// Quantizes a merged model; a file that is there is replaced. What the user should know goes to stderr, unless `quiet`.
 ///
 /// What a GGUF has in blocks and no change touched may get another type.
 pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) -> Result<(), Failure> {
@@ -182,6 +182,9 @@ pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) 
         importance: None,
     };
     let prepared = job.prepare(false)?;
+    if !how.quiet {
+        prepared.notices.iter().for_each(|notice| term::say(&format!("note: {}", term::printable(notice))));
+    }
     let n_weights = prepared.rows().map(|row| row.n_weights).sum();
     let progress = Progress::new(n_weights, how.quiet);
     let advance = |n_weights| progress.advance(n_weights);

@@ -79,7 +79,7 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Opens the model and checks that its tokenizer fits it; what the user should know goes to stderr.
     pub fn open(args: &ModelArgs<'_>) -> Result<Self, Failure> {
-        let path = model_path(args.model, args.offline)?;
+        let path = model_path(args.model, args.offline, args.quiet)?;
         if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
             return Err(WeightsAlone { path }.into());
         }

@@ -18,20 +18,20 @@ pub struct PullProgress {
 }
 
 impl PullProgress {
-    pub fn new(id: &str) -> Self {
+    pub fn new(id: &str, is_quiet: bool) -> Self {
         PullProgress {
             id: id.to_owned(),
             bar: None,
             unselected: 0,
             unselected_shown: false,
             mentions_skipped: true,
-            is_quiet: false,
+            is_quiet,
         }
     }
 
     /// Of a single file of a repository: nobody asked for the others.
     pub fn of_a_file(id: &str, is_quiet: bool) -> Self {
-        PullProgress { mentions_skipped: false, is_quiet, ..PullProgress::new(id) }
+        PullProgress { mentions_skipped: false, ..PullProgress::new(id, is_quiet) }
     }
 
     /// Shows one event.
@@ -60,6 +60,9 @@ impl PullProgress {
 
     /// Says what the whole pull came to.
     pub fn finish(&mut self, pulled: &Pulled) {
+        if self.is_quiet {
+            return;
+        }
         self.mention_unselected();
         let total: u64 = pulled.files.iter().map(|file| file.bytes).sum();
         term::say(&format!(

@@ -58,15 +58,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     options.offline |= args.offline;
     options.verify_cached = args.verify;
 
-    let mut progress = PullProgress::new(&id.to_string());
-    let pulled = hub::pull(&id, &selection, &options, &mut |event| {
-        if !args.quiet {
-            progress.show(event);
-        }
-    })?;
-    if !args.quiet {
-        progress.finish(&pulled);
-    }
+    let mut progress = PullProgress::new(&id.to_string(), args.quiet);
+    let pulled = hub::pull(&id, &selection, &options, &mut |event| progress.show(event))?;
+    progress.finish(&pulled);
 
     if args.json {
         term::out_json(&json!(pulled))

@@ -126,7 +126,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let isa = machine::isa(args.isa.as_deref())?;
     let n_threads = machine::threads(args.threads);
     let importance = args.imatrix.clone().map(|path| ImportanceFile { named: path.clone(), path });
-    let model = model_path(&args.model, args.offline)?;
+    let model = model_path(&args.model, args.offline, args.quiet)?;
     let job = QuantizeJob { settings, given: args.model.clone(), model, importance };
     let prepared = job.prepare(args.dry_run)?;
     if !args.quiet {

@@ -11,6 +11,7 @@ use super::term;
 use crate::error::{Diagnostic, Failure, nearest};
 use crate::finetune::recipe::{PRESETS, Recipe};
 use crate::quantize;
+use crate::read::refuse_endless;
 use crate::tensor::AtomicFile;
 
 pub use avoided::{avoided, suite_input};
@@ -222,10 +223,13 @@ fn check(path: &Path, args: &ValidateArgs) -> Result<(), Failure> {
     let missing: Vec<String> = missing
         .map(|(key, file)| format!("{}: `{key}`: {} is not there", path.display(), file.display()))
         .collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::MissingFiles(missing).into()),
+    if !missing.is_empty() {
+        return Err(Error::MissingFiles(missing).into());
     }
+    for (_, file) in recipe.files() {
+        refuse_endless(file)?;
+    }
+    Ok(())
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {

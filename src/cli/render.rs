@@ -8,6 +8,7 @@ use super::eval::paths::{self, Named};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Run, Verdict};
 use crate::eval::report::{self, Cases};
+use crate::provenance::{blocking_manifest, manifest_path};
 use crate::tensor::AtomicFile;
 
 /// Names of the options in [`RenderArgs`], for what excludes them.
@@ -70,13 +71,24 @@ impl RenderArgs {
         named.into_iter().filter_map(|(option, path)| Some((option, path.clone()?))).collect()
     }
 
-    /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs`.
-    pub fn check(&self, force: bool, runs: &[&Path]) -> Result<(), Failure> {
-        let files = self.files();
-        if let Some((_, path)) = files.iter().find(|(_, path)| !force && path.exists()) {
-            return Err(Exists { path: path.clone() }.into());
+    /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs` or of `others` that are read;
+    /// the manifest beside `artefact` is a file to write, too.
+    pub fn check(
+        &self,
+        force: bool,
+        runs: &[&Path],
+        others: &[Named],
+        artefact: Option<&Path>,
+    ) -> Result<(), Failure> {
+        let mut files = self.files();
+        let existing = files.iter().map(|(_, path)| path).find(|path| !force && path.exists()).cloned();
+        let blocking = || blocking_manifest(artefact?, force);
+        if let Some(path) = existing.or_else(blocking) {
+            return Err(Exists { path }.into());
         }
-        let read: Vec<Named> = runs.iter().flat_map(|run| of_a_run(run)).collect();
+        files.extend(artefact.map(|path| ("the manifest", manifest_path(path))));
+        let of_runs = runs.iter().flat_map(|run| of_a_run(run));
+        let read: Vec<Named> = of_runs.chain(others.iter().cloned()).collect();
         paths::check(&files, &read)
     }
 

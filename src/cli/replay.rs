@@ -48,7 +48,7 @@ pub struct Args {
     input: Vec<String>,
 
     /// Check inputs and outputs against their digests, and run nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["work", "threads", "isa"])]
     check: bool,
 
     /// Directory to work in; it must have room for the artefact [default: the system's for temporary files]
@@ -169,7 +169,7 @@ pub struct How<'a> {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let manifest = Manifest::open(&args.manifest)?;
-    let places = Places::find(&manifest, args.model.as_deref(), &args.input)?;
+    let places = Places::find(&manifest, args.model.as_deref(), &args.input, args.quiet)?;
     let how = How {
         work: args.work.as_deref(),
         isa: machine::isa(args.isa.as_deref())?,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
+use super::eval::paths::Named;
 use super::gate::{open_policy, open_run, printable_lines};
 use super::{render, term};
 use crate::error::Failure;
@@ -56,7 +57,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let policy = open_policy(args.policy.as_deref())?;
     let runs: Vec<_> = [&args.run].into_iter().chain(&args.baseline).map(PathBuf::as_path).collect();
-    args.render.check(args.force, &runs)?;
+    let policy_file: Vec<Named> = args.policy.iter().map(|path| ("--policy", path.clone())).collect();
+    args.render.check(args.force, &runs, &policy_file, None)?;
     let run = open_run(&args.run)?;
     let baseline = args.baseline.as_deref().map(open_run).transpose()?;
     let comparison: Option<(&Run, Verdict)> = match &baseline {
@@ -70,7 +72,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         term::out(&printable_lines(&table(run.tasks.iter().map(TableTask::saved))))?;
         if let Some((_, verdict)) = comparison {
             term::out("\n")?;
-            term::out(&printable_lines(&text(verdict)))?;
+            term::out(&printable_lines(&text(verdict, term::out_width())))?;
         }
     }
     args.render.write(args.force, &run, comparison)?;

@@ -28,8 +28,8 @@ impl Diagnostic for NoSuchPath {
 /// Returns the local path that a MODEL argument stands for: the path itself if it exists, else the
 /// snapshot of the hub id it spells (from the cache, or pulled unless offline).
 ///
-/// Talks on stderr when a hub is involved.
-pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
+/// Talks on stderr when a hub is involved, unless `quiet`.
+pub fn model_path(argument: &str, offline: bool, quiet: bool) -> Result<PathBuf, Failure> {
     let path = PathBuf::from(argument);
     if path.exists() {
         return Ok(path);
@@ -39,7 +39,7 @@ pub fn model_path(argument: &str, offline: bool) -> Result<PathBuf, Failure> {
     }
     let mut options = hub::Options::from_env();
     options.offline |= offline;
-    let mut progress = PullProgress::new(argument);
+    let mut progress = PullProgress::new(argument, quiet);
     Ok(hub::resolve(argument, &options, &mut |event| progress.show(event))?)
 }
 

@@ -84,6 +84,12 @@ pub fn out_has_colour() -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Returns the characters in a line of stdout, if it is a terminal that says so.
+pub fn out_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    (width.0 > 0).then_some(usize::from(width.0))
+}
+
 /// Returns `text` without control characters: names in files must not drive the terminal.
 ///
 /// Newlines and tabs become visible escapes, too; use it for anything shown on one line.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::Diagnostic;
+use crate::read::ReadError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,6 +45,9 @@ pub enum Error {
 
     #[error("{path}: request {digest} has a response of another kind")]
     JournalKind { path: PathBuf, digest: String },
+
+    #[error(transparent)]
+    Read(#[from] ReadError),
 
     #[error("{path}: cannot {doing}")]
     Io {
@@ -126,6 +130,7 @@ impl Diagnostic for Error {
             }
             Error::JournalLine { .. } => "remove the line: its response is computed again",
             Error::JournalKind { .. } => "the journal is damaged: start a new one",
+            Error::Read(source) => return source.hint(),
             Error::Io { .. } => return None,
             Error::TextTooShort { .. } => "give a longer text or a smaller --context",
             Error::ChunkTooShort { .. } => "give a greater --context",

@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::chunks::Chunks;
 use super::kld::{BaseLogits, Batch};
 use super::{EngineOptions, Error};
+use crate::read::refuse_endless;
 use crate::tensor::AtomicFile;
 
 const MAGIC: [u8; 8] = *b"lctlLGTS";
@@ -121,6 +122,7 @@ impl SavedLogits {
     /// its tokens are not what their digest says.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), doing: "open", source };
+        refuse_endless(path)?;
         let file = File::open(path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         let file = BufReader::with_capacity(1 << 20, file);

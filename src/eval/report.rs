@@ -21,6 +21,7 @@ use super::gate::{MetricFacts, TaskRun};
 use super::run::{PlannedTask, Sample, TaskResult};
 use super::score::{Metric, Valid, mean};
 use super::stats::Interval;
+use crate::layout;
 
 pub use html::{Error as HtmlError, html};
 pub use junit::{Cases, junit};
@@ -257,18 +258,7 @@ pub fn table<'a>(tasks: impl Iterator<Item = TableTask<'a>>) -> String {
             rows.extend(valid_row(metric));
         }
     }
-    let widths: Vec<usize> =
-        (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 2 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    layout::table(&rows, |column| matches!(column, 0 | 2), None)
 }
 
 fn valid_row(metric: &TableFigure) -> Option<[String; 7]> {

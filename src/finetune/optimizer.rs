@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::kernel::{Compute, math64};
+use crate::kernel::Compute;
+use crate::kernel::optimizer::Step;
 
 /// Parameters that one task updates.
 const CHUNK: usize = 1 << 14;
@@ -121,36 +122,16 @@ impl Optimizer {
         });
     }
 
-    /// Returns the factors of a step for a group, each rounded to f32 once.
+    /// Returns what a step does to a group.
     fn rule(&self, step: u64, update: &Update<'_>, group: &Group) -> Rule {
         let lr = update.lr * group.lr_factor;
-        let keep = (1.0 - lr * group.weight_decay) as f32;
-        let gradient_factor = update.gradient_factor;
-        match *self {
+        let step = match *self {
             Optimizer::AdamW { beta1, beta2, eps } => {
-                // steps stay far below 2^53
-                let correction = |beta: f64| 1.0 - math64::pow(beta, step as f64);
-                Rule::AdamW {
-                    gradient_factor,
-                    keep,
-                    first: (1.0 - beta1) as f32,
-                    beta2: beta2 as f32,
-                    second: (1.0 - beta2) as f32,
-                    root: correction(beta2).sqrt() as f32,
-                    eps: eps as f32,
-                    step_size: (lr / correction(beta1)) as f32,
-                }
+                Step::adamw((beta1, beta2), eps, lr, group.weight_decay, step)
             }
-            Optimizer::Lion { beta1, beta2 } => Rule::Lion {
-                gradient_factor,
-                keep,
-                beta1: beta1 as f32,
-                rest1: (1.0 - beta1) as f32,
-                beta2: beta2 as f32,
-                rest2: (1.0 - beta2) as f32,
-                lr: lr as f32,
-            },
-        }
+            Optimizer::Lion { beta1, beta2 } => Step::lion((beta1, beta2), lr, group.weight_decay),
+        };
+        Rule { gradient_factor: update.gradient_factor, step }
     }
 }
 
@@ -178,36 +159,20 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// An optimizer's factors in one step.
+/// A step, and the factor on the gradients that it is given.
 #[derive(Clone, Copy)]
-enum Rule {
-    AdamW {
-        gradient_factor: f32,
-        keep: f32,
-        first: f32,
-        beta2: f32,
-        second: f32,
-        root: f32,
-        eps: f32,
-        step_size: f32,
-    },
-    Lion {
-        gradient_factor: f32,
-        keep: f32,
-        beta1: f32,
-        rest1: f32,
-        beta2: f32,
-        rest2: f32,
-        lr: f32,
-    },
+struct Rule {
+    gradient_factor: f32,
+    step: Step,
 }
 
 impl Rule {
     fn apply(self, chunk: &mut Chunk<'_>) {
         let n = chunk.params.len();
         let (params, gradients, m) = (&mut chunk.params[..n], &chunk.gradients[..n], &mut chunk.first[..n]);
-        match self {
-            Rule::AdamW { gradient_factor, keep, first, beta2, second, root, eps, step_size } => {
+        let Rule { gradient_factor, step } = self;
+        match step {
+            Step::AdamW { keep, first, beta2, second, root, eps, step_size } => {
                 let v = &mut chunk.second[..n];
                 for i in 0..n {
                     let g = gradients[i] * gradient_factor;
@@ -216,7 +181,7 @@ impl Rule {
                     params[i] = keep * params[i] - step_size * (m[i] / (v[i].sqrt() / root + eps));
                 }
             }
-            Rule::Lion { gradient_factor, keep, beta1, rest1, beta2, rest2, lr } => {
+            Step::Lion { keep, beta1, rest1, beta2, rest2, lr } => {
                 for i in 0..n {
                     let g = gradients[i] * gradient_factor;
                     let direction = beta1 * m[i] + rest1 * g;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::model::ModelConfig;
+use crate::read::read_regular;
 use crate::tensor::gguf::Metadata;
 use crate::tensor::{Dtype, Opened, TensorSource};
 use crate::text::{VocabRequest, VocabSummary, gguf_vocab, summary};
@@ -315,14 +316,16 @@ fn read_config(path: &Path) -> Result<Option<Json>, Error> {
             most: MAX_CONFIG_BYTES,
         });
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_regular(path).map_err(|e| Error::io(path, "read", e))?;
     let config = serde_json::from_slice(&bytes);
     config.map(Some).map_err(|source| Error::BadConfig { path: path.to_owned(), source })
 }
 
 /// Returns the template of chat_template.jinja, or of tokenizer_config.json.
 fn read_template(dir: &Path) -> Option<String> {
-    let small = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.len() <= MAX_CONFIG_BYTES);
+    let small = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_CONFIG_BYTES)
+    };
     let file = dir.join("chat_template.jinja");
     if small(&file) {
         return std::fs::read_to_string(file).ok();

@@ -13,6 +13,7 @@ pub(crate) mod lane_sum;
 pub mod math;
 pub mod math64;
 pub mod norm;
+pub mod optimizer;
 pub mod philox;
 pub mod product;
 pub mod rope;

@@ -21,7 +21,8 @@ impl Checkpoint {
     /// Errors on a file that is missing or broken; whether the model is known is [`map_checkpoint`]'s to say.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("config.json");
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let bytes =
+            crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         let config = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
         Ok(Checkpoint { dir: dir.to_path_buf(), config, source: crate::tensor::open(dir)?.into_source() })
     }
@@ -101,7 +102,8 @@ pub(super) fn vocab_in_use(dir: &Path, vocab_size: usize) -> Result<usize, Error
     if dir.join("tokenizer.model").is_file() || !path.is_file() {
         return Ok(vocab_size);
     }
-    let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let bytes =
+        crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let tokenizer: Tokenizer =
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
     let n_base = match tokenizer.model.vocab {

@@ -123,7 +123,7 @@ fn directory_name(dir: &Path) -> String {
 /// Returns the YAML front matter of README.md, empty without one.
 fn read_card(dir: &Path, notices: &mut Vec<String>) -> Result<Fields, Error> {
     let path = dir.join("README.md");
-    let bytes = match std::fs::read(&path) {
+    let bytes = match crate::read::read_regular(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Fields::new()),
         Err(source) => return Err(Error::Io { path, source }),
@@ -275,7 +275,7 @@ fn related_fields(id: &str, total: u64) -> Fields {
 /// Writes the sampling defaults of generation_config.json, if there is a readable one.
 fn write_sampling(dir: &Path, out: &mut Metadata) -> Result<(), Error> {
     let path = dir.join("generation_config.json");
-    let bytes = match std::fs::read(&path) {
+    let bytes = match crate::read::read_regular(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(Error::Io { path, source }),

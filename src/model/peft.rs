@@ -145,7 +145,7 @@ pub(super) fn values(source: &dyn TensorSource, info: &TensorInfo, isa: Isa) -> 
 /// Errors if it cannot be read, or asks for what is not known here.
 pub(super) fn read_spec(dir: &Path) -> Result<LowRankSpec, Error> {
     let path = dir.join("adapter_config.json");
-    let text = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let text = crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let json = serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
     let config = Config { json, path: &path };
     config.check()?;

@@ -55,7 +55,8 @@ fn licence_in(dir: &Path) -> String {
 }
 
 fn of_card(path: &Path) -> Option<String> {
-    if std::fs::metadata(path).ok()?.len() > MOST_BYTES {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
         return None;
     }
     let bytes = std::fs::read(path).ok()?;

@@ -1,14 +1,16 @@
 //! The manifest's form, written and read back; docs/provenance.md documents it.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::digest::{NamedDigest, sha256_of_named};
+use super::digest::NamedDigest;
 use super::hex;
-use super::job::{EvalMode, EvalSettings, Job};
+use super::job::Job;
 use crate::error::Diagnostic;
 
 /// The version of the layout.
@@ -297,136 +299,6 @@ impl Manifest {
     pub fn outputs_of(&self, role: OutputRole) -> impl Iterator<Item = &Output> {
         self.outputs.iter().filter(move |output| output.role == role)
     }
-
-    fn check(&self) -> Result<(), String> {
-        for (what, digest) in self.digests() {
-            let is_digest =
-                digest.len() == 64 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            if !is_digest {
-                return Err(format!("{what}: `{digest}` is no SHA-256 in lower-case hexadecimal"));
-            }
-        }
-        for input in &self.inputs {
-            let role = input.role.name();
-            if input.files.is_empty() {
-                return Err(format!("the input `{role}` ({}) has no files", input.path));
-            }
-            if input.sha256 != sha256_of_named(&input.files) {
-                return Err(format!(
-                    "`sha256` of the input `{role}` ({}) is not that of its files",
-                    input.path
-                ));
-            }
-        }
-        for (role, least, most) in self.expected_inputs() {
-            let found = self.inputs_of(*role).count();
-            if found < *least || found > *most {
-                let (command, name) = (self.job.command(), role.name());
-                return Err(format!(
-                    "`{command}` with {found} inputs `{name}`, which takes {least} to {most}"
-                ));
-            }
-        }
-        let known = |input: &&Input| self.expected_inputs().iter().all(|(role, ..)| *role != input.role);
-        if let Some(stranger) = self.inputs.iter().find(known) {
-            return Err(format!("`{}` has no input `{}`", self.job.command(), stranger.role.name()));
-        }
-        self.check_outputs()
-    }
-
-    fn check_outputs(&self) -> Result<(), String> {
-        let expected: &[OutputRole] = match &self.job {
-            Job::Quantize(_) => &[OutputRole::Model],
-            Job::Eval(EvalSettings { mode: EvalMode::Suite, .. }) => {
-                &[OutputRole::Report, OutputRole::Samples, OutputRole::Verdict]
-            }
-            Job::Eval(_) => &[OutputRole::Report, OutputRole::Logits],
-            Job::Gate(_) => &[OutputRole::Verdict],
-            Job::Finetune(_) => &[OutputRole::Adapter, OutputRole::Model],
-        };
-        if self.outputs.is_empty() || self.outputs.iter().any(|output| !expected.contains(&output.role)) {
-            return Err(format!("these are not the outputs of `{}`", self.job.command()));
-        }
-        for output in &self.outputs {
-            let path = Path::new(&output.path);
-            if path.file_name().is_none() || output.path.contains('\0') {
-                return Err(format!("the output `{}` names no file", output.path));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns how many inputs of each role a command takes, least and most.
-    fn expected_inputs(&self) -> &'static [(Role, usize, usize)] {
-        use Role as R;
-        const ANY: usize = usize::MAX;
-        match &self.job {
-            Job::Quantize(_) => &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Importance, 0, 1)],
-            Job::Eval(settings) => match settings.mode {
-                EvalMode::Suite => &[
-                    (R::Model, 1, 1),
-                    (R::ModelFiles, 0, 1),
-                    (R::Adapter, 0, 1),
-                    (R::Suite, 1, ANY),
-                    (R::Data, 0, ANY),
-                    (R::SuiteData, 0, ANY),
-                    (R::Baseline, 0, 1),
-                    (R::Policy, 0, 1),
-                    (R::Base, 0, 1),
-                    (R::BaseFiles, 0, 1),
-                    (R::BaseAdapter, 0, 1),
-                ],
-                EvalMode::Perplexity => {
-                    &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Adapter, 0, 1), (R::Text, 1, 1)]
-                }
-                EvalMode::KlBase => &[
-                    (R::Model, 1, 1),
-                    (R::ModelFiles, 0, 1),
-                    (R::Adapter, 0, 1),
-                    (R::Text, 1, 1),
-                    (R::Base, 1, 1),
-                    (R::BaseFiles, 0, 1),
-                ],
-                EvalMode::BaseLogits => {
-                    &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Adapter, 0, 1), (R::BaseLogits, 1, 1)]
-                }
-            },
-            Job::Gate(_) => &[
-                (R::Baseline, 1, 1),
-                (R::Candidate, 1, 1),
-                (R::Policy, 0, 1),
-                (R::Model, 0, 1),
-                (R::ModelFiles, 0, 1),
-                (R::Adapter, 0, 1),
-                (R::Base, 0, 1),
-                (R::BaseFiles, 0, 1),
-                (R::BaseAdapter, 0, 1),
-                (R::Text, 0, 1),
-            ],
-            Job::Finetune(_) => &[
-                (R::Model, 1, 1),
-                (R::ModelFiles, 0, 1),
-                (R::Recipe, 1, 1),
-                (R::Data, 1, ANY),
-                (R::Template, 0, 1),
-                (R::Text, 0, 1),
-                (R::Suite, 0, ANY),
-            ],
-        }
-    }
-
-    fn digests(&self) -> impl Iterator<Item = (String, &str)> {
-        let program = self.lctl.sha256.iter().map(|digest| ("lctl".to_owned(), digest.as_str()));
-        let inputs = self.inputs.iter().flat_map(|input| {
-            let own = [Some(&input.sha256), input.manifest.as_ref()].into_iter().flatten();
-            let files = input.files.iter().map(|file| &file.sha256);
-            own.chain(files).map(|digest| (format!("input {}", input.path), digest.as_str()))
-        });
-        let outputs =
-            self.outputs.iter().map(|output| (format!("output {}", output.path), output.sha256.as_str()));
-        let root = self.samples.iter().map(|samples| ("samples".to_owned(), samples.merkle_root.as_str()));
-        program.chain(inputs).chain(outputs).chain(root)
-    }
 }
 
 /// Returns the SHA-256 of a JSON object without its key `run`, indented by two spaces, a line feed behind.
@@ -456,112 +328,4 @@ impl Output {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn digest(c: char) -> String {
-        c.to_string().repeat(64)
-    }
-
-    pub fn example() -> Json {
-        json!({
-            "lctl_manifest": 1,
-            "lctl": {"version": "0.1.0", "commit": null, "sha256": digest('0')},
-            "job": {"command": "quantize", "settings": {
-                "type": "Q8_0", "tensor_types": [{"pattern": "attn", "format": "F16"}], "output_tensor_type": null,
-                "token_embedding_type": null, "pure": false, "leave_output_tensor": false, "allow_requantize": false,
-                "override_kv": [], "pre": null, "split_max_bytes": null, "directory": null,
-            }},
-            "inputs": [{"role": "model", "name": null, "path": "m.gguf", "sha256": digest('1'), "manifest": null,
-                        "files": [{"name": "m.gguf", "sha256": digest('1')}]}],
-            "outputs": [{"role": "model", "path": "o.gguf", "content": "file", "sha256": digest('2')}],
-            "samples": null,
-            "licences": {"base": "mit", "adapter": null, "data": []},
-            "run": {"seconds": 1.5},
-        })
-    }
-
-    fn parse(json: &Json) -> Result<Manifest, String> {
-        Manifest::parse(Path::new("m.json"), json.to_string().as_bytes()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let manifest = parse(&example()).unwrap();
-        assert_eq!(Manifest::parse(Path::new("m"), manifest.text().as_bytes()).unwrap(), manifest);
-        assert_eq!(serde_json::from_str::<Json>(&manifest.text()).unwrap(), example());
-    }
-
-    #[test]
-    fn the_digest_leaves_the_run_out_and_nothing_else() {
-        let manifest = parse(&example()).unwrap();
-        let changed = |pointer: &str, value: Json| {
-            let mut json = example();
-            *json.pointer_mut(pointer).unwrap() = value;
-            parse(&json).unwrap().digest()
-        };
-        assert_eq!(changed("/run", json!({"seconds": 2})), manifest.digest());
-        assert_ne!(changed("/licences/base", json!("apache-2.0")), manifest.digest());
-        assert_ne!(changed("/outputs/0/sha256", json!(digest('3'))), manifest.digest());
-        let mut without = example();
-        without.as_object_mut().unwrap().shift_remove("run");
-        assert_eq!(manifest.digest(), hex(&Sha256::digest(format!("{without:#}\n"))));
-    }
-
-    #[test]
-    fn every_prefix_is_an_error() {
-        let text = parse(&example()).unwrap().text();
-        for len in 0..text.len() - 2 {
-            let error = Manifest::parse(Path::new("m.json"), &text.as_bytes()[..len]).unwrap_err();
-            assert!(matches!(error, ManifestError::Syntax { .. }), "{len}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_does_not_belong_is_named() {
-        for (pointer, value, expected) in [
-            ("/lctl_manifest", json!(2), "m.json: a manifest of version 2; this program reads version 1"),
-            (
-                "/lctl_manifest",
-                json!("1"),
-                "m.json: a manifest of version \"1\"; this program reads version 1",
-            ),
-            ("/job/command", json!("format_disk"), "unknown variant `format_disk`"),
-            ("/job/settings/pure", json!("yes"), "invalid type: string \"yes\", expected a boolean"),
-            ("/job/settings", json!({"type": "Q8_0"}), "missing field `tensor_types`"),
-            ("/inputs/0/role", json!("suite"), "`quantize` with 0 inputs `model`, which takes 1 to 1"),
-            (
-                "/inputs/0/sha256",
-                json!(digest('9')),
-                "`sha256` of the input `model` (m.gguf) is not that of its files",
-            ),
-            ("/inputs/0/files", json!([]), "the input `model` (m.gguf) has no files"),
-            ("/inputs/0/files/0/sha256", json!("../../x"), "input m.gguf: `../../x` is no SHA-256"),
-            ("/outputs", json!([]), "these are not the outputs of `quantize`"),
-            ("/outputs/0/role", json!("report"), "these are not the outputs of `quantize`"),
-            ("/outputs/0/path", json!(".."), "the output `..` names no file"),
-            ("/outputs/0/path", json!("a\0b"), "names no file"),
-            ("/outputs/0/sha256", json!(digest('A')), "is no SHA-256 in lower-case hexadecimal"),
-            ("/licences", json!({"base": "mit"}), "missing field"),
-        ] {
-            let mut json = example();
-            *json.pointer_mut(pointer).unwrap() = value;
-            let error = parse(&json).unwrap_err();
-            assert!(error.contains(expected), "{pointer}: {error}");
-        }
-        let mut json = example();
-        json["job"]["settings"]["shell"] = "rm -r".into();
-        assert!(parse(&json).unwrap_err().contains("unknown field `shell`"));
-        let mut json = example();
-        let input = json["inputs"][0].clone();
-        json["inputs"].as_array_mut().unwrap().push(input);
-        assert!(parse(&json).unwrap_err().contains("`quantize` with 2 inputs `model`"));
-        assert_eq!(
-            parse(&json!({"lctl_report": 2})).unwrap_err(),
-            "m.json: no `lctl_manifest`: this is no manifest"
-        );
-        assert_eq!(parse(&json!([1])).unwrap_err(), "m.json: no `lctl_manifest`: this is no manifest");
-    }
-}
+mod tests;

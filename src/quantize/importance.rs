@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub use legacy::LegacyError;
 
 use crate::error::Diagnostic;
+use crate::read::{ReadError, refuse_endless};
 use crate::tensor::gguf::{Array, Gguf, Metadata, Value};
 use crate::tensor::{Dtype, TensorInfo, TensorSource};
 
@@ -42,6 +43,9 @@ pub enum ImportanceError {
         #[source]
         source: std::io::Error,
     },
+
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}: no importance matrix")]
     Legacy {
@@ -90,6 +94,7 @@ pub enum ImportanceError {
 impl Diagnostic for ImportanceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            ImportanceError::File(source) => return source.hint(),
             ImportanceError::Io { .. } => "give a file that llama-imatrix wrote".into(),
             ImportanceError::WrongLength { .. } | ImportanceError::OfNoTensor { .. } => {
                 "was it made from this very model?".into()
@@ -109,6 +114,10 @@ impl Importance {
     /// Returns the importance matrix in `path`, of either form; every weight is finite and >= 0.
     pub fn open(path: &Path) -> Result<Self, ImportanceError> {
         let io = |source| ImportanceError::Io { path: path.to_owned(), source };
+        match refuse_endless(path) {
+            Err(ReadError::Io { source, .. }) => return Err(io(source)),
+            checked => checked?,
+        }
         let mut magic = [0u8; 4];
         let is_gguf = {
             use std::io::Read;

@@ -58,6 +58,24 @@ fn doctor(dir: &Path, args: &[&str], isa: Option<&str>) -> (i32, String, String)
     said(command)
 }
 
+/// Options that another one leaves nothing to do for: refused, not passed over.
+#[test]
+fn options_without_effect_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        "inspect m.gguf --chat-template --digest",
+        "inspect m.gguf --chat-template --ctx 64",
+        "inspect m.gguf --diff n.gguf --ctx 64",
+        "replay m.json --check --threads 2",
+        "replay m.json --check --isa portable",
+        "replay m.json --check --work d",
+    ] {
+        let (code, stdout, stderr) = run_lctl(dir.path(), &args.split(' ').collect::<Vec<_>>());
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args}: {stderr}");
+        assert!(stderr.contains("cannot be used with"), "{args}: {stderr}");
+    }
+}
+
 #[test]
 fn doctor_says_what_the_documentation_lists() {
     let dir = tempfile::tempdir().unwrap();

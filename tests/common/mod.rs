@@ -40,6 +40,34 @@ pub fn run_lctl(dir: &Path, args: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
+/// Runs a command that must not wait for a pipe that nobody writes into; returns status and stderr.
+///
+/// # Panics
+/// If it does not end within a minute; it is ended then.
+#[cfg(unix)]
+pub fn run_without_waiting(mut command: Command) -> (i32, String) {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+            panic!("{command:?} waits");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    (status.code().unwrap_or(-1), String::from_utf8(stderr).unwrap())
+}
+
+/// Makes a pipe that nobody writes into.
+#[cfg(unix)]
+pub fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 /// Returns the sorted names of everything in a directory.
 pub fn names_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();

@@ -193,6 +193,15 @@ fn a_sum_of_a_bf16_checkpoint_is_rounded_once_with_a_type() {
     let expected: Vec<f32> =
         values_of(&source, &format!("{module}.weight")).iter().map(|value| value + step).collect();
     assert!(values_of(&gguf, "blk.1.ffn_down.weight") == expected);
+    // what `quantize` would say of the merged model
+    for (quiet, is_said) in [(&["--quiet"][..], false), (&[], true)] {
+        let args = [&["merge", "base", "adapter", "--force", "-o", "k.gguf", "-t", "q4_k_m"], quiet].concat();
+        let (code, _, stderr) = run_lctl(dir, &args);
+        assert_eq!(code, 0, "{stderr}");
+        let said =
+            stderr.contains("note: ") && stderr.contains("have rows that fit no block of the type wanted");
+        assert_eq!((said, stderr.is_empty()), (is_said, !is_said), "{stderr}");
+    }
     assert!(!names_in(dir).iter().any(|name| name.ends_with(".partial")));
 }
 

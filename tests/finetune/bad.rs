@@ -73,6 +73,46 @@ fn a_checkpoint_goes_on_in_no_other_run() {
 }
 
 #[test]
+fn a_checkpoint_that_stands_nowhere_is_refused() {
+    let setup = Setup::new(&json!({"train": {"max_steps": 3}}));
+    assert_eq!(setup.run(&["--quiet", "--out", "run"]).0, 0);
+    let path = setup.path("run/checkpoints/step-00000003/state.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (key, value) in [("step_in_epoch", json!(1_000_000)), ("epoch", json!(u32::MAX)), ("epoch", json!(3))]
+    {
+        let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        state[key] = value.clone();
+        std::fs::write(&path, state.to_string()).unwrap();
+        let said = refused(&setup, &["--out", "run", "--resume"]);
+        assert!(said.contains("step-00000003: is no checkpoint"), "{key} {value}: {said}");
+        assert!(said.contains("state.json is at step 3 of 3") && said.contains("hint: "), "{said}");
+    }
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(setup.run(&["--quiet", "--out", "run", "--resume"]).0, 0);
+}
+
+/// The rows are shorter than the model's context, `max_seq_len` is not.
+#[test]
+fn a_general_text_is_cut_to_the_context() {
+    let setup = Setup::new(&json!({
+        "data": {"val_fraction": 0.0},
+        "train": {"max_steps": 1},
+        "eval": {
+            "every_steps": null,
+            "forgetting": {"text": "general.txt", "max_increase": 9.0, "max_tokens": 200},
+        },
+    }));
+    let path = setup.path("base/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = json!(120);
+    std::fs::write(&path, config.to_string()).unwrap();
+    let (code, stdout, stderr) = setup.run(&["--json", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let said: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(said["forgetting"]["after"].as_f64().unwrap() > 0.0, "{said}");
+}
+
+#[test]
 fn a_checkpoint_goes_on_with_no_other_tokenizer_template_or_text() {
     let forgetting = json!({"text": "general.txt", "max_increase": 9.0, "max_tokens": 200});
     let setup = Setup::new(&json!({
@@ -403,5 +443,7 @@ fn a_plan_says_what_a_run_takes_and_writes_nothing() {
     let plan: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(plan["steps"], 10);
     assert!(plan["trainable_parameters"].as_u64().unwrap() > 1000 && plan["tokens"].as_u64().unwrap() > 100);
+    let (code, stdout, stderr) = setup.run(&["--plan", "--quiet"]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "", ""));
     assert!(!setup.path("run").exists());
 }

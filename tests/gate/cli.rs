@@ -147,6 +147,26 @@ fn documents_that_nobody_was_asked_about_decide_nothing() {
 #[test]
 fn bad_runs_are_errors_not_verdicts() {
     let dir = workplace();
+    // before anything is measured or said
+    std::fs::write(dir.path().join("g.md.manifest.json"), "mine").unwrap();
+    for (args, message) in [
+        ("base equal --markdown g.md", "g.md.manifest.json: exists already"),
+        ("base equal --markdown h.md --html h.md.manifest.json", "--html and the manifest both write it"),
+    ] {
+        let (status, stdout, stderr) = gate(&dir, args);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{args}");
+        assert!(stderr.contains(message), "{args}: {stderr}");
+    }
+    std::fs::write(dir.path().join("p.yaml"), "version: 1\n").unwrap();
+    let (status, _, stderr) = gate(&dir, "base equal --policy p.yaml --html p.yaml --force");
+    assert!(status == 2 && stderr.contains("would replace a file that the run reads (--policy)"), "{stderr}");
+    let args =
+        ["report", "equal", "--baseline", "base", "--policy", "p.yaml", "--junit", "p.yaml", "--force"];
+    let (status, _, stderr) = run_lctl(dir.path(), &args);
+    assert!(status == 2 && stderr.contains("would replace a file that the run reads (--policy)"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("p.yaml")).unwrap(), "version: 1\n");
+    assert_eq!(std::fs::read_to_string(dir.path().join("g.md.manifest.json")).unwrap(), "mine");
+    assert!(!dir.path().join("g.md").exists() && !dir.path().join("h.md").exists());
     let samples = dir.path().join("equal/samples.jsonl");
     let whole = std::fs::read_to_string(&samples).unwrap();
     std::fs::write(&samples, &whole[..whole.len() - 30]).unwrap();
@@ -158,6 +178,7 @@ fn bad_runs_are_errors_not_verdicts() {
         ("base", "<CANDIDATE>"),
         ("--power", "nothing to plan"),
         ("--power --items 0", "0 is not in"),
+        ("--power --items 4294967295", "4294967295 is not in 1..=1000000"),
         ("--power base --margin 2", "not a number between 0 and 1"),
         ("base same --flips 0.1", "cannot be used with"),
     ] {

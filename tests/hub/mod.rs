@@ -95,6 +95,30 @@ fn a_pull_fills_the_cache_that_python_reads() {
 }
 
 #[test]
+fn quiet_leaves_the_result_alone() {
+    for (quiet, is_said) in [(&["--quiet"][..], false), (&[][..], true)] {
+        let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
+        let snapshot = repository(home.path()).join("snapshots").join(COMMIT);
+        // pulled by name, then found in the cache by the name
+        for pull in [&["pull", "acme/tiny"][..], &["pull", "acme/tiny", "--offline"]] {
+            let output = lctl(&hub, home.path(), &[pull, quiet].concat(), &[]);
+            assert!(output.status.success(), "{}", stderr(&output));
+            assert_eq!(stdout(&output), format!("{}\n", snapshot.display()));
+            assert_eq!(!stderr(&output).is_empty(), is_said, "{}", stderr(&output));
+        }
+        // pulled because a command names it; its shards are none
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("o.gguf").display().to_string();
+        let args = [&["quantize", "acme/tiny", "-t", "F16", "-o", &out][..], quiet].concat();
+        let before = hub.transfers();
+        let output = lctl(&hub, home.path(), &args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(hub.transfers() > before);
+        assert_eq!(stderr(&output).starts_with("error: "), !is_said, "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_second_pull_transfers_nothing() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
     pull(&hub, home.path(), |_| ()).unwrap();

@@ -7,6 +7,8 @@ use std::process::Command;
 use lctl::provenance::sha256_of_file;
 
 use crate::common::{assert_snapshot, lctl, names_in, run_lctl};
+#[cfg(unix)]
+use crate::common::{make_pipe, run_without_waiting};
 
 /// What was tried, and with which arguments; the model is `model`, or `model.gguf`.
 const MISTAKES: &[(&str, &str)] = &[
@@ -242,6 +244,50 @@ fn runs_of_different_suites_are_not_compared() {
     assert_eq!(status, 5, "{stdout}");
     assert!(stdout.contains("small/choice: the candidate was not asked"), "{stdout}");
     assert!(stdout.ends_with("NOT COMPARABLE\n"), "{stdout}");
+}
+
+/// What a command reads, each time from a pipe that nobody writes into.
+#[cfg(unix)]
+const PIPES: &[&str] = &[
+    "eval model.gguf --perplexity pipe --quiet",
+    "eval model.gguf --kl-base model.gguf --text pipe --quiet",
+    "eval model.gguf --base-logits pipe --quiet",
+    "eval model.gguf --suite pipe",
+    "suite validate pipe",
+    "gate a a --policy pipe",
+    "recipe validate pipe",
+    "recipe validate recipe.yaml --set eval.forgetting.text=pipe",
+    "recipe data recipe.yaml --set data.chat_template=pipe",
+    "finetune pipe",
+    "finetune recipe.yaml --out run --set data.chat_template=pipe",
+    "finetune recipe.yaml --out run --set eval.forgetting.text=pipe",
+    "finetune recipe.yaml --out run --set eval.gate.suite=pipe",
+    "quantize model -t Q4_K_M -o new.gguf --imatrix pipe",
+    "quantize piped -t F16 -o new.gguf",
+    "inspect piped",
+];
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused_before_they_are_opened() {
+    let dir = workplace();
+    let pipe = |name: &str| make_pipe(&dir.path().join(name));
+    pipe("pipe");
+    std::fs::create_dir(dir.path().join("piped")).unwrap();
+    std::fs::copy(dir.path().join("model/model.safetensors"), dir.path().join("piped/model.safetensors"))
+        .unwrap();
+    pipe("piped/config.json");
+    for args in PIPES {
+        let words: Vec<&str> = args.split(' ').collect();
+        let (status, stderr) = run_without_waiting(lctl(dir.path(), &words));
+        assert_eq!(status, 2, "{args}: {stderr}");
+        assert!(stderr.contains("not a regular file"), "{args}: {stderr}");
+        if !args.contains("piped") {
+            assert!(stderr.contains("pipe: not a regular file"), "{args}: {stderr}");
+            assert!(stderr.contains("hint: devices and pipes have no end"), "{args}: {stderr}");
+        }
+        assert!(!dir.path().join("run").exists() && !dir.path().join("new.gguf").exists(), "{args}");
+    }
 }
 
 #[cfg(unix)]

@@ -4,6 +4,8 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use super::{lctl, manifest, sha256, succeed};
+#[cfg(unix)]
+use crate::common::{make_pipe, run_without_waiting};
 use crate::common::{names_in, run_lctl};
 use crate::quantize::model::Model;
 
@@ -105,6 +107,21 @@ fn inputs_without_end_are_refused() {
     // names of files within an input lead nowhere: an input's files are found as a run finds them
     let (status, stderr) = replay(&dir, |json| json["inputs"][0]["files"][0]["name"] = "/dev/zero".into());
     assert_eq!(status, 0, "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_without_end_are_refused() {
+    let dir = workplace();
+    make_pipe(&dir.path().join("report.json"));
+    let mut json = manifest(dir.path(), "o.gguf.manifest.json");
+    (json["outputs"][0]["path"], json["outputs"][0]["content"]) =
+        ("report.json".into(), "json_without_run".into());
+    std::fs::write(dir.path().join("bad.json"), json.to_string()).unwrap();
+    let args = ["replay", "bad.json", "--check", "--quiet"];
+    let (status, stderr) = run_without_waiting(crate::common::lctl(dir.path(), &args));
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("report.json: not a regular file"), "{stderr}");
 }
 
 #[test]

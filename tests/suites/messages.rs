@@ -87,6 +87,25 @@ fn an_option_of_another_measurement_is_refused() {
 }
 
 #[test]
+fn quiet_measurements_of_a_text_print_json_alone() {
+    let dir = workplace();
+    write(&dir, "text.txt", &"one two three four five six seven eight nine ten ".repeat(20));
+    let common = "--context 32 --limit 2 --threads 1";
+    for mode in ["--perplexity text.txt", "--kl-base model --text text.txt"] {
+        let run = |options: &str| {
+            let line = format!("eval model {mode} {common} {options}");
+            let (status, stdout, stderr) = run_lctl(dir.path(), &line.split_whitespace().collect::<Vec<_>>());
+            assert_eq!(status, 0, "{line}: {stderr}");
+            (stdout, stderr)
+        };
+        assert!(run("").0.contains("chunks of 32"), "{mode}");
+        assert_eq!(run("--quiet"), (String::new(), String::new()), "{mode}");
+        let (stdout, stderr) = run("--quiet --json");
+        assert!(serde_json::from_str::<serde_json::Value>(&stdout).is_ok() && stderr.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
 fn no_result_replaces_what_the_run_reads() {
     let dir = workplace();
     for (options, message) in [

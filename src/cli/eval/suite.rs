@@ -171,6 +171,10 @@ struct Gate {
     model: Option<(Place, Vec<InputFiles>)>,
 }
 
+fn how(args: &Args) -> How<'_> {
+    How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet }
+}
+
 impl Gate {
     fn open(args: &Args) -> Result<Option<Gate>, Failure> {
         let Some(path) = &args.baseline else { return Ok(None) };
@@ -179,7 +183,7 @@ impl Gate {
         let place = |model: &String| Place { model: model.clone(), adapter: args.baseline_adapter.clone() };
         let model = match args.baseline_model.as_ref().map(place) {
             Some(place) => {
-                let files = gate::check_measured(&place, &baseline, args.offline)?;
+                let files = gate::check_measured(&place, &baseline, &how(args))?;
                 Some((place, files))
             }
             None => None,
@@ -217,9 +221,7 @@ impl Gate {
         loaded: &LoadedModel,
         plan: &Plan,
     ) -> Result<Option<Divergence>, Failure> {
-        let how =
-            How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
-        let base = place.open(&self.baseline, &how)?;
+        let base = place.open(&self.baseline, &how(args))?;
         let prompts = |most| prompt_tokens(&plan.requests, most);
         gate::over_prompts(loaded, &base, prompts, self.policy.alpha, args.quiet)
     }

@@ -10,9 +10,10 @@ use super::Args;
 use super::paths::{self, Named};
 use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
-use crate::error::{Diagnostic, Failure, unread_hint};
+use crate::error::{Diagnostic, Failure};
 use crate::eval::{Chunks, EngineOptions, LanguageModel};
 use crate::provenance::{InputFiles, Role, blocking_manifest, manifest_path};
+use crate::read::{ReadError, read_bytes};
 use crate::tensor::AtomicFile;
 use crate::text::EncodeOptions;
 
@@ -21,12 +22,8 @@ const CHUNK_LEN: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    #[error("{path}: cannot read")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] ReadError),
 
     #[error("{path}: not UTF-8 at byte {at}")]
     NotUtf8 { path: PathBuf, at: usize },
@@ -47,7 +44,7 @@ impl Diagnostic for TextError {
         match self {
             TextError::NotUtf8 { .. } => Some("convert the file to UTF-8".into()),
             TextError::ReportExists { .. } => Some("give --force to replace it".into()),
-            TextError::Read { path, source } => unread_hint(path, source),
+            TextError::File(source) => source.hint(),
             TextError::CreateDir { .. } => None,
         }
     }
@@ -64,7 +61,7 @@ impl TextFile {
     /// Reads a file, less one line feed at its end, as llama-perplexity does.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let path = path.to_owned();
-        let bytes = std::fs::read(&path).map_err(|source| TextError::Read { path: path.clone(), source })?;
+        let bytes = read_bytes(&path).map_err(TextError::File)?;
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut text = String::from_utf8(bytes).map_err(|error| TextError::NotUtf8 {
             path: path.clone(),
@@ -158,7 +155,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Prints a report, as JSON or as `text`, and writes report.json into --out; returns it if it was made.
+/// Prints a report, as JSON or, unless `--quiet`, as `text`, and writes report.json into --out; returns it if it was made.
 pub fn deliver(
     args: &Args,
     report: impl FnOnce() -> Result<Value, Failure>,
@@ -174,7 +171,7 @@ pub fn deliver(
     }
     match report.as_ref().filter(|_| args.json) {
         Some(report) => term::out_json(report)?,
-        None if args.is_replay => {}
+        None if args.is_replay || args.quiet => {}
         None => term::out(text)?,
     }
     Ok(report)

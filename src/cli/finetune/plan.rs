@@ -82,6 +82,9 @@ pub fn run(args: &Args, prepared: &Prepared, size: usize) -> Result<(), Failure>
         }
         return term::out_json(&said);
     }
+    if args.quiet {
+        return Ok(());
+    }
     let mut rows = vec![
         ("steps", totals.steps.to_string()),
         ("epochs", totals.epochs.to_string()),

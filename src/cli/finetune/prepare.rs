@@ -22,6 +22,7 @@ use crate::model::export;
 use crate::model::train::{self, LowRankSpec, Method, TargetModules, Trainable};
 use crate::model::{LoadOptions, Residence};
 use crate::provenance::{InputFiles, Role};
+use crate::read::{read_text, refuse_endless};
 use crate::text::{EncodeOptions, Tokenizer};
 
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +82,16 @@ impl Prepared {
             if let Err(source) = path.metadata() {
                 return Err(Error::Read { key, path: path.to_owned(), source }.into());
             }
+            refuse_endless(path)?;
         }
         if let Some(gate) = &recipe.eval.gate {
             check_gate(gate, args.quiet, args.offline)?;
         }
         let opened = Opened::new(args, &recipe)?;
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
-        let general = general(&recipe, &opened.tokenizer)?;
-        check_lengths(&corpus, opened.model.decoder().context_length())?;
+        let context = opened.model.decoder().context_length();
+        let general = general(&recipe, &opened.tokenizer, context)?;
+        check_lengths(&corpus, context)?;
         let Opened { model, base, inputs, spec, .. } = opened;
         check_exports(&recipe, &model, &base, spec.as_ref())?;
         let of_model = inputs.iter().find(|input| input.role == Role::Model);
@@ -153,7 +156,7 @@ impl Opened {
     }
 
     fn random(args: &Args, recipe: &Recipe, mode: ComputeMode) -> Result<Opened, Failure> {
-        let base = model_path(&recipe.model.path, args.offline)?;
+        let base = model_path(&recipe.model.path, args.offline, args.quiet)?;
         let options = LoadOptions {
             mode,
             isa: machine::isa(args.isa.as_deref())?,
@@ -261,24 +264,22 @@ fn check_gate(gate: &Gate, quiet: bool, offline: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the general text as documents of at most `max_seq_len` tokens.
-fn general(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>>>, Failure> {
+/// Returns the general text as documents of at most `max_seq_len` tokens, and of no more than the model's context.
+fn general(recipe: &Recipe, tokenizer: &Tokenizer, context: usize) -> Result<Option<Vec<Vec<u32>>>, Failure> {
     let Some(guard) = &recipe.eval.forgetting else { return Ok(None) };
-    let text = read_text("eval.forgetting.text", &guard.text)?;
+    let text = read_text(&guard.text)?;
     let options = EncodeOptions { add_special: true, ..EncodeOptions::default() };
     let mut tokens = tokenizer.encode(&text, options)?;
     tokens.truncate(guard.max_tokens);
-    let documents: Vec<Vec<u32>> =
-        tokens.chunks(recipe.data.max_seq_len).filter(|chunk| chunk.len() > 1).map(<[u32]>::to_vec).collect();
+    let documents: Vec<Vec<u32>> = tokens
+        .chunks(recipe.data.max_seq_len.min(context))
+        .filter(|chunk| chunk.len() > 1)
+        .map(<[u32]>::to_vec)
+        .collect();
     match documents.is_empty() {
         true => Err(RunError::ShortText { path: guard.text.clone(), tokens: tokens.len() }.into()),
         false => Ok(Some(documents)),
     }
-}
-
-fn read_text(key: &str, path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { key: key.to_owned(), path: path.to_owned(), source }.into())
 }
 
 /// Errors on a sequence longer than the model's context, before the first step.

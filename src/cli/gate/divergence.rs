@@ -80,8 +80,8 @@ impl Place {
 /// Returns the files of a model whose report that is, as those of a baseline; reads them all.
 ///
 /// Errors if they are not what was measured.
-pub fn check_measured(place: &Place, run: &Run, offline: bool) -> Result<Vec<InputFiles>, Failure> {
-    let path = model_path(&place.model, offline)?;
+pub fn check_measured(place: &Place, run: &Run, how: &How) -> Result<Vec<InputFiles>, Failure> {
+    let path = model_path(&place.model, how.offline, how.quiet)?;
     let mut inputs = InputFiles::of_model(&place.model, &path, [Role::Base, Role::BaseFiles])?;
     let model = || run.model.name.clone();
     match (&place.adapter, &run.model.adapter) {

@@ -54,8 +54,8 @@ impl GateJob {
         let mut verdict = compare(&baseline, &candidate, &policy)?;
         if let Some(models) = &self.models {
             let text = TextFile::read(&models.text)?;
-            inputs.extend(divergence::check_measured(&models.baseline, &baseline, how.offline)?);
-            let of_candidate = divergence::check_measured(&models.candidate, &candidate, how.offline)?;
+            inputs.extend(divergence::check_measured(&models.baseline, &baseline, how)?);
+            let of_candidate = divergence::check_measured(&models.candidate, &candidate, how)?;
             inputs.extend(of_candidate.into_iter().map(divergence::as_candidate));
             inputs.push(text.input());
             let (base, model) =

@@ -40,11 +40,12 @@ pub struct Args {
     chat_template: bool,
 
     /// Estimate memory at this many tokens of context [default: the model's, at most 4096]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["chat_template", "diff"],
+          value_parser = clap::value_parser!(u64).range(1..))]
     ctx: Option<u64>,
 
     /// SHA-256 of every tensor's data; with --diff, compare the data too (reads the whole model)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "chat_template")]
     digest: bool,
 
     /// Compare with another model: keys, tensor names, types and shapes; exit status 1 if they differ
@@ -99,9 +100,9 @@ impl Diagnostic for NoTemplate {
 }
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
-    let model = Model::open(&model_path(&args.model, args.offline)?)?;
+    let model = Model::open(&model_path(&args.model, args.offline, false)?)?;
     if let Some(other) = &args.diff {
-        let other = Model::open(&model_path(other, args.offline)?)?;
+        let other = Model::open(&model_path(other, args.offline, false)?)?;
         return show_diff(&args, &model, &other);
     }
     let wanted = Wanted { tensors: args.tensors, digests: args.digest, context: args.ctx };

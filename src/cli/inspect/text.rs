@@ -8,6 +8,7 @@ use crate::cli::term::{bytes, printable};
 use crate::inspect::{
     Change, CrossCheck, Diff, Dimensions, KeyView, Memory, Report, TensorKind, TensorRow, Verdict,
 };
+use crate::layout;
 use crate::text::VocabSummary;
 
 /// Characters of a value that fit on its line.
@@ -133,25 +134,10 @@ fn tensors(rows: &[TensorRow]) -> String {
     format!("tensors\n{}", table(&lines, 3))
 }
 
-/// Columns padded to their widest cell, the first `left` of them to the left, the others to the right.
+/// An indented table, its first `left` columns aligned to the left.
 fn table<R: AsRef<[String]>>(rows: &[R], left: usize) -> String {
-    let columns = rows.first().map_or(0, |row| row.as_ref().len());
-    // a hostile name sets the width for nobody else (and `format!` takes no width above 65535)
-    const WIDEST: usize = 200;
-    let width = |column: usize| {
-        rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0).min(WIDEST)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let cell = |(i, text): (usize, &String)| match i < left {
-            true => format!("{text:<width$}", width = widths[i]),
-            false => format!("{text:>width$}", width = widths[i]),
-        };
-        let cells: Vec<String> = row.as_ref().iter().enumerate().map(cell).collect();
-        let _ = writeln!(out, "  {}", cells.join("  ").trim_end());
-    }
-    out
+    let table = layout::table(rows, |column| column < left, None);
+    table.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 fn keys(keys: &[KeyView]) -> String {

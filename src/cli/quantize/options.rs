@@ -1,5 +1,7 @@
 //! Options of `lctl quantize` that need more than clap: types, patterns, sizes, instruction sets.
 
+use std::collections::HashSet;
+
 use crate::error::{Diagnostic, Failure, nearest};
 use crate::provenance::{QuantizeSettings, TensorType};
 use crate::quantize::plan::Options;
@@ -23,6 +25,9 @@ pub enum OptionError {
         source: Box<fancy_regex::Error>,
     },
 
+    #[error("--override-kv {given}: `{key}` is set already")]
+    OverrideTwice { given: String, key: String },
+
     #[error("--split-max-size {given}: not a size")]
     BadSize { given: String },
 }
@@ -34,6 +39,7 @@ impl Diagnostic for OptionError {
             OptionError::NoFormat { .. } | OptionError::BadPattern { .. } => {
                 "write a pattern and a format, e.g. `--tensor-type 'ffn_down=Q6_K'`".into()
             }
+            OptionError::OverrideTwice { .. } => "a key has one value".into(),
             OptionError::BadSize { .. } => "write a number and a unit, e.g. 2G, 500M or 1Gi".into(),
         })
     }
@@ -42,7 +48,7 @@ impl Diagnostic for OptionError {
 /// Returns what the arguments say of the result, normalized: names as the registries spell them.
 pub fn settings(args: &super::Args) -> Result<QuantizeSettings, Failure> {
     // what is wrong with them is said before a model is looked for
-    args.override_kv.iter().try_for_each(|text| Override::parse(text).map(drop))?;
+    check_overrides(&args.override_kv)?;
     let name = |given: &String| dtype(given).map(|dtype| dtype.name().to_owned());
     let tensor_types = args.tensor_type.iter().map(|text| tensor_type(text));
     Ok(QuantizeSettings {
@@ -58,6 +64,18 @@ pub fn settings(args: &super::Args) -> Result<QuantizeSettings, Failure> {
         split_max_bytes: args.split_max_size.as_deref().map(split_size).transpose()?,
         directory: None,
     })
+}
+
+/// Errors on an override that is none, and on a second one of a key.
+fn check_overrides(given: &[String]) -> Result<(), Failure> {
+    let mut keys = HashSet::new();
+    for text in given {
+        let Override { key, .. } = Override::parse(text)?;
+        if !keys.insert(key.clone()) {
+            return Err(OptionError::OverrideTwice { given: text.clone(), key }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Returns what the plan needs to know; `guided`: there is an importance matrix.
@@ -154,6 +172,16 @@ mod tests {
         for text in ["", "G", "0", "-1G", "2X", "1.2.3G", "2Gii", "1e9G"] {
             assert!(split_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_is_set_once() {
+        let check = |given: &[&str]| {
+            check_overrides(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(check(&["a=int:1", "b=int:1"]).is_ok());
+        let error = check(&["a=int:1", "b=int:1", "a=str:x"]).unwrap_err().to_string();
+        assert_eq!(error, "error: --override-kv a=str:x: `a` is set already\nhint: a key has one value");
     }
 
     #[test]

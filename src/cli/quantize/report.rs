@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::term;
 use crate::error::Failure;
 use crate::kernel::Isa;
+use crate::layout;
 use crate::quantize::{Outcome, PlanRow, Prepared};
 
 /// Rows of the summary's list of worst tensors.
@@ -94,14 +95,7 @@ fn table(report: &Report) -> String {
         report.n_bytes.to_string(),
         format!("{:.4}", report.bits_per_weight()),
     ]);
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut text = String::new();
-    for [name, shape, from, to, bytes, bits] in &lines {
-        let [a, b, c, d, e, f] = widths;
-        let _ = writeln!(text, "{name:<a$}  {shape:>b$}  {from:<c$}  {to:<d$}  {bytes:>e$}  {bits:>f$}");
-    }
-    text
+    layout::table(&lines, |column| matches!(column, 0 | 2 | 3), None)
 }
 
 fn summary(report: &Report, finished: &Finished) -> String {

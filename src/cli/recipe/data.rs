@@ -12,6 +12,7 @@ use crate::data::encode::Encoder;
 use crate::data::{FileCounts, Loaded, Make, Unit, load};
 use crate::error::Failure;
 use crate::finetune::recipe::{Kind, Recipe};
+use crate::layout;
 use crate::text::Tokenizer;
 
 /// Findings of a scan that are shown; the rest is counted.
@@ -67,7 +68,7 @@ pub fn loaded<'a, T: Unit>(
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = super::open(&args.recipe, &args.set)?;
-    let tokenizer = Tokenizer::open(&model_path(&recipe.model.path, args.offline)?)?;
+    let tokenizer = Tokenizer::open(&model_path(&recipe.model.path, args.offline, false)?)?;
     match recipe.kind {
         Kind::Finetune => show(&loaded(&recipe, &tokenizer, Encoder::example, args.offline)?, args.json),
         Kind::Dpo => show(&loaded(&recipe, &tokenizer, Encoder::pair, args.offline)?, args.json),
@@ -88,16 +89,7 @@ fn show<T: Unit>(loaded: &Loaded<T>, as_json: bool) -> Result<(), Failure> {
         ["file", "format", "rows", "held out", "dropped", "cut", "examples", "tokens", "trained", "share"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(loaded.files.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = format!("{:<1$}  {2:<3$}", row[0], widths[0], row[1], widths[1]);
-        for column in 2..header.len() {
-            line.push_str(&format!("  {:>1$}", row[column], widths[column]));
-        }
-        text.push_str(&format!("{}\n", term::printable(&line)));
-    }
+    let mut text = layout::table(&rows, |column| column < 2, None);
     text.push_str(&format!(
         "\n{} examples an epoch, {} to validate on, the longest of {longest} tokens\n",
         loaded.mixture.epoch_len(),
@@ -108,9 +100,9 @@ fn show<T: Unit>(loaded: &Loaded<T>, as_json: bool) -> Result<(), Failure> {
 
 fn row(file: &FileCounts) -> [String; 10] {
     let share = 100.0 * file.targets as f64 / file.tokens.max(1) as f64;
-    let name = file.path.display();
+    let name = term::printable(&file.path.display().to_string());
     [
-        if file.is_validation { format!("{name} (validation)") } else { name.to_string() },
+        if file.is_validation { format!("{name} (validation)") } else { name },
         file.format.to_owned(),
         file.rows.to_string(),
         file.held_out.to_string(),

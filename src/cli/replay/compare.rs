@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::cli::term;
 use crate::error::Failure;
 use crate::provenance::{Content, Manifest, Output, OutputRole, merkle_root_of_lines, sha256_of_file};
+use crate::read::{read_regular, refuse_endless};
 
 /// Outputs then and now.
 pub struct Comparison {
@@ -151,7 +152,7 @@ pub fn with_samples(
     if !agrees {
         let output = manifest.outputs_of(OutputRole::Samples).next();
         let path = output.map(|output| beside(manifest_path, output));
-        let text = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        let text = path.as_deref().and_then(text_of);
         match text.filter(|text| merkle_root_of_lines(text) == (then.lines, then.merkle_root.clone())) {
             Some(text) => first = first_difference(&text, now),
             None => comparison.notes.push(
@@ -190,11 +191,19 @@ fn beside(manifest_path: &Path, output: &Output) -> PathBuf {
     manifest_path.with_file_name(name)
 }
 
+/// Returns a file's text; none if it cannot be read.
+fn text_of(path: &Path) -> Option<String> {
+    String::from_utf8(read_regular(path).ok()?).ok()
+}
+
 /// Compares the outputs that lie beside the manifest.
 pub fn on_disk(manifest: &Manifest, manifest_path: &Path) -> Result<Comparison, Failure> {
     let mut comparison = Comparison { pairs: Vec::new(), samples: None, notes: Vec::new() };
     for output in &manifest.outputs {
         let path = beside(manifest_path, output);
+        if path.exists() {
+            refuse_endless(&path)?;
+        }
         let now = match output.content {
             _ if !path.exists() => None,
             Content::File => Some(sha256_of_file(&path)?),
@@ -208,7 +217,7 @@ pub fn on_disk(manifest: &Manifest, manifest_path: &Path) -> Result<Comparison, 
         comparison.pairs.push(Pair { role, path: path.display().to_string(), then, now });
     }
     let samples = manifest.outputs_of(OutputRole::Samples).next().map(|output| beside(manifest_path, output));
-    Ok(match samples.and_then(|path| std::fs::read_to_string(path).ok()) {
+    Ok(match samples.and_then(|path| text_of(&path)) {
         Some(text) => with_samples(comparison, manifest, manifest_path, &text),
         None => comparison,
     })

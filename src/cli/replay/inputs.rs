@@ -57,7 +57,12 @@ impl Places {
     /// Finds every input. Nothing is downloaded: a hub id is looked up in the cache.
     ///
     /// Errors if one is not there, or `--input` names one that the manifest does not have.
-    pub fn find(manifest: &Manifest, model: Option<&str>, given: &[String]) -> Result<Places, Failure> {
+    pub fn find(
+        manifest: &Manifest,
+        model: Option<&str>,
+        given: &[String],
+        quiet: bool,
+    ) -> Result<Places, Failure> {
         let mut moved: HashMap<&str, &str> = HashMap::new();
         for pair in given {
             let (old, new) =
@@ -84,7 +89,7 @@ impl Places {
                 if !Path::new(now).exists() && !may_be_id(now) {
                     return Err(missing(now, input.role));
                 }
-                places.models.insert(key(input), model_path(now, true)?);
+                places.models.insert(key(input), model_path(now, true, quiet)?);
             } else if input.role != Role::SuiteData && !Path::new(now).exists() {
                 return Err(missing(now, input.role));
             }

@@ -10,7 +10,8 @@ use crate::eval::suite::{Suite, TaskSpec};
 
 /// Returns a table of suites.
 pub fn list(suites: &[Suite]) -> String {
-    let width = suites.iter().map(|suite| suite.name.len()).max().unwrap_or(0);
+    // `format!` takes no width above 65535
+    let width = suites.iter().map(|suite| suite.name.len()).max().unwrap_or(0).min(200);
     let rows = suites.iter().map(|suite| {
         let tasks: Vec<&str> = suite.tasks.iter().map(|task| task.id.as_str()).collect();
         format!("{:width$}  {}  [{}]\n", suite.name, printable(&suite.description), tasks.join(", "))

@@ -7,7 +7,8 @@ use super::super::buffer::Buffer;
 use super::super::device::Device;
 use super::super::module::Arg;
 use super::{arg, over_rows, over_values};
-use crate::kernel::math64;
+
+pub use crate::kernel::optimizer::Step;
 
 /// Values whose squares are summed together: as on the CPU, or the bits would differ.
 const CHUNK: usize = 1 << 16;
@@ -73,46 +74,7 @@ pub struct Flat<'a> {
     pub rounded: Option<&'a mut Buffer<bf16>>,
 }
 
-/// An optimizer's factors in one step, each rounded to f32 once.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
-    AdamW { keep: f32, first: f32, beta2: f32, second: f32, root: f32, eps: f32, step_size: f32 },
-    Lion { keep: f32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, lr: f32 },
-}
-
 impl Step {
-    /// Returns step `step`, from 1, of AdamW.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "rounded once; steps stay below 2^53"
-    )]
-    pub fn adamw((beta1, beta2): (f64, f64), eps: f64, lr: f64, weight_decay: f64, step: u64) -> Step {
-        let correction = |beta: f64| 1.0 - math64::pow(beta, step as f64);
-        Step::AdamW {
-            keep: (1.0 - lr * weight_decay) as f32,
-            first: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            second: (1.0 - beta2) as f32,
-            root: correction(beta2).sqrt() as f32,
-            eps: eps as f32,
-            step_size: (lr / correction(beta1)) as f32,
-        }
-    }
-
-    /// Returns a step of Lion.
-    #[allow(clippy::cast_possible_truncation, reason = "rounded once")]
-    pub fn lion((beta1, beta2): (f64, f64), lr: f64, weight_decay: f64) -> Step {
-        Step::Lion {
-            keep: (1.0 - lr * weight_decay) as f32,
-            beta1: beta1 as f32,
-            rest1: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            rest2: (1.0 - beta2) as f32,
-            lr: lr as f32,
-        }
-    }
-
     /// Updates a run of the parameters by the gradients times the factor of `clip`.
     ///
     /// # Panics

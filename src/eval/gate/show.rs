@@ -9,6 +9,7 @@ use super::judge::{Judged, Status, p_value, show};
 use super::measure::Measured;
 use super::pair::Role;
 use super::verdict::{Side, Verdict};
+use crate::layout::{table, wrapped};
 use crate::provenance::{DataLicence, Licences};
 
 /// Lost and gained items shown; a verdict as JSON has all.
@@ -30,9 +31,11 @@ pub const COLUMNS: [&str; 12] = [
     "result",
 ];
 
-/// Returns the verdict for a terminal. Names are as the files have them: print it with control characters escaped.
-pub fn text(verdict: &Verdict) -> String {
+/// Returns the verdict for a terminal, in lines of at most `width` characters where words allow it. Names are as the files
+/// have them: print it with control characters escaped.
+pub fn text(verdict: &Verdict, width: Option<usize>) -> String {
     let mut out = String::new();
+    let line = |out: &mut String, text: &str| line(out, &wrapped(text, width));
     for (name, side) in [("baseline", &verdict.baseline), ("candidate", &verdict.candidate)] {
         line(&mut out, &format!("{name:<10} {}", side_text(side)));
     }
@@ -42,13 +45,16 @@ pub fn text(verdict: &Verdict) -> String {
     let judgement = &verdict.judgement;
     if !judgement.tasks.is_empty() {
         out.push('\n');
-        out.push_str(&table(verdict));
+        out.push_str(&table(&rows(verdict), is_left, width));
         out.push('\n');
         for judged in judgement.pool.iter().chain(&judgement.tasks) {
             line(&mut out, &details(judged));
         }
         for (what, of) in changed(verdict) {
             line(&mut out, &format!("{what}: {of}"));
+        }
+        if judgement.tasks.iter().any(|judged| judged.lost.len().max(judged.gained.len()) > MOST_ITEMS) {
+            line(&mut out, "items that are not shown stand in the verdict as JSON: --json");
         }
     }
     out.push('\n');
@@ -165,19 +171,9 @@ fn difference(value: f64, found: &Measured) -> String {
     }
 }
 
-fn table(verdict: &Verdict) -> String {
-    let rows = rows(verdict);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 1 | 11 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        line(&mut out, cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    out
+/// Returns whether a column of [`rows`] is words.
+fn is_left(column: usize) -> bool {
+    matches!(column, 0 | 1 | 11)
 }
 
 /// Returns what a table has no room for: test, interval, clusters, flips, margin.
@@ -245,8 +241,7 @@ pub fn markdown(verdict: &Verdict) -> String {
             let cells = row.iter().map(|cell| escaped_markdown(cell)).collect::<Vec<_>>();
             line(&mut out, &format!("| {} |", cells.join(" | ")));
             if index == 0 {
-                let rule = (0..COLUMNS.len())
-                    .map(|column| if matches!(column, 0 | 1 | 11) { "---" } else { "---:" });
+                let rule = (0..COLUMNS.len()).map(|column| if is_left(column) { "---" } else { "---:" });
                 line(&mut out, &format!("| {} |", rule.collect::<Vec<_>>().join(" | ")));
             }
         }

@@ -49,6 +49,18 @@ impl<'a> Batches<'a> {
         batching.micro_batches(&order, |unit| units.tokens(unit), self.seed, 0)
     }
 
+    /// Returns whether a run that has done `step` steps can stand before that step of an epoch.
+    pub fn is_place(&self, step: u64, epoch: u32, step_in_epoch: usize) -> bool {
+        // every epoch has a step
+        let is_reached = step.checked_sub(u64::from(epoch)).is_some_and(|left| step_in_epoch as u64 <= left);
+        if !is_reached {
+            return false;
+        }
+        let len = self.epoch(epoch).len();
+        let is_counted = || u64::from(epoch) * len as u64 + step_in_epoch as u64 == step;
+        step_in_epoch < len && (!self.epochs_are_alike() || is_counted())
+    }
+
     /// Returns the steps of the whole run.
     ///
     /// Errors if epochs or steps are more than a counter holds.

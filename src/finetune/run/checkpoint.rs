@@ -129,7 +129,7 @@ impl Checkpoints {
 
     /// Returns the directory of a step.
     pub fn path(&self, step: u64) -> PathBuf {
-        self.dir.join(format!("step-{step:08}"))
+        self.dir.join(name_of(step))
     }
 
     /// Returns the steps that have one, ascending.
@@ -142,7 +142,9 @@ impl Checkpoints {
         let mut steps = Vec::new();
         for entry in entries {
             let name = entry.map_err(Error::io(&self.dir, "read"))?.file_name();
-            steps.extend(name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()));
+            let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
+            // `step-7` is not ours
+            steps.extend(step.filter(|step| name.to_str() == Some(name_of(*step).as_str())));
         }
         steps.sort_unstable();
         Ok(steps)
@@ -288,6 +290,11 @@ impl Checkpoints {
     }
 }
 
+/// Returns the name of a step's directory.
+fn name_of(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
 /// A checkpoint in memory.
 pub struct Restored {
     pub state: State,
@@ -334,4 +341,20 @@ fn read_moments(path: &Path, n: usize) -> Result<Vec<Vec<f32>>, String> {
         moments.push(values);
     }
     Ok(moments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_of_other_names_are_no_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in
+            ["step-00000003", "step-3", "step-+0000004", "step-0000000005", "step-x", "step-123456789"]
+        {
+            fs::create_dir_all(dir.path().join("checkpoints").join(name)).unwrap();
+        }
+        assert_eq!(Checkpoints::open(dir.path()).unwrap().steps().unwrap(), [3, 123_456_789]);
+    }
 }

@@ -162,6 +162,10 @@ impl<'a> Run<'a> {
             true => {
                 let checkpoints = Checkpoints::open(dir)?;
                 let restored = restored(job, &checkpoints, &identity, observer)?;
+                if let Some(restored) = &restored {
+                    check_place(restored, &batches, total_steps, optimizer)
+                        .map_err(|why| Error::Damaged { path: checkpoints.path(restored.state.step), why })?;
+                }
                 (checkpoints, restored)
             }
             false => (Checkpoints::at(dir), None),
@@ -361,7 +365,9 @@ impl<'a> Run<'a> {
         state.validation = Some(Exact(loss));
         let min_delta = self.job.recipe.eval.early_stopping.map_or(0.0, |early| early.min_delta);
         match state.to_beat {
-            Some(Exact(to_beat)) if loss >= to_beat - min_delta => state.misses += 1,
+            Some(Exact(to_beat)) if loss >= to_beat - min_delta => {
+                state.misses = state.misses.saturating_add(1);
+            }
             _ => (state.to_beat, state.misses) = (Some(Exact(loss)), 0),
         }
         let is_better = state.best.is_none_or(|best| loss < best.loss.0);
@@ -474,6 +480,26 @@ fn restored(
         return Err(Error::NothingToResume { path: path() });
     }
     Ok(last)
+}
+
+/// Errors, saying why, if a checkpoint of this run cannot be where it says: its state is no part of any digest.
+fn check_place(
+    restored: &Restored,
+    batches: &Batches<'_>,
+    total_steps: u64,
+    optimizer: Optimizer,
+) -> Result<(), String> {
+    let State { step, epoch, step_in_epoch, .. } = restored.state;
+    if step > total_steps || !batches.is_place(step, epoch, step_in_epoch) {
+        return Err(format!(
+            "state.json is at step {step} of {total_steps}, before step {step_in_epoch} of epoch {epoch}, which the data does not have there"
+        ));
+    }
+    let (found, expected) = (restored.optimizer.moments.len(), optimizer.n_moments());
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{found} moments, and `{}` has {expected}", optimizer.name())),
+    }
 }
 
 /// Returns the optimizer of a recipe.

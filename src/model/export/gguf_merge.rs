@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use super::merge::{Change, Changes};
+use super::changes::{Change, Changes};
 use super::{Error, merge};
 use crate::kernel::Isa;
 use crate::model::arch::{self, Arch, Part, Row, Transform};

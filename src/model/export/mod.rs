@@ -1,5 +1,6 @@
 //! What training leaves for others to use: adapters as PEFT and llama.cpp read them, merged models.
 
+mod changes;
 mod check;
 mod error;
 mod gguf_lora;
@@ -7,9 +8,10 @@ mod gguf_merge;
 mod merge;
 mod peft;
 
+pub use changes::Changes;
 pub use check::{check_gguf_adapter, check_merge};
 pub use error::Error;
 pub use gguf_lora::write_gguf_adapter;
 pub use gguf_merge::{Stored, write_merged_gguf};
-pub use merge::{Changes, tensor_files, write_merged};
+pub use merge::{tensor_files, write_merged};
 pub use peft::{peft_config, write_peft};

@@ -20,7 +20,8 @@ use crate::model::{Error, ModelConfig};
 /// threads.
 pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> Result<Decoder, Error> {
     let path = config_path.to_path_buf();
-    let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let bytes =
+        crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let json: Json =
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
     let config = ModelConfig::from_hf(&json, &path)?;

@@ -20,7 +20,7 @@ struct Index {
 /// a checkpoint saved again in another float type), and a truncated shard is found by its own header.
 pub(super) fn open(dir: &Path, index: &Path) -> Result<SafeTensors, Error> {
     let bad = |why| Error::BadIndex { index: index.to_owned(), why };
-    let text = std::fs::read(index).map_err(Error::io(index, "read"))?;
+    let text = crate::read::read_regular(index).map_err(Error::io(index, "read"))?;
     let parsed: Index = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
     let weight_map = unique(parsed.weight_map.0).map_err(|twice| bad(twice.to_string()))?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -141,7 +141,7 @@ pub fn name_of(path: &Path) -> String {
 pub fn show_verdict(args: &Args, verdict: &Verdict) -> Result<ExitCode, Failure> {
     if !args.json && !args.quiet && !args.is_replay {
         term::out("\n")?;
-        term::out(&gate::printable_lines(&text(verdict)))?;
+        term::out(&gate::printable_lines(&text(verdict, term::out_width())))?;
     }
     Ok(ExitCode::from(verdict.exit_code))
 }
