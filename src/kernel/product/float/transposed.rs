@@ -21,14 +21,19 @@ pub const MAX_COLS: usize = 768;
 /// The most rows of x that a block of w is used for at once.
 const ROWS_AT_ONCE: usize = 1024;
 
-/// Bytes that [`run`] works in: a panel, rows decoded for it, and sums.
+/// The most panels that are packed at once, row of w by row: rows lie far apart, and each is fetched once so.
+const PANELS_AT_ONCE: usize = 4;
+/// Rows of w that are asked for ahead of their packing.
+const AHEAD: usize = 16;
+
+/// Bytes that [`run`] works in: panels, rows decoded for them, and sums.
 pub fn scratch_bytes<S: Step>(tile: &Tile<'_>) -> usize {
     let col_groups = tile.cols.len().div_ceil(w_group::<S>());
     let sums = match tile.w.rows() <= DEPTH {
         true => 0,
         false => Running::<S>::bytes(tile.rows.len().min(ROWS_AT_ONCE), col_groups),
     };
-    4 * DEPTH * (w_group::<S>() + MAX_COLS) + sums
+    4 * DEPTH * (PANELS_AT_ONCE * w_group::<S>() + MAX_COLS) + sums
 }
 
 /// Some rows of w from the tile's first column on.
@@ -55,37 +60,46 @@ pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
 /// [`run`] for no more rows than [`ROWS_AT_ONCE`].
 #[inline(always)]
 unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
-    let (panel, rest) = buffer.split_at_mut(4 * DEPTH * w_group::<S>());
+    let (panels, rest) = buffer.split_at_mut(4 * DEPTH * PANELS_AT_ONCE * w_group::<S>());
     let (decoded, sums) = rest.split_at_mut(4 * DEPTH * MAX_COLS);
-    let panel = panel.as_mut_ptr().cast::<u32>();
+    let panels = panels.as_mut_ptr().cast::<u32>();
     let (n, width) = (tile.w.rows(), tile.cols.len());
     let sums = Running::<S>::new(sums, tile.rows.len());
+    let together = PANELS_AT_ONCE * w_group::<S>();
     for start in (0..n).step_by(DEPTH) {
         let rows = start..n.min(start + DEPTH);
         let turn = Turn { begins: tile.begins, is_first: start == 0, is_last: rows.end == n };
-        // SAFETY: the caller's; the panel has room for DEPTH * w_group lanes, x and y have the group's rows.
+        // SAFETY: the caller's; each panel has room for DEPTH * w_group lanes, x and y have the group's rows.
         unsafe {
             let block = block::<S>(isa, tile, rows, decoded);
-            for (col_group, first) in (0..width).step_by(w_group::<S>()).enumerate() {
-                let cols = w_group::<S>().min(width - first);
-                for v in (0..cols).step_by(S::L::LANES) {
-                    pack::<S>(&block, first + v, width - first - v, panel.add(v));
+            for first in (0..width).step_by(w_group::<S>()) {
+                if first % together == 0 {
+                    pack::<S>(&block, first..width.min(first + together), panels);
                 }
+                let cols = w_group::<S>().min(width - first);
                 for (group, (row, rows, x)) in tile.x_groups().enumerate() {
                     let (y, stride) = tile.y_address(row);
-                    let part = sums.part((group, col_group), turn, (y.add(first), stride), cols);
+                    let at = (group, first / w_group::<S>());
                     let operands = Operands {
                         lanes: block.len.div_ceil(S::DEPTH),
                         x: x.as_ptr().cast::<u32>().add(start / S::DEPTH),
                         x_stride: tile.x_row_bytes() / 4,
-                        panel,
+                        panel: panel::<S>(panels, first % together),
                         last: turn.is_last,
                     };
-                    multiply_rows::<S>(rows, operands, part);
+                    multiply_rows::<S>(rows, operands, sums.part(at, turn, (y.add(first), stride), cols));
                 }
             }
         }
     }
+}
+
+/// Returns where column `col` of the packed ones begins.
+#[inline(always)]
+unsafe fn panel<S: Step>(panels: *mut u32, col: usize) -> *mut u32 {
+    let (panel, col) = (col / w_group::<S>(), col % w_group::<S>());
+    // SAFETY: the caller's: there are so many panels.
+    unsafe { panels.add(panel * DEPTH * w_group::<S>() + col) }
 }
 
 /// Returns where `rows` of w lie, decoded if need be.
@@ -135,20 +149,20 @@ unsafe fn decode<S: Step>(write: impl FnOnce(&mut [f32]), out: &mut [u8]) -> *co
     out.as_ptr()
 }
 
-/// Writes the columns from `col` on, LANES or the `left` that there are, of the block's rows to `panel`.
+/// Writes columns `cols` of the block's rows to the panels, the first of them at the first panel's begin.
 #[inline(always)]
-unsafe fn pack<S: Step>(block: &Block, col: usize, left: usize, panel: *mut u32) {
+unsafe fn pack<S: Step>(block: &Block, cols: Range<usize>, panels: *mut u32) {
     // SAFETY: the caller's.
     unsafe {
         match (block.source, S::DEPTH) {
             (Source::F16, _) => {
-                pack_rows::<S, 2>(block, col, left, panel, |from| S::L::load_f16(from.cast()));
+                pack_rows::<S, 2>(block, cols, panels, |from| S::L::load_f16(from.cast()));
             }
-            (Source::Bf16, 1) => pack_rows::<S, 2>(block, col, left, panel, |from| {
-                S::L::low_bf16(S::L::load_halves(from.cast()))
-            }),
-            (_, 1) => pack_rows::<S, 4>(block, col, left, panel, |from| S::L::load(from.cast())),
-            _ => pack_rows::<S, 2>(block, col, left, panel, |from| S::L::load_halves(from.cast())),
+            (Source::Bf16, 1) => {
+                pack_rows::<S, 2>(block, cols, panels, |from| S::L::low_bf16(S::L::load_halves(from.cast())));
+            }
+            (_, 1) => pack_rows::<S, 4>(block, cols, panels, |from| S::L::load(from.cast())),
+            _ => pack_rows::<S, 2>(block, cols, panels, |from| S::L::load_halves(from.cast())),
         }
     }
 }
@@ -157,19 +171,19 @@ unsafe fn pack<S: Step>(block: &Block, col: usize, left: usize, panel: *mut u32)
 #[inline(always)]
 unsafe fn pack_rows<S: Step, const SIZE: usize>(
     block: &Block,
-    col: usize,
-    left: usize,
-    panel: *mut u32,
+    cols: Range<usize>,
+    panels: *mut u32,
     load: impl Fn(*const u8) -> V<S>,
 ) {
     let mut rest = [0u8; BLOCK];
     // SAFETY: the caller's; a row that ends within the vector is copied.
     unsafe {
-        let mut row = |i: usize| {
+        let mut row = |i: usize, col: usize| {
             if i >= block.len {
                 return S::L::zero(); // the last row has no other to pair with
             }
             let from = block.rows[i].add(SIZE * col);
+            let left = cols.end - col;
             if left >= S::L::LANES {
                 return load(from);
             }
@@ -177,12 +191,20 @@ unsafe fn pack_rows<S: Step, const SIZE: usize>(
             load(rest.as_ptr())
         };
         for t in 0..block.len.div_ceil(S::DEPTH) {
-            let lanes = match (S::DEPTH, block.source) {
-                (1, _) => row(t),
-                (_, Source::Bf16) => S::L::flush_bf16(S::L::pairs(row(2 * t), row(2 * t + 1))),
-                _ => S::L::pairs(row(2 * t), row(2 * t + 1)),
-            };
-            S::L::store(lanes, panel.add(t * w_group::<S>()));
+            for i in t * S::DEPTH + AHEAD..block.len.min((t + 1) * S::DEPTH + AHEAD) {
+                for line in (SIZE * cols.start..SIZE * cols.end).step_by(64) {
+                    S::L::prefetch(block.rows[i].wrapping_add(line));
+                }
+            }
+            for col in cols.clone().step_by(S::L::LANES) {
+                let lanes = match (S::DEPTH, block.source) {
+                    (1, _) => row(t, col),
+                    (_, Source::Bf16) => S::L::flush_bf16(S::L::pairs(row(2 * t, col), row(2 * t + 1, col))),
+                    _ => S::L::pairs(row(2 * t, col), row(2 * t + 1, col)),
+                };
+                let to = panel::<S>(panels, col - cols.start);
+                S::L::store(lanes, to.add(t * w_group::<S>()));
+            }
         }
     }
 }
