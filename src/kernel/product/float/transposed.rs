@@ -14,7 +14,7 @@ use crate::kernel::product::matrix::Stored;
 use crate::kernel::product::transposed::{Operand, Tile};
 
 /// Rows of w in a panel.
-const DEPTH: usize = 256;
+const DEPTH: usize = 512;
 /// The most columns of a tile.
 pub const MAX_COLS: usize = 768;
 
