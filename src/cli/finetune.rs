@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::device::DeviceChoice;
 use super::recipe::SetArgs;
 use super::term;
 use crate::error::{Diagnostic, Failure};
@@ -137,10 +138,10 @@ impl Diagnostic for Error {
     }
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
     let started = Started::now();
     let interrupt = Interrupt::install();
-    let prepared = Prepared::new(args)?;
+    let prepared = Prepared::new(args, device)?;
     if args.plan {
         return plan::run(args, &prepared).map(|()| ExitCode::SUCCESS);
     }
@@ -177,7 +178,7 @@ pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
         is_temporary: true,
     };
     let interrupt = Interrupt::install();
-    let prepared = Prepared::new(&args)?;
+    let prepared = Prepared::new(&args, DeviceChoice::Cpu)?;
     let (_, exported) = train(&args, &prepared, Started::now(), &interrupt)?;
     results::outputs(&exported.paths)
 }
@@ -199,6 +200,7 @@ fn train(
     let job = Job {
         recipe: &prepared.recipe,
         model: &prepared.model,
+        device: prepared.device.as_ref(),
         corpus: &prepared.corpus,
         general: prepared.general.as_deref(),
         dir: &dir,

@@ -106,10 +106,11 @@ fn answer_to_a_size_limit() {
 }
 
 fn run_on(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
-    if let Command::GpuCheck(args) = &command {
-        return gpu_check::run(args, device);
+    match &command {
+        Command::GpuCheck(args) => return gpu_check::run(args, device),
+        Command::Finetune(args) => return finetune::run(args, device),
+        _ => device::require_cpu(name, device)?,
     }
-    device::require_cpu(name, device)?;
     run(command)
 }
 
@@ -118,7 +119,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args)?,
         Command::Demo(args) => return demo::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
-        Command::Finetune(args) => return finetune::run(&args),
+        Command::Finetune(args) => return finetune::run(&args, DeviceChoice::Auto),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
         Command::Recipe(args) => recipe::run(&args)?,

@@ -26,11 +26,10 @@ enum Error {
 
 impl Diagnostic for Error {}
 
-pub fn run(args: &Args, index: usize) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
-    let device = Device::open(index)?;
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
-    let mut checker = Checker { device: &device, compute, checks: Vec::new(), timings: Vec::new() };
+    let mut checker = Checker { device, compute, checks: Vec::new(), timings: Vec::new() };
     for (name, run) in [
         (
             "norms, gates, rope, sums, rows, dropout",

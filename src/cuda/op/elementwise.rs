@@ -5,7 +5,7 @@ use half::bf16;
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
+use super::super::launch::{Arg, Launch};
 use super::{THREADS, arg, blocks, over_rows, over_values};
 use crate::nn::{Activation, RowPlace};
 
@@ -24,6 +24,20 @@ pub fn add_scaled<T: Float>(
     assert!(y.len() == n && out.len() == n);
     let args = [x.arg(), y.arg(), Arg::F32(factor), out.arg(), Arg::U64(n as u64)];
     // SAFETY: the lengths were checked.
+    unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
+}
+
+/// Replaces x by `x + factor * y`, as [`add_scaled`].
+pub fn add_to<T: Float>(
+    device: &Device,
+    x: &mut Buffer<T>,
+    y: &Buffer<T>,
+    factor: f32,
+) -> Result<(), CudaError> {
+    let n = x.len();
+    assert_eq!(y.len(), n);
+    let args = [x.arg(), y.arg(), Arg::F32(factor), x.arg(), Arg::U64(n as u64)];
+    // SAFETY: the lengths were checked; a thread writes what it alone read.
     unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
 }
 

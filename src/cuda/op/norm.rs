@@ -3,7 +3,7 @@
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
+use super::super::launch::{Arg, Launch};
 use super::{THREADS, arg, blocks};
 
 /// `y = x / sqrt(mean(x^2) + eps) * (weight + offset)`.

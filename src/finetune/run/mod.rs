@@ -6,6 +6,7 @@
 mod batches;
 mod checkpoint;
 mod corpus;
+mod engine;
 mod error;
 mod estimate;
 mod identity;
@@ -18,12 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::recipe::{self, Recipe};
-use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
-use crate::model::train::{Parameters, Trainable};
+use super::{Group, Optimizer, Schedule, Update, clip_factor};
+use crate::cuda::Device;
+use crate::model::train::{self, Parameters, Trainable};
 
 pub use batches::{Batches, StepBatch};
 pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
 pub use corpus::{Corpus, Units};
+pub use engine::{Engine, Of, engine};
 pub use error::Error;
 pub use estimate::{Largest, Probe, Totals, memory, probe, totals};
 pub use identity::Identity;
@@ -41,6 +44,8 @@ const LARGE_NORM: f64 = 1e18;
 pub struct Job<'a> {
     pub recipe: &'a Recipe,
     pub model: &'a Trainable,
+    /// What it is trained on; the CPU if there is none.
+    pub device: Option<&'a Device>,
     pub corpus: &'a Corpus,
     /// Documents of a general text, whose loss is measured before and after.
     pub general: Option<&'a [Vec<u32>]>,
@@ -107,7 +112,10 @@ pub struct Forgetting {
 /// finite, and if something cannot be written; checkpoints written until then stay as they are.
 pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let mut run = Run::new(job, observer)?;
-    let ended = run.train(observer)?;
+    let ended = match run.train(observer) {
+        Ok(ended) => ended,
+        Err(error) => return Err(run.explained(error)),
+    };
     run.finish(ended)
 }
 
@@ -116,14 +124,12 @@ struct Run<'a> {
     batches: Batches<'a>,
     total_steps: u64,
     schedule: Schedule,
-    optimizer: Optimizer,
+    engine: Box<dyn Engine + 'a>,
     groups: Vec<Group>,
-    objective: Objective<'a>,
+    objective: Objective,
     checkpoints: Checkpoints,
     logs: Logs,
     state: State,
-    params: Parameters,
-    moments: OptimizerState,
     /// The step of the last checkpoint.
     saved: Option<u64>,
 }
@@ -146,11 +152,13 @@ impl<'a> Run<'a> {
                 (State::new(identity), params, moments)
             }
         };
+        // before anything is written: there may be no room for it
+        let engine = engine(model, job.device, optimizer, params, moments)?;
         let logs = Logs::open(dir, &recipe.log, &state.logs)?;
         // those that were passed over: a log that is cut has no place for them
         checkpoints.remove_after(state.step)?;
         if let (Some(general), None) = (job.general, state.general_before) {
-            state.general_before = Some(Exact(text_loss(model, None, general)?));
+            state.general_before = Some(Exact(text_loss(engine.as_ref(), Of::Base, general)?));
         }
         observer.began(state.step, total_steps);
         Ok(Run {
@@ -158,24 +166,21 @@ impl<'a> Run<'a> {
             batches,
             total_steps,
             schedule: recipe.train.schedule(total_steps as usize),
-            optimizer,
+            engine,
             groups: groups(model, recipe.train.weight_decay),
-            objective: Objective::new(model, recipe.dpo),
+            objective: Objective::new(recipe.dpo),
             checkpoints,
             logs,
             state,
-            params,
-            moments,
             saved,
         })
     }
 
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Ended, Error> {
-        let mut grads = vec![0.0; self.job.model.gradient_len()];
         while self.state.step < self.total_steps && !self.is_out_of_patience() {
             let epoch = self.batches.epoch(self.state.epoch);
             let batch = &epoch[self.state.step_in_epoch];
-            let Some(event) = self.step(batch, &mut grads)? else {
+            let Some(event) = self.step(batch)? else {
                 self.save(observer)?;
                 return Ok(Ended::Interrupted);
             };
@@ -199,21 +204,19 @@ impl<'a> Run<'a> {
     }
 
     /// Does a step; `None` if the run is interrupted in it, parameters as they were.
-    fn step(&mut self, batch: &[Vec<usize>], grads: &mut [f32]) -> Result<Option<StepEvent>, Error> {
+    fn step(&mut self, batch: &[Vec<usize>]) -> Result<Option<StepEvent>, Error> {
         let clock = Instant::now();
-        let Job { recipe, model, corpus, interrupted, .. } = *self.job;
-        let compute = model.decoder().compute();
+        let Job { recipe, corpus, interrupted, .. } = *self.job;
         // no more steps than a counter holds: `Batches::total_steps`
         let step = self.state.step as u32;
-        grads.fill(0.0);
         let is_ended = || interrupted.load(Ordering::SeqCst);
         let units = corpus.train();
         let key = (recipe.train.seed, step);
-        let Some(measured) = self.objective.step(&self.params, (units, batch), key, grads, is_ended)? else {
+        let engine = self.engine.as_mut();
+        let Some(measured) = self.objective.step(engine, (units, batch), key, is_ended)? else {
             return Ok(None);
         };
-        let gradients = &grads[..self.params.len()];
-        let norm = global_norm(compute, gradients);
+        let norm = engine.gradient_norm()?;
         if !measured.loss.is_finite() || !norm.is_finite() {
             let what = format!("loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, measured.broken, what);
@@ -224,16 +227,16 @@ impl<'a> Run<'a> {
             max => clip_factor(norm, max),
         };
         let update = Update { lr, gradient_factor, groups: &self.groups };
-        self.optimizer.step(compute, &mut self.moments, &mut self.params, gradients, &update);
+        let engine = self.engine.as_mut();
+        engine.update(&update)?;
         // before they could become a checkpoint
         let is_large = norm * f64::from(gradient_factor) > LARGE_NORM;
-        let is_finite = |moment: &Vec<f32>| global_norm(compute, moment).is_finite();
-        if is_large && !self.moments.moments.iter().all(is_finite) {
+        if is_large && !engine.moments_are_finite()? {
             let what =
                 format!("the optimizer's moments overflow; loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, None, what);
         }
-        if !global_norm(compute, &self.params).is_finite() {
+        if !engine.params_are_finite()? {
             let what = format!("parameters overflow; loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, None, what);
         }
@@ -271,6 +274,17 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Returns an error of the device as one that says what is left.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Train(train::Error::Device(source)) => match self.last_checkpoint() {
+                Ok(checkpoint) => Error::Device { step: self.state.step + 1, checkpoint, source },
+                Err(error) => error,
+            },
+            other => other,
+        }
+    }
+
     /// Returns where the last checkpoint lies.
     fn last_checkpoint(&self) -> Result<Option<PathBuf>, Error> {
         Ok(self.checkpoints.steps()?.last().map(|step| self.checkpoints.path(*step)))
@@ -303,7 +317,7 @@ impl<'a> Run<'a> {
         }
         let clock = Instant::now();
         let batches = self.batches.validation();
-        let measured = self.objective.validation(&self.params, units, &batches)?;
+        let measured = self.objective.validation(self.engine.as_ref(), units, &batches)?;
         let Measured { loss, accuracy, broken, .. } = measured;
         let step = self.state.step;
         if !loss.is_finite() {
@@ -340,8 +354,13 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.state.logs = self.logs.sync()?;
-        let path =
-            self.checkpoints.write(&self.state, self.job.model.parameters(), &self.params, &self.moments)?;
+        let mut written = None;
+        self.engine.with_state(&mut |params, moments| {
+            let parameters = self.job.model.parameters();
+            written = Some(self.checkpoints.write(&self.state, parameters, params, moments));
+        })?;
+        // it was called
+        let Some(path) = written.transpose()? else { return Ok(()) };
         self.saved = Some(self.state.step);
         let keeps = &self.job.recipe.checkpoint;
         self.checkpoints.prune(keeps.keep, keeps.keep_best)?;
@@ -351,18 +370,19 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, ended: Ended) -> Result<Outcome, Error> {
         self.logs.sync()?;
-        let Run { job, state, mut params, moments, checkpoints, total_steps, .. } = self;
-        drop(moments);
+        let Run { job, state, mut engine, checkpoints, total_steps, .. } = self;
         let mut chosen_step = state.step;
         let keeps_best = job.recipe.checkpoint.keep_best && ended != Ended::Interrupted;
-        if let Some(best) = state.best.filter(|best| keeps_best && best.step != state.step) {
-            drop(params);
-            params = checkpoints.read(best.step, job.model).map_err(Error::of_best)?.params;
+        let better = state.best.filter(|best| keeps_best && best.step != state.step);
+        engine.settle(better.is_none());
+        if let Some(best) = better {
+            let restored = checkpoints.read(best.step, job.model).map_err(Error::of_best)?;
+            engine.set_params(restored.params)?;
             chosen_step = best.step;
         }
         let forgetting = match (job.general, state.general_before) {
             (Some(general), Some(Exact(before))) if ended != Ended::Interrupted => {
-                Some(Forgetting { before, after: text_loss(job.model, Some(&params), general)? })
+                Some(Forgetting { before, after: text_loss(engine.as_ref(), Of::Trained, general)? })
             }
             _ => None,
         };
@@ -370,7 +390,7 @@ impl<'a> Run<'a> {
             ended,
             steps: state.step,
             total_steps,
-            params,
+            params: engine.params()?,
             chosen_step,
             checkpoint: checkpoints.path(state.step),
             best: state.best,

@@ -8,6 +8,8 @@
 mod adapted;
 mod base;
 mod block;
+#[cfg(gpu)]
+mod device;
 mod dora;
 mod error;
 mod feed_forward;
@@ -40,6 +42,8 @@ use crate::kernel::ComputeMode;
 use crate::nn::{self, Head};
 
 pub use base::BaseFormat;
+#[cfg(gpu)]
+pub use device::{OnDevice, Precision, base_bytes as device_base_bytes, check as check_on_device};
 pub use error::Error;
 pub use params::Parameters;
 pub use spec::{LowRankSpec, Method, TargetModules};

@@ -1,0 +1,224 @@
+//! Linear layers that share an input, on a device: `train::linear`.
+
+use super::super::linear::{Adapter, Group};
+use super::batch::Rows;
+use super::pass::Pass;
+use super::weights::{Frozen, Ready};
+use crate::cuda::buffer::{Buffer, Float};
+use crate::cuda::op::elementwise::{Dropout, add_bias, add_to};
+use crate::cuda::op::norm::bias_gradient;
+use crate::cuda::product::{PartMut, Product, Sizes};
+use crate::cuda::{CudaError, Device};
+use crate::kernel::Isa;
+
+/// A group's matrices on the device.
+pub(super) struct GroupOn<'m, T> {
+    group: &'m Group,
+    parts: Vec<PartOn<T>>,
+}
+
+/// What is not trained of a part.
+struct PartOn<T> {
+    weight: Option<Frozen<T>>,
+    bias: Option<Buffer<f32>>,
+}
+
+/// What a group's forward gives: every part's output, and what the backward needs of the pairs: `x A^T`.
+pub(super) type Outputs<T> = (Vec<Buffer<T>>, Vec<Buffer<T>>);
+
+/// What goes into a group's backward.
+pub(super) struct Back<'a, T> {
+    /// The forward's input.
+    pub x: &'a Buffer<T>,
+    /// Gradients of the parts' outputs.
+    pub dys: &'a [&'a Buffer<T>],
+    pub lows: &'a [Buffer<T>],
+    pub rows: Rows,
+    pub wants_dx: bool,
+}
+
+impl<'m, T: Float> GroupOn<'m, T> {
+    pub fn new(device: &Device, isa: Isa, group: &'m Group) -> Result<GroupOn<'m, T>, CudaError> {
+        let parts = group.parts.iter().map(|part| {
+            let weight = match part.weight {
+                Some(_) => None,
+                None => Some(Frozen::of(device, isa, &part.base.weight)?),
+            };
+            let bias = part.base.bias.as_ref().filter(|_| part.bias.is_none());
+            Ok(PartOn { weight, bias: bias.map(|bias| Buffer::of(device, bias)).transpose()? })
+        });
+        Ok(GroupOn { group, parts: parts.collect::<Result<_, CudaError>>()? })
+    }
+
+    /// Returns the matrix of part i.
+    fn weight<'a>(&'a self, pass: &Pass<'a>, i: usize) -> Result<Ready<'a, T>, CudaError> {
+        let base = &self.group.parts[i];
+        match (&self.parts[i].weight, &base.weight) {
+            (Some(frozen), _) => frozen.ready(pass.device),
+            (None, Some(range)) if !pass.is_base => Ok(Ready::Part(pass.values.of(range.clone()))),
+            _ => match Frozen::of(pass.device, pass.isa, &base.base.weight)? {
+                Frozen::Dense(values) => Ok(Ready::Made(values)),
+                // what is trained whole was dense, or is decoded once for what reads it
+                blocks => Ok(Ready::Made(Buffer::copy_of(pass.device, &*blocks.ready(pass.device)?)?)),
+            },
+        }
+    }
+
+    fn bias<'a>(&'a self, pass: &Pass<'a>, i: usize) -> Result<Option<Ready<'a, f32>>, CudaError> {
+        let base = &self.group.parts[i];
+        Ok(match (&self.parts[i].bias, &base.bias) {
+            (Some(bias), _) => Some(Ready::Here(bias)),
+            (None, Some(range)) if !pass.is_base => {
+                Some(Ready::Part(pass.values.exact.slice(range.clone())))
+            }
+            _ => match &base.base.bias {
+                Some(bias) => Some(Ready::Made(Buffer::of(pass.device, bias)?)),
+                None => None,
+            },
+        })
+    }
+
+    fn adapters(&self, pass: &Pass<'_>) -> &'m [Adapter] {
+        if pass.is_base { &[] } else { &self.group.adapters }
+    }
+
+    /// Returns the sizes of part i's product with that many values of the input.
+    fn sizes(&self, i: usize, n_values: usize) -> Sizes {
+        let weight = &self.group.parts[i].base.weight;
+        Sizes { m: n_values / weight.cols(), n: weight.rows(), k: weight.cols() }
+    }
+
+    /// Returns the input as a pair sees it.
+    fn dropped<'a>(
+        &self,
+        pass: &Pass<'_>,
+        adapter: &Adapter,
+        x: &'a Buffer<T>,
+        rows: Rows,
+    ) -> Result<Ready<'a, T>, CudaError> {
+        if pass.rate == 0.0 {
+            return Ok(Ready::Here(x));
+        }
+        let mut y = Buffer::uninit(pass.device, x.len())?;
+        dropout(pass, adapter).apply(pass.device, x, pass.batch.places(rows), &mut y)?;
+        Ok(Ready::Made(y))
+    }
+
+    /// Returns every part's output for x `[T, K]`, and what the backward needs besides x.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Buffer<T>, rows: Rows) -> Result<Outputs<T>, CudaError> {
+        let device = pass.device;
+        let mut ys = Vec::with_capacity(self.parts.len());
+        for i in 0..self.parts.len() {
+            let sizes = self.sizes(i, x.len());
+            let mut y = Buffer::uninit(device, sizes.m * sizes.n)?;
+            let weight = self.weight(pass, i)?;
+            device.product(Product::Forward, sizes, (&*weight, x), (1.0, 0.0), &mut y)?;
+            if let Some(bias) = self.bias(pass, i)? {
+                add_bias(device, &mut y, &bias)?;
+            }
+            ys.push(y);
+        }
+        let mut lows = Vec::new();
+        for adapter in self.adapters(pass) {
+            let k = adapter.a.len() / adapter.rank;
+            let (m, rank) = (x.len() / k, adapter.rank);
+            let dropped = self.dropped(pass, adapter, x, rows)?;
+            let mut low = Buffer::uninit(device, m * rank)?;
+            let a = pass.values.of::<T>(adapter.a.clone());
+            let sizes = Sizes { m, n: rank, k };
+            device.product(Product::Forward, sizes, (&*a, &*dropped), (1.0, 0.0), &mut low)?;
+            for (i, range) in adapter.parts.clone().zip(adapter.b_ranges(&self.group.parts)) {
+                let sizes = Sizes { m, n: range.len() / rank, k: rank };
+                let b = pass.values.of::<T>(range);
+                device.product(Product::Forward, sizes, (&*b, &low), (adapter.scale, 1.0), &mut ys[i])?;
+            }
+            lows.push(low);
+        }
+        Ok((ys, lows))
+    }
+
+    /// Adds to the gradients of what is trained here; returns the gradient of x, if it is wanted.
+    pub fn backward(
+        &self,
+        pass: &Pass<'_>,
+        back: &Back<'_, T>,
+        grads: &mut Buffer<f32>,
+    ) -> Result<Option<Buffer<T>>, CudaError> {
+        let (device, x) = (pass.device, back.x);
+        for (i, (part, &dy)) in self.group.parts.iter().zip(back.dys).enumerate() {
+            if let Some(range) = &part.weight {
+                let out = PartMut { buffer: &mut *grads, first: range.start };
+                let sizes = self.sizes(i, x.len());
+                device.product(Product::WeightGradient, sizes, (x, dy), (1.0, 1.0), out)?;
+            }
+            if let Some(range) = &part.bias {
+                bias_gradient(device, dy, &mut grads.slice_mut(range.clone()))?;
+            }
+        }
+        let mut dx = None;
+        if back.wants_dx {
+            let mut sum = Buffer::uninit(device, x.len())?;
+            for (i, &dy) in back.dys.iter().enumerate() {
+                let (weight, sizes) = (self.weight(pass, i)?, self.sizes(i, x.len()));
+                let keep = if i == 0 { 0.0 } else { 1.0 };
+                device.product(Product::InputGradient, sizes, (&*weight, dy), (1.0, keep), &mut sum)?;
+            }
+            dx = Some(sum);
+        }
+        for (adapter, low) in self.adapters(pass).iter().zip(back.lows) {
+            self.pair_backward(pass, adapter, back, (low, dx.as_mut()), grads)?;
+        }
+        Ok(dx)
+    }
+
+    /// Adds to the gradients of A and B, and what comes through them to dx.
+    fn pair_backward(
+        &self,
+        pass: &Pass<'_>,
+        adapter: &Adapter,
+        back: &Back<'_, T>,
+        (low, dx): (&Buffer<T>, Option<&mut Buffer<T>>),
+        grads: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let (device, scale, rank) = (pass.device, adapter.scale, adapter.rank);
+        let (m, k) = (low.len() / rank, adapter.a.len() / rank);
+        let mut dlow = Buffer::uninit(device, low.len())?;
+        let ranges = adapter.b_ranges(&self.group.parts);
+        for (j, (range, &dy)) in ranges.into_iter().zip(&back.dys[adapter.parts.clone()]).enumerate() {
+            let sizes = Sizes { m, n: range.len() / rank, k: rank };
+            let out = PartMut { buffer: &mut *grads, first: range.start };
+            device.product(Product::WeightGradient, sizes, (low, dy), (scale, 1.0), out)?;
+            let keep = if j == 0 { 0.0 } else { 1.0 };
+            let b = pass.values.of::<T>(range);
+            device.product(Product::InputGradient, sizes, (&*b, dy), (scale, keep), &mut dlow)?;
+        }
+        let sizes = Sizes { m, n: rank, k };
+        {
+            let dropped = self.dropped(pass, adapter, back.x, back.rows)?;
+            let out = PartMut { buffer: &mut *grads, first: adapter.a.start };
+            device.product(Product::WeightGradient, sizes, (&*dropped, &dlow), (1.0, 1.0), out)?;
+        }
+        let Some(dx) = dx else { return Ok(()) };
+        let a = pass.values.of::<T>(adapter.a.clone());
+        if pass.rate == 0.0 {
+            return device.product(Product::InputGradient, sizes, (&*a, &dlow), (1.0, 1.0), dx);
+        }
+        let mut share = Buffer::uninit(device, dx.len())?;
+        device.product(Product::InputGradient, sizes, (&*a, &dlow), (1.0, 0.0), &mut share)?;
+        let mut kept = Buffer::uninit(device, dx.len())?;
+        dropout(pass, adapter).apply(device, &share, pass.batch.places(back.rows), &mut kept)?;
+        add_to(device, dx, &kept, 1.0)
+    }
+}
+
+fn dropout(pass: &Pass<'_>, adapter: &Adapter) -> Dropout {
+    Dropout { seed: pass.seed, step: pass.step, module: adapter.module, rate: pass.rate }
+}
+
+/// Returns the outputs of a group of N parts, and what the backward needs.
+///
+/// # Panics
+/// If there are not as many: a plan's groups have the parts that their places need.
+pub(super) fn apart<T, const N: usize>((ys, lows): Outputs<T>) -> ([Buffer<T>; N], Vec<Buffer<T>>) {
+    (ys.try_into().unwrap_or_else(|_| panic!("not {N} parts")), lows)
+}
