@@ -11,9 +11,9 @@ pub enum DeviceChoice {
     Cpu,
     /// The GPU of that number, as the driver counts.
     Cuda(usize),
-    /// What stands in for one in tests.
+    /// What stands in for one in tests, lost behind so many launches.
     #[cfg(feature = "cuda-host")]
-    Host,
+    Host(Option<u64>),
 }
 
 impl std::fmt::Display for DeviceChoice {
@@ -23,7 +23,9 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
             #[cfg(feature = "cuda-host")]
-            DeviceChoice::Host => write!(f, "host"),
+            DeviceChoice::Host(None) => write!(f, "host"),
+            #[cfg(feature = "cuda-host")]
+            DeviceChoice::Host(Some(lost_after)) => write!(f, "host:{lost_after}"),
         }
     }
 }
@@ -36,9 +38,13 @@ pub fn parse(text: &str) -> Result<DeviceChoice, String> {
         "auto" => return Ok(DeviceChoice::Auto),
         "cpu" => return Ok(DeviceChoice::Cpu),
         #[cfg(feature = "cuda-host")]
-        "host" => return Ok(DeviceChoice::Host),
+        "host" => return Ok(DeviceChoice::Host(None)),
         "cuda" | "gpu" => return Err("say which: cuda:0 is the first".to_owned()),
         _ => {}
+    }
+    #[cfg(feature = "cuda-host")]
+    if let Some(Ok(lost_after)) = text.strip_prefix("host:").map(str::parse) {
+        return Ok(DeviceChoice::Host(Some(lost_after)));
     }
     let digits = text.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
     let index = digits.and_then(|digits| digits.parse().ok()).filter(|index| *index < MOST);
@@ -88,7 +94,10 @@ fn open_named(device: DeviceChoice) -> Result<Option<Device>, CudaError> {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(None),
         DeviceChoice::Cuda(index) => Device::open(index).map(Some),
         #[cfg(feature = "cuda-host")]
-        DeviceChoice::Host => Ok(Some(Device::host(crate::cuda::host::Options::default()))),
+        DeviceChoice::Host(lost_after) => {
+            let options = crate::cuda::host::Options { lost_after, ..Default::default() };
+            Ok(Some(Device::host(options)))
+        }
     }
 }
 

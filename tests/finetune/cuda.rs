@@ -1,0 +1,96 @@
+//! `lctl finetune --device host`: runs on the stand-in for a GPU.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Setup, adapter_bytes, events};
+
+fn losses(run: &Path) -> Vec<f64> {
+    events(run).iter().map(|event: &Value| event["loss"].as_f64().unwrap()).collect()
+}
+
+fn assert_near(found: &[f64], expected: &[f64], allowed: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (a, b) in found.iter().zip(expected) {
+        assert!((a - b).abs() <= allowed * b, "{found:?} {expected:?}");
+    }
+}
+
+#[test]
+fn a_run_on_cuda_host_goes_on_to_the_same_bits_and_is_near_the_cpu_s() {
+    let recipe = json!({
+        "checkpoint": {"keep_best": true},
+        "eval": {"forgetting": {"text": "general.txt", "max_increase": 9.0}},
+        "train": {"max_steps": 6},
+    });
+    let setup = Setup::new(&recipe);
+    let run = |args: &[&str]| {
+        let (code, out, stderr) = setup.run(&[&["--device", "host", "--quiet"], args].concat());
+        (code, out + &stderr)
+    };
+    let (code, said) = run(&["--out", "whole", "--json"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(serde_json::from_str::<Value>(&said).unwrap()["forgetting"]["after"].is_f64(), "{said}");
+    let (code, _, stderr) = setup.run(&["--device", "cpu", "--quiet", "--out", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_near(&losses(&setup.path("whole")), &losses(&setup.path("cpu")), 1e-4);
+
+    // lost in the middle of a step: what was saved before is whole
+    let (code, said) = run(&["--device", "host:2200", "--out", "cut"]);
+    assert_eq!(code, 2, "{said}");
+    let kept = crate::common::names_in(&setup.path("cut/checkpoints"));
+    let last = kept.last().unwrap_or_else(|| panic!("no checkpoint; {said}"));
+    assert!(said.contains("could not be computed") && said.contains("was lost"), "{said}");
+    assert!(said.contains(&format!("{last} is kept, and --resume goes on from it")), "{said}");
+    let done = events(&setup.path("cut")).iter().filter(|event| event["event"] == "step").count();
+    assert!((2..6).contains(&done), "{done} steps before it was lost");
+    let (code, said) = run(&["--out", "cut", "--resume"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(events(&setup.path("whole")), events(&setup.path("cut")));
+    assert!(adapter_bytes(&setup.path("whole")) == adapter_bytes(&setup.path("cut")));
+}
+
+#[test]
+fn full_quantized_and_preference_runs_on_cuda_host_are_near_the_cpu_s() {
+    let rows: Vec<String> = (0..20)
+        .map(|i| {
+            json!({"prompt": format!("event {i}:"), "chosen": " deny host", "rejected": " allow user"})
+        })
+        .map(|row| row.to_string())
+        .collect();
+    for (what, recipe, allowed) in [
+        ("full", json!({"adapter": null}), 1e-4),
+        ("bf16", json!({"model": {"compute": "bf16"}}), 2e-2),
+        ("nf4_double", json!({"model": {"quantization": "nf4_double"}}), 1e-4),
+        ("dpo", json!({"kind": "dpo", "data": {"packing": null}, "dpo": {"beta": 0.2}}), 1e-4),
+    ] {
+        let setup = Setup::new(&recipe);
+        if what == "dpo" {
+            std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();
+        }
+        for device in ["cpu", "host"] {
+            let sets = ["--quiet", "--set", "train.max_steps=2", "--out", device, "--device", device];
+            let (code, _, stderr) = setup.run(&sets);
+            assert_eq!(code, 0, "{what} on {device}: {stderr}");
+        }
+        let (found, expected) = (losses(&setup.path("host")), losses(&setup.path("cpu")));
+        assert_near(&found, &expected, allowed);
+    }
+}
+
+#[test]
+fn a_recipe_that_no_cuda_device_trains_is_refused_before_anything_is_written() {
+    let setup = Setup::new(&json!({"adapter": {"type": "dora"}}));
+    let (code, _, stderr) = setup.run(&["--device", "host", "--out", "run"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("`adapter.type: dora` cannot be trained on a GPU yet"), "{stderr}");
+    assert!(!setup.path("run").exists());
+    let (code, plan, stderr) =
+        setup.run(&["--device", "host", "--plan", "--json", "--set", "adapter.type=lora"]);
+    assert_eq!(code, 0, "{stderr}");
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    // a base of 131,072 values in f32, at least
+    let peak = plan["peak_memory_bytes"].as_u64().unwrap();
+    assert!((500_000..50_000_000).contains(&peak), "{peak}");
+}
