@@ -18,6 +18,8 @@ mod report;
 mod run;
 #[cfg(gpu)]
 mod steps;
+#[cfg(gpu)]
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -100,6 +100,9 @@ pub enum ReplayError {
     #[error("{}: named in the manifest's recipe, and no input `{role}` of it", .path.display())]
     NotAnInput { path: PathBuf, role: &'static str },
 
+    #[error("the run was made on {device}, whose bits no CPU has")]
+    OnDevice { device: String },
+
     #[error("{dir}: cannot make a temporary directory")]
     Work {
         dir: PathBuf,
@@ -141,6 +144,9 @@ impl Diagnostic for ReplayError {
                     "say where it is now: --input {}=PATH; or run lctl in the directory of the first run",
                     path.display()
                 )
+            }
+            ReplayError::OnDevice { .. } => {
+                "train its recipe again on such a device, and compare; the same GPU model and program give the same bits".into()
             }
             ReplayError::NoSuchData { .. }
             | ReplayError::BadDirectory { .. }

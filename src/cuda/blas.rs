@@ -101,7 +101,11 @@ impl Blas {
     ///
     /// # Panics
     /// If a size is beyond 2^31.
-    pub(super) unsafe fn product(&self, index: usize, product: &super::product::Gemm) -> Result<(), CudaError> {
+    pub(super) unsafe fn product(
+        &self,
+        index: usize,
+        product: &super::product::Gemm,
+    ) -> Result<(), CudaError> {
         let &super::product::Gemm { product, sizes, a, b, out, factor, keep } = product;
         let gemm = product.gemm(sizes);
         let op = |transpose: bool| if transpose { Op::CUBLAS_OP_T } else { Op::CUBLAS_OP_N };

@@ -69,7 +69,8 @@ impl Driver {
 
     /// Returns the bytes of memory that are free, and all.
     pub fn memory(&self) -> Result<(u64, u64), CudaError> {
-        let (free, total) = self.context.mem_get_info().map_err(|e| self.error("asking for its memory", e))?;
+        let (free, total) =
+            self.context.mem_get_info().map_err(|e| self.error("asking for its memory", e))?;
         Ok((free as u64, total as u64))
     }
 

@@ -136,7 +136,12 @@ impl Host {
         let before = self.used.fetch_add(wanted, Ordering::Relaxed);
         if before + wanted > total {
             self.used.fetch_sub(wanted, Ordering::Relaxed);
-            return Err(CudaError::OutOfMemory { index: 0, wanted, free: total.saturating_sub(before), total });
+            return Err(CudaError::OutOfMemory {
+                index: 0,
+                wanted,
+                free: total.saturating_sub(before),
+                total,
+            });
         }
         let mut memory = vec![Line([GUARD; LINE]); bytes.div_ceil(LINE) + 2];
         // all bits set is a NaN in f32, f64 and bf16: what is read before it is written shows

@@ -114,4 +114,7 @@ pub struct GateSettings {}
 pub struct FinetuneSettings {
     /// The recipe as YAML, with what was set on the command line and every default written out.
     pub recipe: String,
+    /// The GPU that it was trained on; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }

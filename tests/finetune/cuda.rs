@@ -37,41 +37,45 @@ fn a_run_on_cuda_host_goes_on_to_the_same_bits_and_is_near_the_cpu_s() {
     assert_near(&losses(&setup.path("whole")), &losses(&setup.path("cpu")), 1e-4);
 
     // lost in the middle of a step: what was saved before is whole
-    let (code, said) = run(&["--device", "host:2200", "--out", "cut"]);
-    assert_eq!(code, 2, "{said}");
-    let kept = crate::common::names_in(&setup.path("cut/checkpoints"));
-    let last = kept.last().unwrap_or_else(|| panic!("no checkpoint; {said}"));
-    assert!(said.contains("could not be computed") && said.contains("was lost"), "{said}");
-    assert!(said.contains(&format!("{last} is kept, and --resume goes on from it")), "{said}");
-    let done = events(&setup.path("cut")).iter().filter(|event| event["event"] == "step").count();
-    assert!((2..6).contains(&done), "{done} steps before it was lost");
-    let (code, said) = run(&["--out", "cut", "--resume"]);
+    let cut = |launches: usize| {
+        let (device, out) = (format!("host:{launches}"), format!("cut-{launches}"));
+        let (code, _, said) = setup.run(&["--device", &device, "--quiet", "--out", &out]);
+        assert_eq!(code, 2, "{said}");
+        let kept = setup.path(&out).join("checkpoints").is_dir();
+        let advice = if kept { "is kept, and --resume goes on from it" } else { "was lost" };
+        assert!(said.contains("was lost") && said.contains(advice), "{said}");
+        kept.then_some((out, said))
+    };
+    // behind the first checkpoint, whatever a step takes
+    let (out, said) = (1..).find_map(|times| cut(2000 * times)).unwrap();
+    let kept = crate::common::names_in(&setup.path(&out).join("checkpoints"));
+    assert!(said.contains("could not be computed") && said.contains(kept.last().unwrap()), "{said}");
+    let (code, said) = run(&["--out", &out, "--resume"]);
     assert_eq!(code, 0, "{said}");
-    assert_eq!(events(&setup.path("whole")), events(&setup.path("cut")));
-    assert!(adapter_bytes(&setup.path("whole")) == adapter_bytes(&setup.path("cut")));
+    assert_eq!(events(&setup.path("whole")), events(&setup.path(&out)));
+    assert!(adapter_bytes(&setup.path("whole")) == adapter_bytes(&setup.path(&out)));
 }
 
 #[test]
 fn full_quantized_and_preference_runs_on_cuda_host_are_near_the_cpu_s() {
     let rows: Vec<String> = (0..20)
-        .map(|i| {
-            json!({"prompt": format!("event {i}:"), "chosen": " deny host", "rejected": " allow user"})
-        })
+        .map(|i| json!({"prompt": format!("event {i}:"), "chosen": " deny host", "rejected": " allow user"}))
         .map(|row| row.to_string())
         .collect();
     for (what, recipe, allowed) in [
-        ("full", json!({"adapter": null}), 1e-4),
+        ("full", json!({}), 1e-4),
         ("bf16", json!({"model": {"compute": "bf16"}}), 2e-2),
         ("nf4_double", json!({"model": {"quantization": "nf4_double"}}), 1e-4),
         ("dpo", json!({"kind": "dpo", "data": {"packing": null}, "dpo": {"beta": 0.2}}), 1e-4),
     ] {
         let setup = Setup::new(&recipe);
+        let more: &[&str] = if what == "full" { &["--set", "adapter={type: none}"] } else { &[] };
         if what == "dpo" {
             std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();
         }
         for device in ["cpu", "host"] {
             let sets = ["--quiet", "--set", "train.max_steps=2", "--out", device, "--device", device];
-            let (code, _, stderr) = setup.run(&sets);
+            let (code, _, stderr) = setup.run(&[&sets[..], more].concat());
             assert_eq!(code, 0, "{what} on {device}: {stderr}");
         }
         let (found, expected) = (losses(&setup.path("host")), losses(&setup.path("cpu")));

@@ -26,12 +26,7 @@ fn dense() -> impl Iterator<Item = &'static str> {
 }
 
 /// Returns the gradients of one step on a device, and its loss; `together` documents share a micro-batch.
-fn on_device(
-    device: &Device,
-    model: &Trainable,
-    params: &Parameters,
-    together: usize,
-) -> (Vec<f32>, f64) {
+fn on_device(device: &Device, model: &Trainable, params: &Parameters, together: usize) -> (Vec<f32>, f64) {
     let documents = documents();
     let documents = borrowed(&documents);
     let n_targets: usize = documents.iter().map(Document::n_targets).sum();
@@ -141,9 +136,16 @@ fn bf16_is_within_its_rounding() {
             let (found, loss) = on_device(&device, &rounded, &params, 8);
             let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
             let (off, loss_off) = (norm(&difference) / norm(&expected), (loss / expected_loss - 1.0).abs());
-            println!("{name}: loss off by {loss_off:.1e}, gradients by {off:.1e}");
-            // 2^-9 for every activation, some tens of them one after another
-            assert!(off > 0.0 && off < 0.05 && loss_off < 5e-3, "{name}: {off} {loss_off}");
+            // the CPU rounds the operands of products alone
+            let (on_cpu, _) = gradients(&rounded, &params, 8);
+            let difference: Vec<f32> = on_cpu.iter().zip(&expected).map(|(a, b)| a - b).collect();
+            let cpu_off = norm(&difference) / norm(&expected);
+            println!(
+                "{name}: loss off by {loss_off:.1e}, gradients by {off:.1e}, the CPU's by {cpu_off:.1e}"
+            );
+            // 2^-9 for every activation, some tens of them one after another; more where the CPU's, too, show it
+            assert!(off > 0.0 && off < 4.0 * cpu_off && cpu_off < 0.1, "{name}: {off} {cpu_off}");
+            assert!(loss_off < 5e-3, "{name}: {loss_off}");
         }
     }
 }

@@ -37,7 +37,8 @@ pub fn checkpointing(
 ) -> Checkpointing {
     // an error comes again, and is told, when the run begins
     let largest = run::totals(recipe, corpus).map(|totals| totals.largest).unwrap_or_default();
-    let needed = run::memory(recipe, model, largest, Checkpointing::None) + base_bytes(model, device);
+    let needed =
+        run::memory(recipe, model, largest, Checkpointing::None) + base_bytes(model, largest, device);
     match available(device) {
         // a tenth is left to everything else
         Some(available) if needed > available - available / 10 => Checkpointing::Blocks,
@@ -50,7 +51,8 @@ pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
     let Prepared { recipe, model, corpus, device, .. } = prepared;
     let largest = run::totals(recipe, corpus)?.largest;
     let device = device.as_ref();
-    let needed = run::memory(recipe, model, largest, model.checkpointing()) + base_bytes(model, device);
+    let needed =
+        run::memory(recipe, model, largest, model.checkpointing()) + base_bytes(model, largest, device);
     let of = if device.is_some() { "memory of the device" } else { "more memory" };
     match available(device) {
         Some(available) if needed > available => Err(TooLarge { of, needed, available }.into()),
@@ -59,16 +61,16 @@ pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
 }
 
 /// Returns the bytes of the model that have to fit besides what a run takes: on the CPU it lies where it was opened.
-fn base_bytes(model: &Trainable, device: Option<&Device>) -> u64 {
+fn base_bytes(model: &Trainable, largest: run::Largest, device: Option<&Device>) -> u64 {
     let Some(device) = device else { return 0 };
     #[cfg(gpu)]
     {
         let _ = device;
-        crate::model::train::device_base_bytes(model)
+        crate::model::train::device_base_bytes(model, largest.targets)
     }
     #[cfg(not(gpu))]
     {
-        let _ = model;
+        let _ = (model, largest);
         match *device {}
     }
 }

@@ -46,7 +46,11 @@ pub fn export(
     let draft = match args.no_manifest {
         true => None,
         false => {
-            let job = provenance::Job::Finetune(FinetuneSettings { recipe: prepared.recipe.to_yaml() });
+            let settings = FinetuneSettings {
+                recipe: prepared.recipe.to_yaml(),
+                device: prepared.device.as_ref().map(|device| device.facts().name.clone()),
+            };
+            let job = provenance::Job::Finetune(settings);
             Some(Draft::begin(&path, true, job, prepared.inputs.clone(), started, threads)?)
         }
     };

@@ -4,7 +4,6 @@ use half::bf16;
 
 use super::run::{Checker, noise, upload};
 use crate::cuda::CudaError;
-use crate::cuda::product::{Product, Sizes};
 use crate::cuda::buffer::Buffer;
 use crate::cuda::op::attention::{Documents, Gradients, Operands, Saved};
 use crate::cuda::op::dequantize::{FORMATS, dequantize};
@@ -12,6 +11,7 @@ use crate::cuda::op::elementwise::{self as op, GateUp, RopeRows, Turn};
 use crate::cuda::op::loss::{Head, HeadGradients, Targets, linear_cross_entropy};
 use crate::cuda::op::norm::Norm;
 use crate::cuda::op::optimizer::{Clip, Flat, Run, Step};
+use crate::cuda::product::{Product, Sizes};
 use crate::kernel::attention::AttentionShape;
 use crate::kernel::rope::{RopeTable, inv_freq};
 use crate::nn::Activation;

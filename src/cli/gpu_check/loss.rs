@@ -5,11 +5,11 @@ use half::bf16;
 use super::reference;
 use super::run::{Against, Checker, allowed, download, noise, upload, widened};
 use crate::cuda::CudaError;
-use crate::cuda::product::{Product, Sizes};
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::loss::{
     Head, HeadGradients, NO_TARGET, Targets, cross_entropy_in_place, linear_cross_entropy,
 };
+use crate::cuda::product::{Product, Sizes};
 use crate::kernel::softmax::{cross_entropy_gradient_rows, log_softmax_rows};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {

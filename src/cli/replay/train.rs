@@ -15,13 +15,17 @@ use crate::yaml::Document;
 
 /// Trains from nothing and compares what it exports.
 ///
-/// The gate is not asked again: it says whether there is a result, not which.
+/// The gate is not asked again: it says whether there is a result, not which. Errors on a run that was made on a GPU, too: the CPU's
+/// bits are others.
 pub fn finetune(
     manifest: &Manifest,
     settings: &FinetuneSettings,
     places: &Places,
     how: &How,
 ) -> Result<Comparison, Failure> {
+    if let Some(device) = settings.device.clone() {
+        return Err(ReplayError::OnDevice { device }.into());
+    }
     let work = work_dir(how)?;
     let path = work.path().join("recipe.yaml");
     let write = |text: &str| std::fs::write(&path, text).map_err(|source| unread(&path, source));

@@ -1,10 +1,10 @@
 //! The head's product and cross entropy in one, a chunk of rows at a time: `nn::loss`.
 
 use super::super::CudaError;
-use super::super::product::{Part, PartMut, Product, Sizes};
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
 use super::super::launch::{Arg, Launch};
+use super::super::product::{Part, PartMut, Product, Sizes};
 use super::{arg, blocks};
 
 /// A row without a target: its loss and gradient are 0.
@@ -167,6 +167,11 @@ pub fn linear_cross_entropy<T: Float>(
         }
     }
     Ok(())
+}
+
+/// Returns the bytes that [`linear_cross_entropy`] takes of its own: logits and their gradient, in values of that many bytes.
+pub fn working_bytes(n_rows: usize, n_classes: usize, value_bytes: usize) -> usize {
+    rows_together(n_rows, n_classes) * n_classes * (size_of::<f32>() + value_bytes)
 }
 
 /// Returns how many rows of logits exist at a time: a multiple of 128 where there are that many.

@@ -12,7 +12,7 @@ use crate::cuda::op::elementwise::{
     GateUp, Turn, add_to, gated, gated_backward, gather_rows, rope, scatter_rows,
 };
 use crate::cuda::{CudaError, Device};
-use crate::kernel::Isa;
+use crate::kernel::Compute;
 
 /// A block's weights on the device.
 pub(super) struct BlockOn<'m, T> {
@@ -52,9 +52,13 @@ pub(super) struct Saved<T> {
 
 impl<'m, T: Float> BlockOn<'m, T> {
     /// Returns the block on the device; `None` if its feed-forward is not dense.
-    pub fn new(device: &Device, isa: Isa, block: &'m Block) -> Result<Option<BlockOn<'m, T>>, CudaError> {
+    pub fn new(
+        device: &Device,
+        compute: &Compute,
+        block: &'m Block,
+    ) -> Result<Option<BlockOn<'m, T>>, CudaError> {
         let FeedForward::Dense(Mlp { gate_up, down }) = &block.ffn else { return Ok(None) };
-        let group = |group| GroupOn::new(device, isa, group);
+        let group = |group| GroupOn::new(device, compute, group);
         let norm = |norm| NormOn::new(device, norm);
         let optional = |norm: &'m Option<_>| norm.as_ref().map(|norm| NormOn::new(device, norm)).transpose();
         Ok(Some(BlockOn {
@@ -124,11 +128,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
     }
 
     /// Returns gradients of those rows among zeros for all.
-    fn picked_backward<'a>(
-        &self,
-        pass: &Pass<'_>,
-        dy: &'a Buffer<T>,
-    ) -> Result<Ready<'a, T>, CudaError> {
+    fn picked_backward<'a>(&self, pass: &Pass<'_>, dy: &'a Buffer<T>) -> Result<Ready<'a, T>, CudaError> {
         if self.rows() == Rows::All {
             return Ok(Ready::Here(dy));
         }
@@ -244,8 +244,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             let back = Back { x: &hidden, dys: &dys, lows: &saved.down_lows, rows, wants_dx: true };
             wanted(self.down.backward(pass, &back, grads)?)
         };
-        let (mut dgate, mut dup) =
-            (Buffer::uninit(device, gate.len())?, Buffer::uninit(device, gate.len())?);
+        let (mut dgate, mut dup) = (Buffer::uninit(device, gate.len())?, Buffer::uninit(device, gate.len())?);
         let gradients = (&mut dgate, Some(&mut dup));
         let (input, d_ff) = (GateUp::Apart(gate, up), pass.config.d_ff);
         gated_backward(device, pass.config.activation, input, &dhidden, gradients, d_ff, None)?;

@@ -9,7 +9,7 @@ use crate::cuda::op::elementwise::{Dropout, add_bias, add_to};
 use crate::cuda::op::norm::bias_gradient;
 use crate::cuda::product::{PartMut, Product, Sizes};
 use crate::cuda::{CudaError, Device};
-use crate::kernel::Isa;
+use crate::kernel::Compute;
 
 /// A group's matrices on the device.
 pub(super) struct GroupOn<'m, T> {
@@ -38,11 +38,11 @@ pub(super) struct Back<'a, T> {
 }
 
 impl<'m, T: Float> GroupOn<'m, T> {
-    pub fn new(device: &Device, isa: Isa, group: &'m Group) -> Result<GroupOn<'m, T>, CudaError> {
+    pub fn new(device: &Device, compute: &Compute, group: &'m Group) -> Result<GroupOn<'m, T>, CudaError> {
         let parts = group.parts.iter().map(|part| {
             let weight = match part.weight {
                 Some(_) => None,
-                None => Some(Frozen::of(device, isa, &part.base.weight)?),
+                None => Some(Frozen::of(device, compute, &part.base.weight)?),
             };
             let bias = part.base.bias.as_ref().filter(|_| part.bias.is_none());
             Ok(PartOn { weight, bias: bias.map(|bias| Buffer::of(device, bias)).transpose()? })
@@ -56,7 +56,7 @@ impl<'m, T: Float> GroupOn<'m, T> {
         match (&self.parts[i].weight, &base.weight) {
             (Some(frozen), _) => frozen.ready(pass.device),
             (None, Some(range)) if !pass.is_base => Ok(Ready::Part(pass.values.of(range.clone()))),
-            _ => match Frozen::of(pass.device, pass.isa, &base.base.weight)? {
+            _ => match Frozen::of(pass.device, pass.compute, &base.base.weight)? {
                 Frozen::Dense(values) => Ok(Ready::Made(values)),
                 // what is trained whole was dense, or is decoded once for what reads it
                 blocks => Ok(Ready::Made(Buffer::copy_of(pass.device, &*blocks.ready(pass.device)?)?)),
@@ -68,9 +68,7 @@ impl<'m, T: Float> GroupOn<'m, T> {
         let base = &self.group.parts[i];
         Ok(match (&self.parts[i].bias, &base.bias) {
             (Some(bias), _) => Some(Ready::Here(bias)),
-            (None, Some(range)) if !pass.is_base => {
-                Some(Ready::Part(pass.values.exact.slice(range.clone())))
-            }
+            (None, Some(range)) if !pass.is_base => Some(Ready::Part(pass.values.exact.slice(range.clone()))),
             _ => match &base.base.bias {
                 Some(bias) => Some(Ready::Made(Buffer::of(pass.device, bias)?)),
                 None => None,

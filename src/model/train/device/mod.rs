@@ -20,6 +20,7 @@ use crate::cuda::Device;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::op::attention::MAX_HEAD_DIM;
 use crate::cuda::op::elementwise::{add_to, to_bf16};
+use crate::cuda::op::loss;
 use crate::cuda::op::optimizer::Flat;
 use crate::kernel::ComputeMode;
 use crate::model::decoder::Decoder;
@@ -90,10 +91,15 @@ fn matrices(decoder: &Decoder) -> Vec<&crate::kernel::Matrix> {
     all
 }
 
-/// Returns the bytes that a model's matrices take on a device.
-pub fn base_bytes(model: &Trainable) -> u64 {
-    let bytes = Precision::of(model).bytes();
-    matrices(&model.decoder).into_iter().map(|matrix| weights::frozen_bytes(matrix, bytes) as u64).sum()
+/// Returns the bytes that a model takes on a device besides what training keeps: its matrices, the largest of those in blocks once more,
+/// decoded, and the logits of that many targets.
+pub fn base_bytes(model: &Trainable, n_targets: usize) -> u64 {
+    let (decoder, bytes) = (&model.decoder, Precision::of(model).bytes());
+    let matrices = matrices(decoder);
+    let stored: usize = matrices.iter().map(|matrix| weights::frozen_bytes(matrix, bytes)).sum();
+    let in_blocks = matrices.iter().filter(|matrix| matrix.dtype().block_len() > 1);
+    let decoded = in_blocks.map(|matrix| matrix.rows() * matrix.cols() * bytes).max().unwrap_or(0);
+    (stored + decoded + loss::working_bytes(n_targets, model.vocab_size(), bytes)) as u64
 }
 
 /// Errors if the model, or what is trained of it, has no place on a device yet.

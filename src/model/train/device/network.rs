@@ -52,8 +52,8 @@ struct Taped<T> {
 
 impl<'m, T: Float> Network<'m, T> {
     pub fn new(model: &'m Trainable, device: &'m Device) -> Result<Network<'m, T>, CudaError> {
-        let (plan, isa) = (&model.plan, model.decoder.compute.isa);
-        let blocks = plan.blocks.iter().map(|block| BlockOn::new(device, isa, block));
+        let (plan, compute) = (&model.plan, &*model.decoder.compute);
+        let blocks = plan.blocks.iter().map(|block| BlockOn::new(device, compute, block));
         let is_frozen = plan.output.weight.is_none();
         Ok(Network {
             model,
@@ -61,7 +61,7 @@ impl<'m, T: Float> Network<'m, T> {
             // all are dense: `check`
             blocks: blocks.filter_map(Result::transpose).collect::<Result<_, _>>()?,
             output_norm: NormOn::new(device, &plan.output_norm)?,
-            output: is_frozen.then(|| Frozen::of(device, isa, &plan.output.base.weight)).transpose()?,
+            output: is_frozen.then(|| Frozen::of(device, compute, &plan.output.base.weight)).transpose()?,
         })
     }
 
@@ -76,7 +76,7 @@ impl<'m, T: Float> Network<'m, T> {
         Pass {
             device: self.device,
             config: &self.model.decoder.config,
-            isa: self.model.decoder.compute.isa,
+            compute: &self.model.decoder.compute,
             values,
             batch,
             is_base,
@@ -93,7 +93,7 @@ impl<'m, T: Float> Network<'m, T> {
             (Some(frozen), _) => frozen.ready(self.device),
             (None, Some(range)) if !pass.is_base => Ok(Ready::Part(pass.values.of(range.clone()))),
             _ => {
-                let frozen = Frozen::of(self.device, pass.isa, &output.base.weight)?;
+                let frozen = Frozen::of(self.device, pass.compute, &output.base.weight)?;
                 Ok(Ready::Made(Buffer::copy_of(self.device, &*frozen.ready(self.device)?)?))
             }
         }
@@ -111,7 +111,7 @@ impl<'m, T: Float> Network<'m, T> {
                 gather_rows(self.device, &table, &ids, scale, &mut x)?;
                 Ok(x)
             }
-            _ => Buffer::of(self.device, &embedded::<T>(pass.isa, &embedding.base, tokens, scale)),
+            _ => Buffer::of(self.device, &embedded::<T>(pass.compute, &embedding.base, tokens, scale)),
         }
     }
 

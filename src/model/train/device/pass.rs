@@ -6,13 +6,13 @@ use super::weights::{Ready, Values};
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::norm::{self, Norm as Op};
 use crate::cuda::{CudaError, Device};
-use crate::kernel::Isa;
+use crate::kernel::Compute;
 use crate::model::config::ModelConfig;
 
 pub(super) struct Pass<'a> {
     pub device: &'a Device,
     pub config: &'a ModelConfig,
-    pub isa: Isa,
+    pub compute: &'a Compute,
     pub values: Values<'a>,
     pub batch: &'a Batch<'a>,
     /// The model as it was opened: nothing that is trained counts.

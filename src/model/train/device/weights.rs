@@ -1,13 +1,14 @@
 //! Weights on a device: frozen ones as they are stored or rounded, trained ones where the flat vector has them.
 
 use std::ops::{Deref, Range};
+use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
 use crate::cuda::buffer::{Buffer, Float, Slice};
 use crate::cuda::op::dequantize::{Nested, dequantize};
 use crate::cuda::{CudaError, Device};
-use crate::kernel::{Isa, Matrix};
+use crate::kernel::{Compute, Matrix};
 use crate::tensor::format::nf4::DYNAMIC;
 
 /// Values that are rounded on the host at a time.
@@ -53,7 +54,7 @@ impl<T> Deref for Ready<'_, T> {
 
 impl<T: Float> Frozen<T> {
     /// Copies a matrix to the device; the memory that its rows were read into is given back.
-    pub fn of(device: &Device, isa: Isa, matrix: &Matrix) -> Result<Frozen<T>, CudaError> {
+    pub fn of(device: &Device, compute: &Compute, matrix: &Matrix) -> Result<Frozen<T>, CudaError> {
         if let Some(nested) = matrix.nested() {
             return Ok(Frozen::Nested {
                 indices: Buffer::of(device, &nested.indices)?,
@@ -64,9 +65,10 @@ impl<T: Float> Frozen<T> {
             });
         }
         let frozen = match matrix.dtype().block_len() {
-            1 => Frozen::Dense(dense(device, isa, matrix)?),
+            1 => Frozen::Dense(dense(device, compute, matrix)?),
             _ => {
-                let bytes: Vec<u8> = (0..matrix.rows()).flat_map(|row| matrix.row(row).into_owned()).collect();
+                let bytes: Vec<u8> =
+                    (0..matrix.rows()).flat_map(|row| matrix.row(row).into_owned()).collect();
                 let (format, len) = (matrix.dtype().name(), matrix.rows() * matrix.cols());
                 Frozen::Blocks { format, bytes: Buffer::of(device, &bytes)?, len }
             }
@@ -86,7 +88,8 @@ impl<T: Float> Frozen<T> {
             }
             Frozen::Nested { indices, scales, steps, offset, dynamic } => {
                 let mut values = Buffer::uninit(device, 2 * indices.len())?;
-                Nested { indices, scales, steps, offset: *offset, dynamic }.dequantize(device, &mut values)?;
+                Nested { indices, scales, steps, offset: *offset, dynamic }
+                    .dequantize(device, &mut values)?;
                 Ok(Ready::Made(values))
             }
         }
@@ -101,37 +104,45 @@ pub(super) fn frozen_bytes(matrix: &Matrix, value_bytes: usize) -> usize {
     }
 }
 
-fn dense<T: Float>(device: &Device, isa: Isa, matrix: &Matrix) -> Result<Buffer<T>, CudaError> {
+fn dense<T: Float>(device: &Device, compute: &Compute, matrix: &Matrix) -> Result<Buffer<T>, CudaError> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut all = Buffer::uninit(device, rows * cols)?;
     let together = (TOGETHER / cols.max(1)).max(1);
     for first in (0..rows).step_by(together) {
         let end = rows.min(first + together);
-        let values = rounded_rows(isa, matrix, first..end);
+        let values = rounded(compute, matrix, end - first, |i| first + i, 1.0);
         all.slice_mut(first * cols..end * cols).write(device, &values)?;
     }
     Ok(all)
 }
 
-/// Returns rows of a matrix, each value rounded once.
-fn rounded_rows<T: Float>(isa: Isa, matrix: &Matrix, rows: Range<usize>) -> Vec<T> {
-    let mut row = vec![0.0; matrix.cols()];
-    let mut values = Vec::with_capacity(rows.len() * row.len());
-    for index in rows {
-        matrix.decode_row(isa, index, &mut row);
-        values.extend(row.iter().map(|value| T::from_f32(*value)));
-    }
-    values
+/// Returns the rows of `ids` in a table, times `scale`, each value rounded once.
+pub(super) fn embedded<T: Float>(compute: &Compute, table: &Matrix, ids: &[u32], scale: f32) -> Vec<T> {
+    rounded(compute, table, ids.len(), |i| ids[i] as usize, scale)
 }
 
-/// Returns the rows of `ids` in a table, times `scale`, each value rounded once.
-pub(super) fn embedded<T: Float>(isa: Isa, table: &Matrix, ids: &[u32], scale: f32) -> Vec<T> {
-    let mut row = vec![0.0; table.cols()];
-    let mut values = Vec::with_capacity(ids.len() * row.len());
-    for id in ids {
-        table.decode_row(isa, *id as usize, &mut row);
-        values.extend(row.iter().map(|value| T::from_f32(*value * scale)));
-    }
+/// Returns n rows of a matrix, the i-th of which is `row(i)`.
+fn rounded<T: Float>(
+    compute: &Compute,
+    matrix: &Matrix,
+    n: usize,
+    row: impl Fn(usize) -> usize + Sync,
+    scale: f32,
+) -> Vec<T> {
+    /// Rows that one task decodes.
+    const ROWS: usize = 16;
+    let cols = matrix.cols();
+    let mut values = vec![T::default(); n * cols];
+    let tasks: Vec<_> = values.chunks_mut((ROWS * cols).max(1)).map(Mutex::new).collect();
+    compute.team.run(tasks.len(), |task| {
+        let mut out = tasks[task].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exact = vec![0.0; cols];
+        for (i, out) in out.chunks_exact_mut(cols).enumerate() {
+            matrix.decode_row(compute.isa, row(task * ROWS + i), &mut exact);
+            out.iter_mut().zip(&exact).for_each(|(out, exact)| *out = T::from_f32(*exact * scale));
+        }
+    });
+    drop(tasks);
     values
 }
 
