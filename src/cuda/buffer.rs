@@ -157,7 +157,7 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Overwrites all values.
+    /// Overwrites all values, once everything before is done.
     ///
     /// # Panics
     /// If there are not as many.
@@ -224,6 +224,12 @@ impl<T: Element> Buffer<T> {
     /// Returns the buffer as one of that type, if it is.
     pub fn as_type<U: Element>(&self) -> Option<&Buffer<U>> {
         (self as &dyn Any).downcast_ref()
+    }
+
+    /// Returns the buffer as one of that type, if it is.
+    pub fn into_type<U: Element>(self) -> Option<Buffer<U>> {
+        let any: Box<dyn Any> = Box::new(self);
+        any.downcast().ok().map(|buffer| *buffer)
     }
 
     pub fn len(&self) -> usize {

@@ -92,9 +92,11 @@ impl Driver {
     /// There is as much memory at `to`, and it is the device's.
     pub unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the caller's. The bytes are pageable: the driver has copied them when this returns.
+        // SAFETY: the caller's; the bytes are there until the copy is waited for: where a device reads pageable memory by itself, the
+        // driver need not have copied them before it returns.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
-            .map_err(|error| self.error("a copy to it", error))
+            .map_err(|error| self.error("a copy to it", error))?;
+        self.synchronize()
     }
 
     /// Reads once everything before is done.

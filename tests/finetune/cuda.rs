@@ -20,9 +20,9 @@ fn assert_near(found: &[f64], expected: &[f64], allowed: f64) {
 #[test]
 fn a_run_on_cuda_host_goes_on_to_the_same_bits_and_is_near_the_cpu_s() {
     let recipe = json!({
-        "checkpoint": {"keep_best": true},
-        "eval": {"forgetting": {"text": "general.txt", "max_increase": 9.0}},
-        "train": {"max_steps": 6},
+        "checkpoint": {"keep_best": true, "every_steps": 1},
+        "eval": {"forgetting": {"text": "general.txt", "max_increase": 9.0, "max_tokens": 64}},
+        "train": {"max_steps": 4},
     });
     let setup = Setup::new(&recipe);
     let run = |args: &[&str]| {
@@ -69,7 +69,10 @@ fn full_quantized_and_preference_runs_on_cuda_host_are_near_the_cpu_s() {
         ("dpo", json!({"kind": "dpo", "data": {"packing": null}, "dpo": {"beta": 0.2}}), 1e-4),
     ] {
         let setup = Setup::new(&recipe);
-        let more: &[&str] = if what == "full" { &["--set", "adapter={type: none}"] } else { &[] };
+        let more: &[&str] = match what {
+            "full" => &["--set", "adapter={type: none}", "--set", "export=[merged-safetensors]"],
+            _ => &[],
+        };
         if what == "dpo" {
             std::fs::write(setup.path("rows.jsonl"), rows.join("\n")).unwrap();
         }

@@ -8,7 +8,7 @@
 namespace {
 
 /// What kernels begin with in which no thread meets another: they need no fibers, which takes most of the time.
-constexpr const char* APART[] = {"adamw", "add_", "cast_", "column_sums", "dequantize_", "dropout_", "embedding_backward",
+constexpr const char* APART[] = {"adamw", "add_", "cast_", "column_sums", "combine_rows_bf16", "combine_rows_f32", "dropout_", "embedding_backward",
                                  "gather_rows", "geglu", "lion", "rope_", "scale_", "scatter_rows", "swiglu"};
 
 float widened(const void* values, size_t i, bool is_bf16) {

@@ -268,6 +268,60 @@ pub fn scatter_rows<T: Float>(
     unsafe { over_rows(device, &format!("scatter_rows_{}", T::NAME), ids.len(), &args) }
 }
 
+/// Adds `factors[r] * from[r]` to row `ids[r]` of out, fused; ids are distinct. Without factors it adds the rows.
+///
+/// # Panics
+/// Also if there are not as many factors. The ids are the caller's: an id beyond `out` writes other memory.
+pub fn combine_rows<T: Float>(
+    device: &Device,
+    from: &Buffer<T>,
+    ids: &Buffer<u32>,
+    factors: Option<&Buffer<f32>>,
+    out: &mut Buffer<T>,
+) -> Result<(), CudaError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let cols = from.len() / ids.len();
+    assert!(cols > 0 && from.len() == ids.len() * cols && out.len().is_multiple_of(cols));
+    assert!(factors.is_none_or(|factors| factors.len() == ids.len()));
+    let args = [from.arg(), ids.arg(), optional(factors), out.arg(), arg(cols)];
+    // SAFETY: the lengths were checked; ids are the caller's.
+    unsafe { over_rows(device, &format!("combine_rows_{}", T::NAME), ids.len(), &args) }
+}
+
+/// What [`combine_rows`] took, and the gradient of its result.
+pub struct Combined<'a, T> {
+    pub from: &'a Buffer<T>,
+    pub ids: &'a Buffer<u32>,
+    pub factors: &'a Buffer<f32>,
+    pub dout: &'a Buffer<T>,
+}
+
+impl<T: Float> Combined<'_, T> {
+    /// Writes the gradients of the rows, and of their factors.
+    ///
+    /// # Panics
+    /// As [`combine_rows`].
+    pub fn backward(
+        &self,
+        device: &Device,
+        dfrom: &mut Buffer<T>,
+        dfactors: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let &Combined { from, ids, factors, dout } = self;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let cols = from.len() / ids.len();
+        assert!(cols > 0 && from.len() == ids.len() * cols && dout.len().is_multiple_of(cols));
+        assert!(factors.len() == ids.len() && dfactors.len() == ids.len() && dfrom.len() == from.len());
+        let args = [from.arg(), dout.arg(), ids.arg(), factors.arg(), dfrom.arg(), dfactors.arg(), arg(cols)];
+        // SAFETY: the lengths were checked; ids are the caller's.
+        unsafe { over_rows(device, &format!("combine_rows_backward_{}", T::NAME), ids.len(), &args) }
+    }
+}
+
 /// Which rows of a batch have an id, for every id that occurs: what the gradient of an embedding is summed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrences {

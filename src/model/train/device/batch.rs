@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::super::sheet::Sheet;
+use super::experts::Places;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::Documents;
 use crate::cuda::op::elementwise::{DropoutRows, RopeRows};
@@ -36,14 +37,6 @@ struct Angles {
     table: Buffer<f32>,
     dim: usize,
     indexes: Buffer<u32>,
-}
-
-/// Which rows a linear layer is applied to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rows {
-    All,
-    /// Those that a target is predicted from.
-    Scored,
 }
 
 impl<'a> Batch<'a> {
@@ -83,10 +76,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub fn places(&self, rows: Rows) -> &DropoutRows {
-        match rows {
-            Rows::All => &self.places,
-            Rows::Scored => &self.scored_places,
+    /// Returns where all rows are, or those that a target is predicted from.
+    pub fn places(&self, of_scored: bool) -> Places<'_> {
+        match of_scored {
+            true => Places { on_device: &self.scored_places, rows: &self.sheet.scored_places },
+            false => Places { on_device: &self.places, rows: &self.sheet.places },
         }
     }
 }

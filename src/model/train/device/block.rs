@@ -1,18 +1,18 @@
-//! One layer on a device: `train::block` and the dense part of `train::feed_forward`.
+//! One layer on a device: `train::block`.
 
 use super::super::block::Block;
-use super::super::feed_forward::{FeedForward, Mlp};
-use super::batch::Rows;
-use super::linear::{Back, GroupOn, apart};
+use super::super::feed_forward::FeedForward;
+use super::experts::{ExpertsOn, Places, SavedExperts};
+use super::linear::{Back, GroupOn, apart, wanted};
+use super::mlp::{MlpOn, SavedMlp};
 use super::pass::{NormOn, Pass};
 use super::weights::Ready;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::{Gradients, Operands, Saved as OfAttention};
-use crate::cuda::op::elementwise::{
-    GateUp, Turn, add_to, gated, gated_backward, gather_rows, rope, scatter_rows,
-};
+use crate::cuda::op::elementwise::{Turn, add_to, gather_rows, rope, scatter_rows};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
+use crate::model::config::ModelConfig;
 
 /// A block's weights on the device.
 pub(super) struct BlockOn<'m, T> {
@@ -24,9 +24,18 @@ pub(super) struct BlockOn<'m, T> {
     o: GroupOn<'m, T>,
     post_attn_norm: Option<NormOn<'m>>,
     ffn_norm: NormOn<'m>,
-    gate_up: GroupOn<'m, T>,
-    down: GroupOn<'m, T>,
+    ffn: FeedForwardOn<'m, T>,
     post_ffn_norm: Option<NormOn<'m>>,
+}
+
+enum FeedForwardOn<'m, T> {
+    Dense(MlpOn<'m, T>),
+    Experts(ExpertsOn<'m, T>),
+}
+
+enum SavedFeedForward<T> {
+    Dense(SavedMlp<T>),
+    Experts(SavedExperts<T>),
 }
 
 /// What a block's backward needs of its forward besides its input.
@@ -43,25 +52,29 @@ pub(super) struct Saved<T> {
     attn_y: Option<Buffer<T>>,
     /// What follows, too, is of the rows that are computed behind attention.
     middle: Buffer<T>,
-    gate: Buffer<T>,
-    up: Buffer<T>,
-    gate_up_lows: Vec<Buffer<T>>,
-    down_lows: Vec<Buffer<T>>,
+    ffn: SavedFeedForward<T>,
     ffn_y: Option<Buffer<T>>,
 }
 
 impl<'m, T: Float> BlockOn<'m, T> {
-    /// Returns the block on the device; `None` if its feed-forward is not dense.
     pub fn new(
         device: &Device,
         compute: &Compute,
+        config: &'m ModelConfig,
         block: &'m Block,
-    ) -> Result<Option<BlockOn<'m, T>>, CudaError> {
-        let FeedForward::Dense(Mlp { gate_up, down }) = &block.ffn else { return Ok(None) };
+    ) -> Result<BlockOn<'m, T>, CudaError> {
+        let ffn = match (&block.ffn, &config.experts) {
+            (FeedForward::Dense(mlp), _) => FeedForwardOn::Dense(MlpOn::new(device, compute, mlp)?),
+            (FeedForward::Experts { router, experts }, Some(settings)) => {
+                let parts = (router, &experts[..]);
+                FeedForwardOn::Experts(ExpertsOn::new(device, compute, parts, settings)?)
+            }
+            (FeedForward::Experts { .. }, None) => panic!("a plan has experts where the config has"),
+        };
         let group = |group| GroupOn::new(device, compute, group);
         let norm = |norm| NormOn::new(device, norm);
         let optional = |norm: &'m Option<_>| norm.as_ref().map(|norm| NormOn::new(device, norm)).transpose();
-        Ok(Some(BlockOn {
+        Ok(BlockOn {
             block,
             attn_norm: norm(&block.attn_norm)?,
             qkv: group(&block.qkv)?,
@@ -70,15 +83,14 @@ impl<'m, T: Float> BlockOn<'m, T> {
             o: group(&block.o)?,
             post_attn_norm: optional(&block.post_attn_norm)?,
             ffn_norm: norm(&block.ffn_norm)?,
-            gate_up: group(gate_up)?,
-            down: group(down)?,
+            ffn,
             post_ffn_norm: optional(&block.post_ffn_norm)?,
-        }))
+        })
     }
 
-    /// Returns which rows are computed behind attention.
-    fn rows(&self) -> Rows {
-        if self.block.is_last { Rows::Scored } else { Rows::All }
+    /// Returns where the rows are that are computed behind attention.
+    fn places<'a>(&self, pass: &Pass<'a>) -> Places<'a> {
+        pass.batch.places(self.block.is_last)
     }
 
     /// Turns heads in place.
@@ -118,7 +130,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
 
     /// Returns the rows of x, `[T, C]`, that are computed behind attention.
     fn picked<'a>(&self, pass: &Pass<'_>, x: &'a Buffer<T>) -> Result<Ready<'a, T>, CudaError> {
-        if self.rows() == Rows::All {
+        if !self.block.is_last {
             return Ok(Ready::Here(x));
         }
         let scored = &pass.batch.scored;
@@ -129,7 +141,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
 
     /// Returns gradients of those rows among zeros for all.
     fn picked_backward<'a>(&self, pass: &Pass<'_>, dy: &'a Buffer<T>) -> Result<Ready<'a, T>, CudaError> {
-        if self.rows() == Rows::All {
+        if !self.block.is_last {
             return Ok(Ready::Here(dy));
         }
         let scored = &pass.batch.scored;
@@ -143,7 +155,8 @@ impl<'m, T: Float> BlockOn<'m, T> {
     pub fn forward(&self, pass: &Pass<'_>, x: &Buffer<T>) -> Result<(Buffer<T>, Saved<T>), CudaError> {
         let device = pass.device;
         let normed = self.attn_norm.forward(pass, x)?;
-        let ([mut q, mut k, v], qkv_lows) = apart(self.qkv.forward(pass, &normed, Rows::All)?);
+        let ([mut q, mut k, v], qkv_lows) =
+            apart(self.qkv.forward(pass, &normed, pass.batch.places(false).on_device)?);
         drop(normed);
         for (heads, norm) in [(&mut q, &self.q_norm), (&mut k, &self.k_norm)] {
             if norm.is_none() {
@@ -158,39 +171,27 @@ impl<'m, T: Float> BlockOn<'m, T> {
             let layer = pass.batch.layer(self.block.attention);
             layer.documents.forward(device, &operands, &mut attended, &mut lse)?;
         }
-        let ([y], o_lows) = apart(self.o.forward(pass, &*self.picked(pass, &attended)?, self.rows())?);
+        let places = self.places(pass);
+        let picked = self.picked(pass, &attended)?;
+        let ([y], o_lows) = apart(self.o.forward(pass, &picked, places.on_device)?);
+        drop(picked);
         let (y, attn_y) = behind(pass, &self.post_attn_norm, y)?;
         let (middle, normed) = self.ffn_norm.forward_of_sum(pass, &*self.picked(pass, x)?, &y)?;
-        let ([gate, up], gate_up_lows) = apart(self.gate_up.forward(pass, &normed, self.rows())?);
+        let (y, ffn) = match &self.ffn {
+            FeedForwardOn::Dense(mlp) => {
+                let (y, saved) = mlp.forward(pass, &normed, places.on_device)?;
+                (y, SavedFeedForward::Dense(saved))
+            }
+            FeedForwardOn::Experts(experts) => {
+                let (y, saved) = experts.forward(pass, &normed, places)?;
+                (y, SavedFeedForward::Experts(saved))
+            }
+        };
         drop(normed);
-        let hidden = self.hidden(pass, &gate, &up)?;
-        let ([y], down_lows) = apart(self.down.forward(pass, &hidden, self.rows())?);
         let (mut out, ffn_y) = behind(pass, &self.post_ffn_norm, y)?;
         add_to(device, &mut out, &middle, 1.0)?;
-        let saved = Saved {
-            q,
-            k,
-            v,
-            qkv_lows,
-            attended,
-            lse,
-            o_lows,
-            attn_y,
-            middle,
-            gate,
-            up,
-            gate_up_lows,
-            down_lows,
-            ffn_y,
-        };
+        let saved = Saved { q, k, v, qkv_lows, attended, lse, o_lows, attn_y, middle, ffn, ffn_y };
         Ok((out, saved))
-    }
-
-    fn hidden(&self, pass: &Pass<'_>, gate: &Buffer<T>, up: &Buffer<T>) -> Result<Buffer<T>, CudaError> {
-        let mut hidden = Buffer::uninit(pass.device, gate.len())?;
-        let input = GateUp::Apart(gate, up);
-        gated(pass.device, pass.config.activation, input, pass.config.d_ff, &mut hidden)?;
-        Ok(hidden)
     }
 
     /// Adds to the gradients of what is trained here, given that of the output; returns that of the block's input x, if it is
@@ -208,7 +209,8 @@ impl<'m, T: Float> BlockOn<'m, T> {
         let dqkv = {
             let attended = self.picked(pass, &saved.attended)?;
             let (dys, lows) = ([&*dy], &saved.o_lows);
-            let back = Back { x: &attended, dys: &dys, lows, rows: self.rows(), wants_dx: true };
+            let places = self.places(pass).on_device;
+            let back = Back { x: &attended, dys: &dys, lows, places, wants_dx: true };
             let dattended = wanted(self.o.backward(pass, &back, grads)?);
             let dattended = self.picked_backward(pass, &dattended)?;
             self.attention_backward(pass, saved, &dattended, grads)?
@@ -219,7 +221,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             x: &normed,
             dys: &[&dqkv[0], &dqkv[1], &dqkv[2]],
             lows: &saved.qkv_lows,
-            rows: Rows::All,
+            places: pass.batch.places(false).on_device,
             wants_dx: wants_dnormed,
         };
         let Some(dnormed) = self.qkv.backward(pass, &back, grads)? else { return Ok(None) };
@@ -235,23 +237,17 @@ impl<'m, T: Float> BlockOn<'m, T> {
         dout: &Buffer<T>,
         grads: &mut Buffer<f32>,
     ) -> Result<Buffer<T>, CudaError> {
-        let (device, rows, Saved { gate, up, .. }) = (pass.device, self.rows(), saved);
         let dy = behind_backward(pass, &self.post_ffn_norm, &saved.ffn_y, dout, grads)?;
-        let dhidden = {
-            // the gated product is cheaper to compute than to keep
-            let hidden = self.hidden(pass, gate, up)?;
-            let dys = [&*dy];
-            let back = Back { x: &hidden, dys: &dys, lows: &saved.down_lows, rows, wants_dx: true };
-            wanted(self.down.backward(pass, &back, grads)?)
+        let (normed, places) = (self.ffn_norm.forward(pass, &saved.middle)?, self.places(pass));
+        let dnormed = match (&self.ffn, &saved.ffn) {
+            (FeedForwardOn::Dense(mlp), SavedFeedForward::Dense(saved)) => {
+                mlp.backward(pass, saved, (&normed, &dy), places.on_device, grads)?
+            }
+            (FeedForwardOn::Experts(experts), SavedFeedForward::Experts(saved)) => {
+                experts.backward(pass, saved, (&normed, &dy), places, grads)?
+            }
+            _ => panic!("activations of another feed-forward"),
         };
-        let (mut dgate, mut dup) = (Buffer::uninit(device, gate.len())?, Buffer::uninit(device, gate.len())?);
-        let gradients = (&mut dgate, Some(&mut dup));
-        let (input, d_ff) = (GateUp::Apart(gate, up), pass.config.d_ff);
-        gated_backward(device, pass.config.activation, input, &dhidden, gradients, d_ff, None)?;
-        let normed = self.ffn_norm.forward(pass, &saved.middle)?;
-        let dys = [&dgate, &dup];
-        let back = Back { x: &normed, dys: &dys, lows: &saved.gate_up_lows, rows, wants_dx: true };
-        let dnormed = wanted(self.gate_up.backward(pass, &back, grads)?);
         self.ffn_norm.backward(pass, &saved.middle, &dnormed, Some(dout), grads)
     }
 
@@ -304,12 +300,4 @@ fn behind_backward<'a, T: Float>(
         (Some(norm), Some(kept)) => Ok(Ready::Made(norm.backward(pass, kept, dy, None, grads)?)),
         _ => Ok(Ready::Here(dy)),
     }
-}
-
-/// Returns a gradient that was asked for.
-///
-/// # Panics
-/// If it was not.
-fn wanted<T>(dx: Option<Buffer<T>>) -> Buffer<T> {
-    dx.expect("`wants_dx` was set")
 }

@@ -1,11 +1,10 @@
 //! Linear layers that share an input, on a device: `train::linear`.
 
 use super::super::linear::{Adapter, Group};
-use super::batch::Rows;
 use super::pass::Pass;
 use super::weights::{Frozen, Ready};
 use crate::cuda::buffer::{Buffer, Float};
-use crate::cuda::op::elementwise::{Dropout, add_bias, add_to};
+use crate::cuda::op::elementwise::{Dropout, DropoutRows, add_bias, add_to};
 use crate::cuda::op::norm::bias_gradient;
 use crate::cuda::product::{PartMut, Product, Sizes};
 use crate::cuda::{CudaError, Device};
@@ -33,7 +32,8 @@ pub(super) struct Back<'a, T> {
     /// Gradients of the parts' outputs.
     pub dys: &'a [&'a Buffer<T>],
     pub lows: &'a [Buffer<T>],
-    pub rows: Rows,
+    /// Where the rows of x are.
+    pub places: &'a DropoutRows,
     pub wants_dx: bool,
 }
 
@@ -92,18 +92,23 @@ impl<'m, T: Float> GroupOn<'m, T> {
         pass: &Pass<'_>,
         adapter: &Adapter,
         x: &'a Buffer<T>,
-        rows: Rows,
+        places: &DropoutRows,
     ) -> Result<Ready<'a, T>, CudaError> {
         if pass.rate == 0.0 {
             return Ok(Ready::Here(x));
         }
         let mut y = Buffer::uninit(pass.device, x.len())?;
-        dropout(pass, adapter).apply(pass.device, x, pass.batch.places(rows), &mut y)?;
+        dropout(pass, adapter).apply(pass.device, x, places, &mut y)?;
         Ok(Ready::Made(y))
     }
 
     /// Returns every part's output for x `[T, K]`, and what the backward needs besides x.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Buffer<T>, rows: Rows) -> Result<Outputs<T>, CudaError> {
+    pub fn forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Buffer<T>,
+        places: &DropoutRows,
+    ) -> Result<Outputs<T>, CudaError> {
         let device = pass.device;
         let mut ys = Vec::with_capacity(self.parts.len());
         for i in 0..self.parts.len() {
@@ -120,7 +125,7 @@ impl<'m, T: Float> GroupOn<'m, T> {
         for adapter in self.adapters(pass) {
             let k = adapter.a.len() / adapter.rank;
             let (m, rank) = (x.len() / k, adapter.rank);
-            let dropped = self.dropped(pass, adapter, x, rows)?;
+            let dropped = self.dropped(pass, adapter, x, places)?;
             let mut low = Buffer::uninit(device, m * rank)?;
             let a = pass.values.of::<T>(adapter.a.clone());
             let sizes = Sizes { m, n: rank, k };
@@ -192,7 +197,7 @@ impl<'m, T: Float> GroupOn<'m, T> {
         }
         let sizes = Sizes { m, n: rank, k };
         {
-            let dropped = self.dropped(pass, adapter, back.x, back.rows)?;
+            let dropped = self.dropped(pass, adapter, back.x, back.places)?;
             let out = PartMut { buffer: &mut *grads, first: adapter.a.start };
             device.product(Product::WeightGradient, sizes, (&*dropped, &dlow), (1.0, 1.0), out)?;
         }
@@ -204,7 +209,7 @@ impl<'m, T: Float> GroupOn<'m, T> {
         let mut share = Buffer::uninit(device, dx.len())?;
         device.product(Product::InputGradient, sizes, (&*a, &dlow), (1.0, 0.0), &mut share)?;
         let mut kept = Buffer::uninit(device, dx.len())?;
-        dropout(pass, adapter).apply(device, &share, pass.batch.places(back.rows), &mut kept)?;
+        dropout(pass, adapter).apply(device, &share, back.places, &mut kept)?;
         add_to(device, dx, &kept, 1.0)
     }
 }
@@ -219,4 +224,12 @@ fn dropout(pass: &Pass<'_>, adapter: &Adapter) -> Dropout {
 /// If there are not as many: a plan's groups have the parts that their places need.
 pub(super) fn apart<T, const N: usize>((ys, lows): Outputs<T>) -> ([Buffer<T>; N], Vec<Buffer<T>>) {
     (ys.try_into().unwrap_or_else(|_| panic!("not {N} parts")), lows)
+}
+
+/// Returns a gradient that was asked for.
+///
+/// # Panics
+/// If it was not.
+pub(super) fn wanted<T>(dx: Option<Buffer<T>>) -> Buffer<T> {
+    dx.expect("`wants_dx` was set")
 }

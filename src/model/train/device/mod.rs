@@ -5,7 +5,9 @@
 
 mod batch;
 mod block;
+mod experts;
 mod linear;
+mod mlp;
 mod network;
 mod pass;
 mod weights;
@@ -79,13 +81,18 @@ impl Precision {
 }
 
 /// Returns the matrices of a decoder that a device gets: all but the embedding, of which single rows are looked up.
-fn matrices(decoder: &Decoder) -> Vec<&crate::kernel::Matrix> {
+fn matrices<'d>(decoder: &'d Decoder) -> Vec<&'d crate::kernel::Matrix> {
     let weights = &decoder.weights;
     let mut all = vec![&weights.output.weight];
     for layer in &weights.layers {
         all.extend([&layer.q, &layer.k, &layer.v, &layer.o].map(|linear| &linear.weight));
-        if let stored::FeedForward::Dense(mlp) = &layer.ffn {
-            all.extend([&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight));
+        let mlp = |mlp: &'d stored::Mlp| [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight);
+        match &layer.ffn {
+            stored::FeedForward::Dense(dense) => all.extend(mlp(dense)),
+            stored::FeedForward::Experts { router, experts } => {
+                all.push(&router.weight);
+                all.extend(experts.iter().flat_map(mlp));
+            }
         }
     }
     all
@@ -106,9 +113,6 @@ pub fn base_bytes(model: &Trainable, n_targets: usize) -> u64 {
 pub fn check(model: &Trainable) -> Result<(), Error> {
     let Plan { blocks, .. } = &model.plan;
     let missing = |what: &'static str, instead: &'static str| Err(Error::NotOnDevice { what, instead });
-    if blocks.iter().any(|block| matches!(block.ffn, feed_forward::FeedForward::Experts { .. })) {
-        return missing("a mixture of experts", "use --device cpu");
-    }
     if blocks.iter().flat_map(block_groups).flat_map(|group| &group.adapters).any(|a| a.magnitude.is_some()) {
         return missing("`adapter.type: dora`", "take `lora` or `rslora`, or use --device cpu");
     }
@@ -119,10 +123,15 @@ pub fn check(model: &Trainable) -> Result<(), Error> {
 }
 
 fn block_groups(block: &super::block::Block) -> Vec<&super::linear::Group> {
+    let mut groups = vec![&block.qkv, &block.o];
     match &block.ffn {
-        feed_forward::FeedForward::Dense(mlp) => vec![&block.qkv, &block.o, &mlp.gate_up, &mlp.down],
-        feed_forward::FeedForward::Experts { .. } => vec![&block.qkv, &block.o],
+        feed_forward::FeedForward::Dense(mlp) => groups.extend([&mlp.gate_up, &mlp.down]),
+        feed_forward::FeedForward::Experts { router, experts } => {
+            groups.push(router);
+            groups.extend(experts.iter().flat_map(|mlp| [&mlp.gate_up, &mlp.down]));
+        }
     }
+    groups
 }
 
 impl<'m> OnDevice<'m> {

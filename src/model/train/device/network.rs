@@ -52,14 +52,13 @@ struct Taped<T> {
 
 impl<'m, T: Float> Network<'m, T> {
     pub fn new(model: &'m Trainable, device: &'m Device) -> Result<Network<'m, T>, CudaError> {
-        let (plan, compute) = (&model.plan, &*model.decoder.compute);
-        let blocks = plan.blocks.iter().map(|block| BlockOn::new(device, compute, block));
+        let (plan, compute, config) = (&model.plan, &*model.decoder.compute, &model.decoder.config);
+        let blocks = plan.blocks.iter().map(|block| BlockOn::new(device, compute, config, block));
         let is_frozen = plan.output.weight.is_none();
         Ok(Network {
             model,
             device,
-            // all are dense: `check`
-            blocks: blocks.filter_map(Result::transpose).collect::<Result<_, _>>()?,
+            blocks: blocks.collect::<Result<_, _>>()?,
             output_norm: NormOn::new(device, &plan.output_norm)?,
             output: is_frozen.then(|| Frozen::of(device, compute, &plan.output.base.weight)).transpose()?,
         })
@@ -137,14 +136,14 @@ impl<'m, T: Float> Network<'m, T> {
         &self,
         pass: &Pass<'_>,
         hidden: &Buffer<T>,
-        factors: &[f32],
+        factors: &Buffer<f32>,
         gradients: Option<HeadGradients<'_, T>>,
     ) -> Result<Buffer<f32>, CudaError> {
         let batch = pass.batch;
-        let (weight, factors) = (self.head(pass)?, Buffer::of(self.device, factors)?);
+        let weight = self.head(pass)?;
         let head = Head { weight: &weight, hidden, width: pass.config.d_model };
         let softcap = pass.config.final_logit_softcap.filter(|cap| *cap != 0.0);
-        let targets = Targets { classes: &batch.targets, factors: &factors, softcap };
+        let targets = Targets { classes: &batch.targets, factors, softcap };
         let mut nll = Buffer::uninit(self.device, batch.targets.len())?;
         linear_cross_entropy(self.device, &head, &targets, &mut nll, gradients)?;
         Ok(nll)
@@ -192,15 +191,17 @@ impl<T: Float> Steps for Network<'_, T> {
         let values = Values { exact: params, rounded: rounded.as_ref() };
         let batch = Batch::new::<T>(self.device, &self.model.decoder.config, sheet)?;
         let pass = self.pass(values, &batch, false, Some(step));
+        // before the forward: a copy waits for what is asked for before it
+        let mut factors = Buffer::zeros(self.device, sheet.targets.len())?;
+        if let Slopes::Scale(scale) = slopes {
+            factors.write(self.device, &vec![scale; sheet.targets.len()])?;
+        }
         let (picked, tape) = self.forward(&pass, true)?;
         let hidden = self.output_norm.forward(&pass, &picked)?;
-        let factors = match slopes {
-            Slopes::Scale(scale) => vec![scale; sheet.targets.len()],
-            Slopes::Of(slopes) => {
-                let none = vec![0.0; sheet.targets.len()];
-                slopes(&self.losses(&pass, &hidden, &none, None)?.read(self.device)?)
-            }
-        };
+        if let Slopes::Of(slopes) = slopes {
+            let nll = self.losses(&pass, &hidden, &factors, None)?.read(self.device)?;
+            factors.write(self.device, &slopes(&nll))?;
+        }
         let mut dhidden = Buffer::uninit(self.device, hidden.len())?;
         let n = params.len();
         let nll = {
@@ -225,7 +226,7 @@ impl<T: Float> Steps for Network<'_, T> {
         let pass = self.pass(values, &batch, is_base, None);
         let (picked, _) = self.forward(&pass, false)?;
         let hidden = self.output_norm.forward(&pass, &picked)?;
-        let none = vec![0.0; sheet.targets.len()];
+        let none = Buffer::zeros(self.device, sheet.targets.len())?;
         self.losses(&pass, &hidden, &none, None)?.read(self.device)
     }
 }
