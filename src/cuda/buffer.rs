@@ -216,7 +216,8 @@ impl<T: Element> Buffer<T> {
         SliceMut { part: self.part(range), of: PhantomData }
     }
 
-    fn part(&self, range: Range<usize>) -> Buffer<T> {
+    /// Returns a part that the borrow checker does not know as one: for wrappers that bind it to what it is of.
+    pub(super) fn part(&self, range: Range<usize>) -> Buffer<T> {
         assert!(range.start <= range.end && range.end <= self.len);
         Buffer { _memory: None, address: self.address_of(range.start), len: range.len(), values: PhantomData }
     }

@@ -47,7 +47,7 @@ fn a_run_on_cuda_host_goes_on_to_the_same_bits_and_is_near_the_cpu_s() {
         kept.then_some((out, said))
     };
     // behind the first checkpoint, whatever a step takes
-    let (out, said) = (1..).find_map(|times| cut(2000 * times)).unwrap();
+    let (out, said) = (1..).find_map(|times| cut(400 * times)).unwrap();
     let kept = crate::common::names_in(&setup.path(&out).join("checkpoints"));
     assert!(said.contains("could not be computed") && said.contains(kept.last().unwrap()), "{said}");
     let (code, said) = run(&["--out", &out, "--resume"]);
@@ -87,14 +87,16 @@ fn full_quantized_and_preference_runs_on_cuda_host_are_near_the_cpu_s() {
 }
 
 #[test]
-fn a_recipe_that_no_cuda_device_trains_is_refused_before_anything_is_written() {
-    let setup = Setup::new(&json!({"adapter": {"type": "dora"}}));
-    let (code, _, stderr) = setup.run(&["--device", "host", "--out", "run"]);
+fn a_model_that_no_cuda_device_trains_is_refused_before_anything_is_written() {
+    let setup = Setup::new(&json!({}));
+    // two heads of 512 values
+    super::write_base_of(&setup.path("wide"), 1024, 64);
+    let (code, _, stderr) = setup.run(&["--device", "host", "--out", "run", "--set", "model.path=wide"]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("`adapter.type: dora` cannot be trained on a GPU yet"), "{stderr}");
+    let expected = "a model with heads of more than 256 values cannot be trained on a GPU yet";
+    assert!(stderr.contains(expected) && stderr.contains("--device cpu"), "{stderr}");
     assert!(!setup.path("run").exists());
-    let (code, plan, stderr) =
-        setup.run(&["--device", "host", "--plan", "--json", "--set", "adapter.type=lora"]);
+    let (code, plan, stderr) = setup.run(&["--device", "host", "--plan", "--json"]);
     assert_eq!(code, 0, "{stderr}");
     let plan: Value = serde_json::from_str(&plan).unwrap();
     // a base of 131,072 values in f32, at least

@@ -1,5 +1,8 @@
 //! Steps that treat every value alone: `kernel::activation`, `kernel::rope`, `kernel::dropout`, and rows by index.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
+
 use half::bf16;
 
 use super::super::CudaError;
@@ -380,7 +383,30 @@ pub struct DropoutRows {
     positions: Buffer<u32>,
 }
 
+/// Some of these rows.
+pub struct DropoutPart<'a> {
+    part: DropoutRows,
+    of: PhantomData<&'a DropoutRows>,
+}
+
+impl Deref for DropoutPart<'_> {
+    type Target = DropoutRows;
+
+    fn deref(&self) -> &DropoutRows {
+        &self.part
+    }
+}
+
 impl DropoutRows {
+    /// Returns the rows of a range.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn slice(&self, range: Range<usize>) -> DropoutPart<'_> {
+        let (documents, positions) = (self.documents.part(range.clone()), self.positions.part(range));
+        DropoutPart { part: DropoutRows { documents, positions }, of: PhantomData }
+    }
+
     pub fn new(device: &Device, rows: &[RowPlace]) -> Result<DropoutRows, CudaError> {
         let documents: Vec<u32> = rows.iter().map(|row| row.document).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.position).collect();

@@ -3,7 +3,7 @@
 use super::super::block::Block;
 use super::super::feed_forward::FeedForward;
 use super::experts::{ExpertsOn, Places, SavedExperts};
-use super::linear::{Back, GroupOn, apart, wanted};
+use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::{NormOn, Pass};
 use super::weights::Ready;
@@ -44,10 +44,10 @@ pub(super) struct Saved<T> {
     q: Buffer<T>,
     k: Buffer<T>,
     v: Buffer<T>,
-    qkv_lows: Vec<Buffer<T>>,
+    qkv_lows: Vec<Low<T>>,
     attended: Buffer<T>,
     lse: Buffer<f32>,
-    o_lows: Vec<Buffer<T>>,
+    o_lows: Vec<Low<T>>,
     /// Before a norm behind attention, where there is one.
     attn_y: Option<Buffer<T>>,
     /// What follows, too, is of the rows that are computed behind attention.

@@ -1,9 +1,11 @@
 //! A mixture of experts on a device: the router's probabilities come to the host, which says which rows go to which expert.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 
 use super::super::linear::Group;
-use super::linear::{Back, GroupOn, apart, wanted};
+use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
 use super::weights::Ready;
@@ -26,20 +28,28 @@ pub(super) struct ExpertsOn<'m, T> {
     settings: &'m Experts,
 }
 
-/// What an expert did: for which rows, with what weights.
+/// What an expert did, for its range of the chosen rows.
 struct SavedExpert<T> {
+    range: Range<usize>,
+    mlp: SavedMlp<T>,
+    y: Buffer<T>,
+}
+
+/// Which rows went to which expert: those of the first, ascending, then those of the next.
+struct Chosen {
+    /// With their weights.
     rows: Vec<(usize, f32)>,
     ids: Buffer<u32>,
     weights: Buffer<f32>,
     places: DropoutRows,
-    mlp: SavedMlp<T>,
-    y: Buffer<T>,
 }
 
 pub(super) struct SavedExperts<T> {
     /// `[T, E]`
     probabilities: Vec<f32>,
-    router_lows: Vec<Buffer<f32>>,
+    router_lows: Vec<Low<f32>>,
+    chosen: Chosen,
+    /// Those that had rows.
     experts: Vec<Option<SavedExpert<T>>>,
 }
 
@@ -75,26 +85,25 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         let mut probabilities = logits.read(device)?;
         softmax_rows(pass.compute, &mut probabilities, n_experts);
         let rows_of = self.rows_of(&probabilities);
+        let chosen = Chosen::new(device, rows_of.concat(), places.rows)?;
         let cols = x.len() / places.rows.len();
         let mut y = Buffer::zeros(device, x.len())?;
         let mut experts = Vec::with_capacity(n_experts);
+        let mut first = 0;
         for (mlp, rows) in self.experts.iter().zip(rows_of) {
-            if rows.is_empty() {
+            let range = first..first + rows.len();
+            first = range.end;
+            if range.is_empty() {
                 experts.push(None);
                 continue;
             }
-            let own: Vec<RowPlace> = rows.iter().map(|(row, _)| places.rows[*row]).collect();
-            // rows of a batch are below 2^32: `Sheet::new`
-            let (ids, weights): (Vec<u32>, Vec<f32>) =
-                rows.iter().map(|(row, weight)| (*row as u32, *weight)).unzip();
-            let (ids, weights) = (Buffer::of(device, &ids)?, Buffer::of(device, &weights)?);
-            let own_places = DropoutRows::new(device, &own)?;
+            let (ids, weights) = (chosen.ids.slice(range.clone()), chosen.weights.slice(range.clone()));
             let own_x = gathered(device, x, &ids, cols)?;
-            let (out, mlp) = mlp.forward(pass, &own_x, &own_places)?;
+            let (out, mlp) = mlp.forward(pass, &own_x, &chosen.places.slice(range.clone()))?;
             combine_rows(device, &out, &ids, Some(&weights), &mut y)?;
-            experts.push(Some(SavedExpert { rows, ids, weights, places: own_places, mlp, y: out }));
+            experts.push(Some(SavedExpert { range, mlp, y: out }));
         }
-        Ok((y, SavedExperts { probabilities, router_lows, experts }))
+        Ok((y, SavedExperts { probabilities, router_lows, chosen, experts }))
     }
 
     fn rows_of(&self, probabilities: &[f32]) -> Vec<Vec<(usize, f32)>> {
@@ -116,26 +125,20 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         let device = pass.device;
         let cols = x.len() / places.rows.len();
         let mut dx = Buffer::zeros(device, x.len())?;
-        let mut dots = Vec::new();
+        let chosen = &saved.chosen;
+        let mut dweights = Buffer::uninit(device, chosen.rows.len())?;
         for (mlp, saved) in self.experts.iter().zip(&saved.experts) {
-            let Some(SavedExpert { ids, weights, places, mlp: saved, y, .. }) = saved else {
-                dots.push(None);
-                continue;
-            };
+            let Some(SavedExpert { range, mlp: saved, y }) = saved else { continue };
+            let (ids, weights) = (&*chosen.ids.slice(range.clone()), &*chosen.weights.slice(range.clone()));
             let mut dout = Buffer::uninit(device, y.len())?;
-            let mut own_dots = Buffer::uninit(device, ids.len())?;
-            Combined { from: y, ids, factors: weights, dout: dy }.backward(
-                device,
-                &mut dout,
-                &mut own_dots,
-            )?;
+            let combined = Combined { from: y, ids, factors: weights, dout: dy };
+            combined.backward(device, &mut dout, &mut dweights.slice_mut(range.clone()))?;
             let own_x = gathered(device, x, ids, cols)?;
-            let own_dx = mlp.backward(pass, saved, (&own_x, &dout), places, grads)?;
+            let places = chosen.places.slice(range.clone());
+            let own_dx = mlp.backward(pass, saved, (&own_x, &dout), &places, grads)?;
             combine_rows(device, &own_dx, ids, None, &mut dx)?;
-            dots.push(Some(own_dots));
         }
-        let dots = dots.iter().map(|dots| dots.as_ref().map(|dots| dots.read(device)).transpose());
-        let dlogits = self.logit_gradients(pass, saved, &dots.collect::<Result<Vec<_>, _>>()?);
+        let dlogits = self.logit_gradients(pass, saved, &dweights.read(device)?);
         let (dlogits, wide) = (Buffer::of(device, &dlogits)?, widened(device, x)?);
         let back = Back {
             x: &*wide,
@@ -149,21 +152,18 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         Ok(dx)
     }
 
-    /// Returns the gradients of the router's logits, given those of every expert's weights.
-    fn logit_gradients(
-        &self,
-        pass: &Pass<'_>,
-        saved: &SavedExperts<T>,
-        dots: &[Option<Vec<f32>>],
-    ) -> Vec<f32> {
+    /// Returns the gradients of the router's logits, given those of the chosen rows' weights.
+    fn logit_gradients(&self, pass: &Pass<'_>, saved: &SavedExperts<T>, dweights: &[f32]) -> Vec<f32> {
         let (n_experts, probabilities) = (self.experts.len(), &saved.probabilities);
         // of every row: its experts with their weights, and the gradients of these
         let mut chosen = vec![(Vec::new(), Vec::new()); probabilities.len() / n_experts];
-        for (expert, (saved, dots)) in saved.experts.iter().zip(dots).enumerate() {
-            let (Some(saved), Some(dots)) = (saved, dots) else { continue };
-            for ((row, weight), dot) in saved.rows.iter().zip(dots) {
+        for (expert, saved_expert) in saved.experts.iter().enumerate() {
+            let Some(SavedExpert { range, .. }) = saved_expert else { continue };
+            for ((row, weight), dweight) in
+                saved.chosen.rows[range.clone()].iter().zip(&dweights[range.clone()])
+            {
                 chosen[*row].0.push((expert, *weight));
-                chosen[*row].1.push(*dot);
+                chosen[*row].1.push(*dweight);
             }
         }
         let mut gradients = vec![0.0; probabilities.len()];
@@ -173,6 +173,22 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         }
         softmax_rows_backward(pass.compute, probabilities, &mut gradients, n_experts);
         gradients
+    }
+}
+
+impl Chosen {
+    /// Copies all at once: every copy waits for what was asked for before.
+    fn new(device: &Device, rows: Vec<(usize, f32)>, places: &[RowPlace]) -> Result<Chosen, CudaError> {
+        let own: Vec<RowPlace> = rows.iter().map(|(row, _)| places[*row]).collect();
+        // rows of a batch are below 2^32: `Sheet::new`
+        let (ids, weights): (Vec<u32>, Vec<f32>) =
+            rows.iter().map(|(row, weight)| (*row as u32, *weight)).unzip();
+        Ok(Chosen {
+            ids: Buffer::of(device, &ids)?,
+            weights: Buffer::of(device, &weights)?,
+            places: DropoutRows::new(device, &own)?,
+            rows,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A dense feed-forward, or an expert, on a device: `train::feed_forward::Mlp`.
 
 use super::super::feed_forward::Mlp;
-use super::linear::{Back, GroupOn, apart, wanted};
+use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::pass::Pass;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::elementwise::{DropoutRows, GateUp, gated, gated_backward};
@@ -18,8 +18,8 @@ pub(super) struct MlpOn<'m, T> {
 pub(super) struct SavedMlp<T> {
     gate: Buffer<T>,
     up: Buffer<T>,
-    gate_up_lows: Vec<Buffer<T>>,
-    down_lows: Vec<Buffer<T>>,
+    gate_up_lows: Vec<Low<T>>,
+    down_lows: Vec<Low<T>>,
 }
 
 impl<'m, T: Float> MlpOn<'m, T> {

@@ -5,6 +5,7 @@
 
 mod batch;
 mod block;
+mod dora;
 mod experts;
 mod linear;
 mod mlp;
@@ -15,9 +16,8 @@ mod weights;
 use half::bf16;
 
 use self::network::{Network, Slopes, Steps};
-use super::plan::Plan;
 use super::sheet::Sheet;
-use super::{Document, Error, LossSum, ParameterInfo, Parameters, StepKey, Trainable, feed_forward};
+use super::{Document, Error, LossSum, ParameterInfo, Parameters, StepKey, Trainable};
 use crate::cuda::Device;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::op::attention::MAX_HEAD_DIM;
@@ -111,27 +111,11 @@ pub fn base_bytes(model: &Trainable, n_targets: usize) -> u64 {
 
 /// Errors if the model, or what is trained of it, has no place on a device yet.
 pub fn check(model: &Trainable) -> Result<(), Error> {
-    let Plan { blocks, .. } = &model.plan;
-    let missing = |what: &'static str, instead: &'static str| Err(Error::NotOnDevice { what, instead });
-    if blocks.iter().flat_map(block_groups).flat_map(|group| &group.adapters).any(|a| a.magnitude.is_some()) {
-        return missing("`adapter.type: dora`", "take `lora` or `rslora`, or use --device cpu");
-    }
     if model.decoder.config.head_dim > MAX_HEAD_DIM {
-        return missing("heads of more than 256 values", "use --device cpu");
+        let (what, instead) = ("a model with heads of more than 256 values", "use --device cpu");
+        return Err(Error::NotOnDevice { what, instead });
     }
     Ok(())
-}
-
-fn block_groups(block: &super::block::Block) -> Vec<&super::linear::Group> {
-    let mut groups = vec![&block.qkv, &block.o];
-    match &block.ffn {
-        feed_forward::FeedForward::Dense(mlp) => groups.extend([&mlp.gate_up, &mlp.down]),
-        feed_forward::FeedForward::Experts { router, experts } => {
-            groups.push(router);
-            groups.extend(experts.iter().flat_map(|mlp| [&mlp.gate_up, &mlp.down]));
-        }
-    }
-    groups
 }
 
 impl<'m> OnDevice<'m> {
