@@ -1,15 +1,19 @@
 //! `--device`: what a command computes on.
 
-use crate::error::Diagnostic;
+use crate::cuda::{CudaError, Device};
+use crate::error::{Diagnostic, Failure};
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best that the command can use: the CPU, until it can use a GPU.
+    /// The best that the command can use.
     Auto,
     Cpu,
     /// The GPU of that number, as the driver counts.
     Cuda(usize),
+    /// What stands in for one in tests, lost behind so many launches.
+    #[cfg(feature = "cuda-host")]
+    Host(Option<u64>),
 }
 
 impl std::fmt::Display for DeviceChoice {
@@ -18,6 +22,10 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Auto => write!(f, "auto"),
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
+            #[cfg(feature = "cuda-host")]
+            DeviceChoice::Host(None) => write!(f, "host"),
+            #[cfg(feature = "cuda-host")]
+            DeviceChoice::Host(Some(lost_after)) => write!(f, "host:{lost_after}"),
         }
     }
 }
@@ -29,8 +37,14 @@ pub fn parse(text: &str) -> Result<DeviceChoice, String> {
     match text {
         "auto" => return Ok(DeviceChoice::Auto),
         "cpu" => return Ok(DeviceChoice::Cpu),
+        #[cfg(feature = "cuda-host")]
+        "host" => return Ok(DeviceChoice::Host(None)),
         "cuda" | "gpu" => return Err("say which: cuda:0 is the first".to_owned()),
         _ => {}
+    }
+    #[cfg(feature = "cuda-host")]
+    if let Some(Ok(lost_after)) = text.strip_prefix("host:").map(str::parse) {
+        return Ok(DeviceChoice::Host(Some(lost_after)));
     }
     let digits = text.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
     let index = digits.and_then(|digits| digits.parse().ok()).filter(|index| *index < MOST);
@@ -59,17 +73,76 @@ impl Diagnostic for DeviceError {
 pub fn require_cpu(command: &str, device: DeviceChoice) -> Result<(), DeviceError> {
     match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-        DeviceChoice::Cuda(_) => Err(DeviceError::CpuAlone { command: command.to_owned(), device }),
+        _ => Err(DeviceError::CpuAlone { command: command.to_owned(), device }),
     }
 }
 
-/// Returns the index of the GPU to check: the first unless another is named.
-pub fn require_gpu(device: DeviceChoice) -> Result<usize, DeviceError> {
+/// Returns the GPU to check: the first unless another is named.
+///
+/// Errors if it is not one, or does not open.
+pub fn open_gpu(device: DeviceChoice) -> Result<Device, Failure> {
     match device {
-        DeviceChoice::Auto => Ok(0),
-        DeviceChoice::Cuda(index) => Ok(index),
-        DeviceChoice::Cpu => Err(DeviceError::NoGpu { device }),
+        DeviceChoice::Auto => Ok(Device::open(0)?),
+        DeviceChoice::Cpu => Err(DeviceError::NoGpu { device }.into()),
+        named => open_named(named)?.ok_or_else(|| DeviceError::NoGpu { device }.into()),
     }
+}
+
+/// Returns the device that is named, or nothing if that is the CPU.
+fn open_named(device: DeviceChoice) -> Result<Option<Device>, CudaError> {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Cuda(index) => Device::open(index).map(Some),
+        #[cfg(feature = "cuda-host")]
+        DeviceChoice::Host(lost_after) => {
+            let options = crate::cuda::host::Options { lost_after, ..Default::default() };
+            Ok(Some(Device::host(options)))
+        }
+    }
+}
+
+/// What a command computes on.
+pub struct Chosen {
+    /// The CPU if there is none.
+    pub device: Option<Device>,
+    /// What the user should know of the choice.
+    pub note: Option<String>,
+}
+
+/// Returns what a command computes on that can use a GPU. `auto` is the first GPU that can be used if `fits` does not object, else the
+/// CPU, and says which; a device that is named and cannot be used is an error.
+///
+/// Errors as `fits`, and if the device does not open.
+pub fn choose<E>(device: DeviceChoice, fits: impl Fn() -> Result<(), E>) -> Result<Chosen, Failure>
+where
+    E: std::fmt::Display,
+    Failure: From<E>,
+{
+    if device != DeviceChoice::Auto {
+        let opened = open_named(device)?;
+        if opened.is_some() {
+            fits()?;
+        }
+        return Ok(Chosen { device: opened, note: None });
+    }
+    let Some(index) = usable() else { return Ok(Chosen { device: None, note: None }) };
+    let cpu = |why: &dyn std::fmt::Display| Chosen {
+        device: None,
+        note: Some(format!("computes on the CPU, not on cuda:{index}: {why}")),
+    };
+    if let Err(error) = fits() {
+        return Ok(cpu(&error));
+    }
+    Ok(match Device::open(index) {
+        Ok(device) => Chosen { device: Some(device), note: Some(format!("computes on cuda:{index}")) },
+        Err(error) => cpu(&error),
+    })
+}
+
+/// Returns the first GPU that can be used.
+fn usable() -> Option<usize> {
+    let found = crate::cuda::probe::probe().ok().filter(|found| found.obstacle().is_none())?;
+    found.devices.iter().find(|device| device.is_usable()).map(|device| device.index)
 }
 
 #[cfg(test)]
@@ -119,8 +192,10 @@ mod tests {
 
     #[test]
     fn a_check_takes_the_first_gpu_unless_told() {
-        assert_eq!(require_gpu(DeviceChoice::Auto).unwrap(), 0);
-        assert_eq!(require_gpu(DeviceChoice::Cuda(3)).unwrap(), 3);
-        assert!(require_gpu(DeviceChoice::Cpu).is_err());
+        let refused = |device| open_gpu(device).err().map(|failure| failure.to_string()).unwrap_or_default();
+        assert!(refused(DeviceChoice::Cpu).contains("not cpu"));
+        // on a machine without a GPU nothing opens, for other reasons
+        assert!(!refused(DeviceChoice::Auto).contains("not auto"));
+        assert!(!refused(DeviceChoice::Cuda(3)).contains("not cuda:3"));
     }
 }
