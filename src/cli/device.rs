@@ -1,5 +1,6 @@
 //! `--device`: what a command computes on.
 
+use crate::cuda::probe::{self, DeviceFacts};
 use crate::cuda::{CudaError, Device};
 use crate::error::{Diagnostic, Failure};
 
@@ -109,11 +110,16 @@ pub struct Chosen {
     pub note: Option<String>,
 }
 
-/// Returns what a command computes on that can use a GPU. `auto` is the first GPU that can be used if `fits` does not object, else the
-/// CPU, and says which; a device that is named and cannot be used is an error.
+/// Returns what a command computes on that can use a GPU. `auto` is a GPU that can be used if `fits` does not object, else the
+/// CPU, and says which: the first, or by the `number` of this process among those of the machine the one whose turn it is. A device
+/// that is named and cannot be used is an error.
 ///
 /// Errors as `fits`, and if the device does not open.
-pub fn choose<E>(device: DeviceChoice, fits: impl Fn() -> Result<(), E>) -> Result<Chosen, Failure>
+pub fn choose<E>(
+    device: DeviceChoice,
+    number: usize,
+    fits: impl Fn() -> Result<(), E>,
+) -> Result<Chosen, Failure>
 where
     E: std::fmt::Display,
     Failure: From<E>,
@@ -125,7 +131,7 @@ where
         }
         return Ok(Chosen { device: opened, note: None });
     }
-    let Some(index) = usable() else { return Ok(Chosen { device: None, note: None }) };
+    let Some(index) = usable(number) else { return Ok(Chosen { device: None, note: None }) };
     let cpu = |why: &dyn std::fmt::Display| Chosen {
         device: None,
         note: Some(format!("computes on the CPU, not on cuda:{index}: {why}")),
@@ -139,10 +145,17 @@ where
     })
 }
 
-/// Returns the first GPU that can be used.
-fn usable() -> Option<usize> {
-    let found = crate::cuda::probe::probe().ok().filter(|found| found.obstacle().is_none())?;
-    found.devices.iter().find(|device| device.is_usable()).map(|device| device.index)
+/// Returns the GPU that is for process `number` of the machine.
+fn usable(number: usize) -> Option<usize> {
+    let found = probe::probe().ok().filter(|found| found.obstacle().is_none())?;
+    in_turn(&found.devices, number)
+}
+
+/// Returns one of the devices that can be used: they are dealt out in turn. A process that sees no other than its own gets that.
+fn in_turn(devices: &[DeviceFacts], number: usize) -> Option<usize> {
+    let usable: Vec<usize> =
+        devices.iter().filter(|device| device.is_usable()).map(|device| device.index).collect();
+    usable.get(number.checked_rem(usable.len())?).copied()
 }
 
 #[cfg(test)]
@@ -188,6 +201,21 @@ mod tests {
             "`lctl eval` cannot compute on cuda:1: it runs on the CPU alone so far"
         );
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn processes_of_a_machine_take_its_gpus_in_turn() {
+        let gpu = |index, compute_capability| DeviceFacts {
+            index,
+            name: "GPU".to_owned(),
+            compute_capability,
+            memory_bytes: 1 << 30,
+        };
+        let devices = [gpu(0, (8, 0)), gpu(1, (7, 5)), gpu(2, (9, 0))];
+        let taken = |devices: &[DeviceFacts]| [0, 1, 2].map(|number| in_turn(devices, number));
+        assert_eq!(taken(&devices), [Some(0), Some(2), Some(0)]);
+        assert_eq!(taken(&devices[2..]), [Some(2); 3]);
+        assert_eq!(taken(&devices[1..2]), [None; 3]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::parallel::{ended, run_all, start};
 use super::{Setup, adapter_bytes, events};
 
 fn losses(run: &Path) -> Vec<f64> {
@@ -54,6 +55,33 @@ fn a_run_on_cuda_host_goes_on_to_the_same_bits_and_is_near_the_cpu_s() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(events(&setup.path("whole")), events(&setup.path(&out)));
     assert!(adapter_bytes(&setup.path("whole")) == adapter_bytes(&setup.path(&out)));
+}
+
+#[test]
+fn two_processes_on_cuda_host_learn_what_one_does_and_the_same_bits_again() {
+    // an eps above the rounding errors of gradients near zero
+    let setup = Setup::new(&json!({"train": {"grad_accum": 3, "max_steps": 4, "eps": 1e-4}}));
+    let (code, _, stderr) = setup.run(&["--device", "host", "--quiet", "--out", "one"]);
+    assert_eq!(code, 0, "{stderr}");
+    for out in ["two", "again"] {
+        let ended = run_all(&setup, 2, &["--device", "host", "--quiet", "--threads", "1", "--out", out]);
+        assert!(ended.iter().all(|(code, ..)| *code == Some(0)), "{ended:?}");
+    }
+    let (one, two) = (losses(&setup.path("one")), losses(&setup.path("two")));
+    assert_near(&two, &one, 1e-4);
+    // sums in another order: were a rank's part not added, they would differ by more
+    assert_eq!(events(&setup.path("two")), events(&setup.path("again")));
+    assert!(adapter_bytes(&setup.path("two")) == adapter_bytes(&setup.path("again")));
+
+    // one computes on the CPU: its bits would be others
+    let on =
+        |rank| ["--quiet", "--out", "mixed", "--device", if rank == 0 { "host" } else { "cpu" }].to_vec();
+    let mixed = ended(start(&setup, 2, on));
+    for (code, _, stderr) in &mixed {
+        let expected = "rank 1 cannot take part: its device is the CPU, that of rank 0 is ";
+        assert!(*code == Some(2) && stderr.contains(expected), "{mixed:?}");
+    }
+    assert!(!setup.path("mixed").exists());
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Opens model and data; what the user should know goes to stderr.
-    pub fn new(args: &Args, device: DeviceChoice) -> Result<Prepared, Failure> {
+    /// Opens model and data; what the user should know goes to stderr. `number` is this process's among those of the machine.
+    pub fn new(args: &Args, device: DeviceChoice, number: usize) -> Result<Prepared, Failure> {
         let mut set = recipe::SetArgs { set: args.set.set.clone() };
         set.set.extend(args.compute.as_ref().map(|mode| format!("model.compute={mode}")));
         let recipe = recipe::open(&args.recipe, &set)?;
@@ -92,7 +92,7 @@ impl Prepared {
             check_gate(gate, args.quiet, args.offline)?;
         }
         let opened = Opened::new(args, &recipe)?;
-        let Chosen { device, note } = choose(device, || fits_device(&opened.model))?;
+        let Chosen { device, note } = choose(device, number, || fits_device(&opened.model))?;
         if let Some(note) = note.filter(|_| !args.quiet) {
             term::say(&format!("note: {note}"));
         }
