@@ -1,7 +1,9 @@
 //! Training on a device: the stand-in beside the CPU, and beside PEFT.
 
 use lctl::cuda::Device;
+use lctl::cuda::buffer::Buffer;
 use lctl::cuda::host::Options;
+use lctl::cuda::launch::{Arg, Launch};
 use lctl::finetune::run::{Of, engine};
 use lctl::finetune::{Group, Optimizer, OptimizerState, Update, clip_factor};
 use lctl::kernel::ComputeMode;
@@ -349,4 +351,31 @@ fn a_device_that_is_full_or_lost_says_so() {
     let mut step = || on_device.forward_backward(&documents, 1.0, key(0, 0));
     let error = (0..9).find_map(|_| step().err()).unwrap();
     assert!(matches!(error, Error::Device(CudaError::Lost { .. })), "{error}");
+}
+
+/// Launches `scale_f32` on a buffer of 16 values.
+fn scale(args: impl Fn(&Buffer<f32>) -> Vec<Arg>, kernel: &str) {
+    let device = host();
+    let x = Buffer::of(&device, &[1.0f32; 16]).unwrap();
+    let args = args(&x);
+    // SAFETY: the stand-in has memory behind every buffer, where writes are found.
+    unsafe { device.launch(&Launch { kernel, grid: (1, 1), threads: 32, shared: 0, args: &args }) }.unwrap();
+}
+
+#[test]
+#[should_panic(expected = "`scale_f32` takes other arguments: pfpi for pfpl")]
+fn the_stand_in_compares_the_types_of_arguments() {
+    scale(|x| vec![x.arg(), Arg::F32(2.0), x.arg(), Arg::I32(16)], "scale_f32");
+}
+
+#[test]
+#[should_panic(expected = "a kernel wrote beyond a buffer of 64 bytes")]
+fn the_stand_in_finds_writes_beyond_a_buffer() {
+    scale(|x| vec![x.arg(), Arg::F32(2.0), x.arg(), Arg::U64(20)], "scale_f32");
+}
+
+#[test]
+#[should_panic(expected = "there is no kernel `scale_f16`")]
+fn the_stand_in_knows_its_kernels() {
+    scale(|x| vec![x.arg(), Arg::F32(2.0), x.arg(), Arg::U64(16)], "scale_f16");
 }
