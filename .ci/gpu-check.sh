@@ -32,7 +32,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limi
 "$lctl" doctor | grep -E '^(lctl|build|CPU|GPU|memory)' || true
 
 step "kernels and a training step: correctness, then timings"
-limited 400 "$lctl" gpu-check --json "$out/kernels.json" || status=$?
+limited 500 "$lctl" gpu-check --json "$out/kernels.json" || status=$?
 
 if [ "${SANITIZE:-0}" = 1 ]; then
   step "compute-sanitizer"

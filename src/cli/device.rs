@@ -108,41 +108,43 @@ pub struct Chosen {
     pub device: Option<Device>,
     /// What the user should know of the choice.
     pub note: Option<String>,
+    /// Whether it was left to us.
+    is_auto: bool,
 }
 
-/// Returns what a command computes on that can use a GPU. `auto` is a GPU that can be used if `fits` does not object, else the
-/// CPU, and says which: the first, or by the `number` of this process among those of the machine the one whose turn it is. A device
-/// that is named and cannot be used is an error.
+/// Returns what a command computes on that can use a GPU: `auto` is one that can be used, else the CPU, and says which. By the
+/// `number` of this process among those of the machine that one is the first, the second, ..
 ///
-/// Errors as `fits`, and if the device does not open.
-pub fn choose<E>(
-    device: DeviceChoice,
-    number: usize,
-    fits: impl Fn() -> Result<(), E>,
-) -> Result<Chosen, Failure>
-where
-    E: std::fmt::Display,
-    Failure: From<E>,
-{
+/// Errors if the device that is named does not open.
+pub fn choose(device: DeviceChoice, number: usize) -> Result<Chosen, CudaError> {
     if device != DeviceChoice::Auto {
-        let opened = open_named(device)?;
-        if opened.is_some() {
-            fits()?;
-        }
-        return Ok(Chosen { device: opened, note: None });
+        return Ok(Chosen { device: open_named(device)?, note: None, is_auto: false });
     }
-    let Some(index) = usable(number) else { return Ok(Chosen { device: None, note: None }) };
-    let cpu = |why: &dyn std::fmt::Display| Chosen {
-        device: None,
-        note: Some(format!("computes on the CPU, not on cuda:{index}: {why}")),
-    };
-    if let Err(error) = fits() {
-        return Ok(cpu(&error));
-    }
+    let cpu = Chosen { device: None, note: None, is_auto: true };
+    let Some(index) = usable(number) else { return Ok(cpu) };
     Ok(match Device::open(index) {
-        Ok(device) => Chosen { device: Some(device), note: Some(format!("computes on cuda:{index}")) },
-        Err(error) => cpu(&error),
+        Ok(device) => {
+            Chosen { device: Some(device), note: Some(format!("computes on cuda:{index}")), is_auto: true }
+        }
+        Err(error) => Chosen { note: Some(on_cpu(&error)), ..cpu },
     })
+}
+
+impl Chosen {
+    /// Returns the CPU instead if the device was not named and cannot do what is asked of it.
+    ///
+    /// Errors with what it cannot do if it was named.
+    pub fn unless<E: std::fmt::Display>(self, obstacle: Option<E>) -> Result<Chosen, E> {
+        match obstacle.filter(|_| self.device.is_some()) {
+            None => Ok(self),
+            Some(error) if self.is_auto => Ok(Chosen { device: None, note: Some(on_cpu(&error)), ..self }),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+fn on_cpu(why: &dyn std::fmt::Display) -> String {
+    format!("computes on the CPU, not on a GPU: {why}")
 }
 
 /// Returns the GPU that is for process `number` of the machine.
@@ -225,5 +227,19 @@ mod tests {
         // on a machine without a GPU nothing opens, for other reasons
         assert!(!refused(DeviceChoice::Auto).contains("not auto"));
         assert!(!refused(DeviceChoice::Cuda(3)).contains("not cuda:3"));
+    }
+
+    #[cfg(feature = "cuda-host")]
+    #[test]
+    fn what_a_device_cannot_do_is_an_error_only_if_it_was_named() {
+        let host = || choose(DeviceChoice::Host(None), 0).unwrap();
+        assert!(host().unless(None::<String>).unwrap().device.is_some());
+        assert_eq!(host().unless(Some("too small")).err(), Some("too small"));
+        let auto = Chosen { is_auto: true, ..host() };
+        let settled = auto.unless(Some("too small")).unwrap();
+        assert!(settled.device.is_none());
+        assert_eq!(settled.note.as_deref(), Some("computes on the CPU, not on a GPU: too small"));
+        let cpu = choose(DeviceChoice::Cpu, 0).unwrap().unless(Some("too small")).unwrap();
+        assert!(cpu.device.is_none() && cpu.note.is_none());
     }
 }

@@ -101,10 +101,10 @@ impl Block {
     }
 
     fn guards_hold(&self) -> bool {
-        let all = self.memory.iter().flat_map(|line| line.0);
-        let is_inside = |at: usize| (LINE..LINE + self.bytes).contains(&at);
-        let mut around = all.enumerate().filter(|(at, _)| !is_inside(*at));
-        around.all(|(_, byte)| byte == GUARD)
+        // behind the values: the rest of their last line, and a line
+        let (whole, rest) = (self.bytes / LINE, self.bytes % LINE);
+        let behind = self.memory[1 + whole..].iter().flat_map(|line| line.0).skip(rest);
+        self.memory[0].0.into_iter().chain(behind).all(|byte| byte == GUARD)
     }
 }
 

@@ -37,7 +37,7 @@ impl Run {
     }
 
     /// Returns the documents of every step.
-    fn batches(&self) -> Vec<Batch> {
+    pub fn batches(&self) -> Vec<Batch> {
         let ids =
             |row: &Value| row.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let step = |rows: &Value| Batch::new(rows.as_array().unwrap().iter().map(ids).collect());

@@ -91,8 +91,9 @@ impl Prepared {
         if let Some(gate) = &recipe.eval.gate {
             check_gate(gate, args.quiet, args.offline)?;
         }
+        let chosen = choose(device, number)?;
         let opened = Opened::new(args, &recipe)?;
-        let Chosen { device, note } = choose(device, number, || fits_device(&opened.model))?;
+        let Chosen { device, note, .. } = chosen.unless(fits_device(&opened.model).err())?;
         if let Some(note) = note.filter(|_| !args.quiet) {
             term::say(&format!("note: {note}"));
         }

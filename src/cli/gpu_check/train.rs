@@ -87,8 +87,8 @@ pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
     let flags = [true; 70];
     let documents: Vec<Document<'_>> =
         tokens.iter().map(|tokens| Document { tokens, is_target: &flags }).collect();
-    for base in [None, Some(BaseFormat::Nf4)] {
-        let spec = || LowRankSpec { lora_dropout: 0.1, ..LowRankSpec::new(4) };
+    for (base, use_dora) in [(None, false), (Some(BaseFormat::Nf4), false), (None, true)] {
+        let spec = || LowRankSpec { lora_dropout: 0.1, use_dora, ..LowRankSpec::new(4) };
         let exact = TINY.model(spec(), base, ComputeMode::F32)?;
         let params = moved(&exact);
         let mut want = vec![0.0; exact.gradient_len()];
@@ -98,7 +98,8 @@ pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
             let model = TINY.model(spec(), base, mode)?;
             let device = checker.device;
             let mut trained = OnDevice::new(&model, device, &params)?;
-            let shape = format!("lora {}", base.map_or("dense".to_owned(), BaseFormat::name));
+            let adapter = if use_dora { "dora" } else { "lora" };
+            let shape = format!("{adapter} {}", base.map_or("dense".to_owned(), BaseFormat::name));
             let name = format!("training step {type_name}");
             let mut nll = 0.0;
             let found = checker.twice(&name, &shape, &mut || {

@@ -167,7 +167,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         let mut lse = Buffer::uninit(device, pass.batch.n_rows() * pass.config.n_heads)?;
         {
             let (q, k) = (self.turned(pass, &q, &self.q_norm)?, self.turned(pass, &k, &self.k_norm)?);
-            let operands = Operands { q: &*q, k: &*k, v: &v };
+            let operands = Operands { q: &q, k: &k, v: &v };
             let layer = pass.batch.layer(self.block.attention);
             layer.documents.forward(device, &operands, &mut attended, &mut lse)?;
         }
@@ -176,7 +176,9 @@ impl<'m, T: Float> BlockOn<'m, T> {
         let ([y], o_lows) = apart(self.o.forward(pass, &picked, places.on_device)?);
         drop(picked);
         let (y, attn_y) = behind(pass, &self.post_attn_norm, y)?;
-        let (middle, normed) = self.ffn_norm.forward_of_sum(pass, &*self.picked(pass, x)?, &y)?;
+        let picked = self.picked(pass, x)?;
+        let (middle, normed) = self.ffn_norm.forward_of_sum(pass, &picked, &y)?;
+        drop(picked);
         let (y, ffn) = match &self.ffn {
             FeedForwardOn::Dense(mlp) => {
                 let (y, saved) = mlp.forward(pass, &normed, places.on_device)?;
@@ -268,7 +270,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             let of_attention = OfAttention { out: &saved.attended, lse: &saved.lse, dout: dattended };
             let mut gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
             let layer = pass.batch.layer(self.block.attention);
-            let operands = Operands { q: &*q, k: &*k, v };
+            let operands = Operands { q: &q, k: &k, v };
             layer.documents.backward(device, &operands, &of_attention, &mut gradients)?;
         }
         let dq = self.turned_backward(pass, (kept_q, &self.q_norm), dq, grads)?;

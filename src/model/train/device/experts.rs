@@ -80,8 +80,9 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         places: Places<'_>,
     ) -> Result<(Buffer<T>, SavedExperts<T>), CudaError> {
         let (device, n_experts) = (pass.device, self.experts.len());
-        let ([logits], router_lows) =
-            apart(self.router.forward(pass, &*widened(device, x)?, places.on_device)?);
+        let wide = widened(device, x)?;
+        let ([logits], router_lows) = apart(self.router.forward(pass, &wide, places.on_device)?);
+        drop(wide);
         let mut probabilities = logits.read(device)?;
         softmax_rows(pass.compute, &mut probabilities, n_experts);
         let rows_of = self.rows_of(&probabilities);
@@ -141,14 +142,15 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         let dlogits = self.logit_gradients(pass, saved, &dweights.read(device)?);
         let (dlogits, wide) = (Buffer::of(device, &dlogits)?, widened(device, x)?);
         let back = Back {
-            x: &*wide,
+            x: &wide,
             dys: &[&dlogits],
             lows: &saved.router_lows,
             places: places.on_device,
             wants_dx: true,
         };
         let through_router = wanted(self.router.backward(pass, &back, grads)?);
-        add_to(device, &mut dx, &*narrowed(device, &through_router)?, 1.0)?;
+        let through_router = narrowed(device, &through_router)?;
+        add_to(device, &mut dx, &through_router, 1.0)?;
         Ok(dx)
     }
 

@@ -80,7 +80,10 @@ impl<'m, T: Float> GroupOn<'m, T> {
             _ => match Frozen::of(pass.device, pass.compute, &base.base.weight)? {
                 Frozen::Dense(values) => Ok(Ready::Made(values)),
                 // what is trained whole was dense, or is decoded once for what reads it
-                blocks => Ok(Ready::Made(Buffer::copy_of(pass.device, &*blocks.ready(pass.device)?)?)),
+                blocks => {
+                    let values = blocks.ready(pass.device)?;
+                    Ok(Ready::Made(Buffer::copy_of(pass.device, &values)?))
+                }
             },
         }
     }

@@ -93,7 +93,8 @@ impl<'m, T: Float> Network<'m, T> {
             (None, Some(range)) if !pass.is_base => Ok(Ready::Part(pass.values.of(range.clone()))),
             _ => {
                 let frozen = Frozen::of(self.device, pass.compute, &output.base.weight)?;
-                Ok(Ready::Made(Buffer::copy_of(self.device, &*frozen.ready(self.device)?)?))
+                let values = frozen.ready(self.device)?;
+                Ok(Ready::Made(Buffer::copy_of(self.device, &values)?))
             }
         }
     }
