@@ -125,7 +125,7 @@ pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error>
         run.finish(ended)
     });
     run.map_err(|error| {
-        job.reducer.fail(&error.to_string());
+        job.reducer.fail(&with_causes(&error));
         match error {
             Error::Parallel { error, .. } if job.reducer.world().is_first() => {
                 let checkpoints = Checkpoints::at(job.dir);
@@ -135,6 +135,12 @@ pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error>
             error => error,
         }
     })
+}
+
+/// Returns an error and its causes in a line, as the other processes say it.
+fn with_causes(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 struct Run<'a> {
