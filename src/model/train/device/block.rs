@@ -35,7 +35,7 @@ enum FeedForwardOn<'m, T> {
 
 enum SavedFeedForward<T> {
     Dense(SavedMlp<T>),
-    Experts(SavedExperts<T>),
+    Experts(Box<SavedExperts<T>>),
 }
 
 /// What a block's backward needs of its forward besides its input.
@@ -186,7 +186,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             }
             FeedForwardOn::Experts(experts) => {
                 let (y, saved) = experts.forward(pass, &normed, places)?;
-                (y, SavedFeedForward::Experts(saved))
+                (y, SavedFeedForward::Experts(Box::new(saved)))
             }
         };
         drop(normed);

@@ -23,14 +23,16 @@ pub(super) enum Frozen<T> {
         bytes: Buffer<u8>,
         len: usize,
     },
-    /// NF4 whose scales are quantized.
-    Nested {
-        indices: Buffer<u8>,
-        scales: Buffer<u8>,
-        steps: Buffer<f32>,
-        offset: f32,
-        dynamic: Buffer<f32>,
-    },
+    Nested(Box<NestedOn>),
+}
+
+/// NF4 whose scales are quantized: [`Nested`].
+pub(super) struct NestedOn {
+    indices: Buffer<u8>,
+    scales: Buffer<u8>,
+    steps: Buffer<f32>,
+    offset: f32,
+    dynamic: Buffer<f32>,
 }
 
 /// A matrix or vector that an operation can read.
@@ -56,13 +58,13 @@ impl<T: Float> Frozen<T> {
     /// Copies a matrix to the device; the memory that its rows were read into is given back.
     pub fn of(device: &Device, compute: &Compute, matrix: &Matrix) -> Result<Frozen<T>, CudaError> {
         if let Some(nested) = matrix.nested() {
-            return Ok(Frozen::Nested {
+            return Ok(Frozen::Nested(Box::new(NestedOn {
                 indices: Buffer::of(device, &nested.indices)?,
                 scales: Buffer::of(device, &nested.scales)?,
                 steps: Buffer::of(device, &nested.steps)?,
                 offset: nested.offset,
                 dynamic: Buffer::of(device, &DYNAMIC)?,
-            });
+            })));
         }
         let frozen = match matrix.dtype().block_len() {
             1 => Frozen::Dense(dense(device, compute, matrix)?),
@@ -86,7 +88,8 @@ impl<T: Float> Frozen<T> {
                 dequantize(device, format, bytes, &mut values)?;
                 Ok(Ready::Made(values))
             }
-            Frozen::Nested { indices, scales, steps, offset, dynamic } => {
+            Frozen::Nested(nested) => {
+                let NestedOn { indices, scales, steps, offset, dynamic } = &**nested;
                 let mut values = Buffer::uninit(device, 2 * indices.len())?;
                 Nested { indices, scales, steps, offset: *offset, dynamic }
                     .dequantize(device, &mut values)?;
