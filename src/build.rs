@@ -8,12 +8,17 @@ use std::thread;
 
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
+    println!("cargo::rustc-check-cfg=cfg(gpu)");
     commit();
-    if env::var_os("CARGO_FEATURE_CUDA").is_some()
-        && let Err(problem) = kernels()
-    {
-        eprintln!("error: {problem}");
-        exit(1);
+    let features: [(&str, fn() -> Result<(), String>); 2] =
+        [("CARGO_FEATURE_CUDA", kernels), ("CARGO_FEATURE_CUDA_HOST", host_kernels)];
+    for (_, build) in features.into_iter().filter(|(name, _)| env::var_os(name).is_some()) {
+        // there is a device of some kind
+        println!("cargo::rustc-cfg=gpu");
+        if let Err(problem) = build() {
+            eprintln!("error: {problem}");
+            exit(1);
+        }
     }
 }
 
@@ -78,21 +83,115 @@ fn kernels() -> Result<(), String> {
     }
     let nvcc = nvcc()?;
     println!("cargo::rustc-env=LCTL_CUDA_VERSION={}", version(&nvcc)?);
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo runs this")?);
+    let out = out_dir()?;
+    for_all(&KERNELS, |name| {
+        compile(&nvcc, &folder.join(format!("{name}.cu")), &out.join(format!("{name}.fatbin")))
+    })
+}
+
+fn out_dir() -> Result<PathBuf, String> {
+    Ok(PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo runs this")?))
+}
+
+/// Calls `build` with every name, as many at a time as cargo says.
+fn for_all(names: &[&str], build: impl Fn(&str) -> Result<(), String> + Sync) -> Result<(), String> {
     let n_jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
-    let compile_all = || {
-        while let Some(name) = KERNELS.get(next.fetch_add(1, Ordering::Relaxed)) {
-            compile(&nvcc, &folder.join(format!("{name}.cu")), &out.join(format!("{name}.fatbin")))?;
+    let build_all = || {
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            build(name)?;
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..KERNELS.len().min(n_jobs)).map(|_| scope.spawn(compile_all)).collect();
+        let workers: Vec<_> = (0..names.len().min(n_jobs)).map(|_| scope.spawn(build_all)).collect();
         workers
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a compilation panicked".into())))
     })
+}
+
+/// Before the name of a kernel, where the preprocessor has run: `KERNEL` of `common.cuh` under `host.h`.
+const KERNEL_MARK: &str = "extern \"C\" __attribute__((noinline)) void ";
+
+/// Compiles the CUDA kernels as C++ for the stand-in device, into a library that is linked.
+fn host_kernels() -> Result<(), String> {
+    let folder = Path::new("src/cuda/kernels");
+    println!("cargo::rerun-if-changed={}", folder.display());
+    for variable in ["CXX", "AR", "PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    let (folder, out) = (root.join(folder), out_dir()?);
+    let mut tables = String::new();
+    for name in KERNELS {
+        tables += &format!("extern const host::Entry LCTL_HOST_{name}[];\n");
+    }
+    let all: Vec<String> = KERNELS.iter().map(|name| format!("LCTL_HOST_{name}")).collect();
+    tables += &format!("static const host::Entry* const LCTL_HOST_TABLES[] = {{{}}};\n", all.join(", "));
+    write(&out.join("host_tables.h"), &tables)?;
+    for_all(&KERNELS, |name| {
+        let from = folder.join(format!("{name}.cu"));
+        let source = said(host_compiler(&folder, &out).args(["-E", "-P"]).arg(&from), &from)?;
+        let unit = out.join(format!("{name}.host.cpp"));
+        write(&unit, &host_unit(name, &from, &source)?)?;
+        let object = out.join(format!("{name}.host.o"));
+        said(host_compiler(&folder, &out).arg("-c").arg(&unit).arg("-o").arg(object), &from).map(drop)
+    })?;
+    let entry = folder.join("host_entry.cpp");
+    let object = out.join("host_entry.o");
+    said(host_compiler(&folder, &out).arg("-c").arg(&entry).arg("-o").arg(&object), &entry)?;
+    let library = out.join("liblctl_cuda_host.a");
+    // an archive that is there would keep objects of an earlier build
+    drop(std::fs::remove_file(&library));
+    let mut archive = Command::new(env::var_os("AR").unwrap_or_else(|| "ar".into()));
+    archive.arg("crs").arg(&library).arg(&object);
+    archive.args(KERNELS.map(|name| out.join(format!("{name}.host.o"))));
+    said(&mut archive, &library)?;
+    println!("cargo::rustc-link-search=native={}", out.display());
+    println!("cargo::rustc-link-lib=static=lctl_cuda_host");
+    let cxx = if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "macos") { "c++" } else { "stdc++" };
+    println!("cargo::rustc-link-lib={cxx}");
+    Ok(())
+}
+
+fn host_compiler(folder: &Path, out: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CXX").unwrap_or_else(|| "g++".into()));
+    // contraction would fuse what the kernels round; glibc's checks take a jump to another fiber's stack for an overflow
+    command.args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-x", "c++"]);
+    command.arg("-I").arg(folder).arg("-I").arg(out);
+    command
+}
+
+/// Returns a unit that has the kernels of a file and a table of them.
+fn host_unit(name: &str, file: &Path, preprocessed: &str) -> Result<String, String> {
+    let text = preprocessed.split_whitespace().collect::<Vec<_>>().join(" ");
+    let names = text.split(KERNEL_MARK).skip(1).filter_map(|rest| rest.split('(').next()).map(str::trim);
+    let entries: String = names.map(|name| format!("    host::entry<&{name}>(\"{name}\"),\n")).collect();
+    if entries.is_empty() {
+        return Err(format!("{}: no kernel was found behind `{KERNEL_MARK}`", file.display()));
+    }
+    Ok(format!(
+        "#include {:?}\n#include \"host_entry.h\"\nextern const host::Entry LCTL_HOST_{name}[] = {{\n{entries}    {{nullptr, nullptr, nullptr}},\n}};\n",
+        file.display().to_string()
+    ))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Runs a command; returns what it prints.
+fn said(command: &mut Command, of: &Path) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| {
+        format!("{program}: {error}\nhint: the feature `cuda-host` needs a C++17 compiler and ar; CXX and AR name others")
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{}: {program}: {}\n{errors}", of.display(), output.status))
 }
 
 fn compile(nvcc: &Path, from: &Path, to: &Path) -> Result<(), String> {

@@ -303,7 +303,8 @@ fn execute(command: &Command, threads: Option<u16>) -> Result<Done, Failure> {
     let started = Instant::now();
     let failed = || Error::Status { command: typed.clone(), expected: command.expected };
     let cli = super::Cli::try_parse_from(&words).map_err(|_| failed())?;
-    let status = super::run(cli.command)?;
+    let name = command.words.split(' ').next().unwrap_or_default();
+    let status = super::run(cli.command, name, cli.device)?;
     if status != ExitCode::from(command.expected) {
         return Err(failed().into());
     }

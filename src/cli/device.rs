@@ -1,15 +1,20 @@
 //! `--device`: what a command computes on.
 
-use crate::error::Diagnostic;
+use crate::cuda::probe::{self, DeviceFacts};
+use crate::cuda::{CudaError, Device};
+use crate::error::{Diagnostic, Failure};
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best that the command can use: the CPU, until it can use a GPU.
+    /// The best that the command can use.
     Auto,
     Cpu,
     /// The GPU of that number, as the driver counts.
     Cuda(usize),
+    /// What stands in for one in tests, lost behind so many launches.
+    #[cfg(feature = "cuda-host")]
+    Host(Option<u64>),
 }
 
 impl std::fmt::Display for DeviceChoice {
@@ -18,6 +23,10 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Auto => write!(f, "auto"),
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
+            #[cfg(feature = "cuda-host")]
+            DeviceChoice::Host(None) => write!(f, "host"),
+            #[cfg(feature = "cuda-host")]
+            DeviceChoice::Host(Some(lost_after)) => write!(f, "host:{lost_after}"),
         }
     }
 }
@@ -29,8 +38,14 @@ pub fn parse(text: &str) -> Result<DeviceChoice, String> {
     match text {
         "auto" => return Ok(DeviceChoice::Auto),
         "cpu" => return Ok(DeviceChoice::Cpu),
+        #[cfg(feature = "cuda-host")]
+        "host" => return Ok(DeviceChoice::Host(None)),
         "cuda" | "gpu" => return Err("say which: cuda:0 is the first".to_owned()),
         _ => {}
+    }
+    #[cfg(feature = "cuda-host")]
+    if let Some(Ok(lost_after)) = text.strip_prefix("host:").map(str::parse) {
+        return Ok(DeviceChoice::Host(Some(lost_after)));
     }
     let digits = text.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
     let index = digits.and_then(|digits| digits.parse().ok()).filter(|index| *index < MOST);
@@ -59,17 +74,90 @@ impl Diagnostic for DeviceError {
 pub fn require_cpu(command: &str, device: DeviceChoice) -> Result<(), DeviceError> {
     match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-        DeviceChoice::Cuda(_) => Err(DeviceError::CpuAlone { command: command.to_owned(), device }),
+        _ => Err(DeviceError::CpuAlone { command: command.to_owned(), device }),
     }
 }
 
-/// Returns the index of the GPU to check: the first unless another is named.
-pub fn require_gpu(device: DeviceChoice) -> Result<usize, DeviceError> {
+/// Returns the GPU to check: the first unless another is named.
+///
+/// Errors if it is not one, or does not open.
+pub fn open_gpu(device: DeviceChoice) -> Result<Device, Failure> {
     match device {
-        DeviceChoice::Auto => Ok(0),
-        DeviceChoice::Cuda(index) => Ok(index),
-        DeviceChoice::Cpu => Err(DeviceError::NoGpu { device }),
+        DeviceChoice::Auto => Ok(Device::open(0)?),
+        DeviceChoice::Cpu => Err(DeviceError::NoGpu { device }.into()),
+        named => open_named(named)?.ok_or_else(|| DeviceError::NoGpu { device }.into()),
     }
+}
+
+/// Returns the device that is named, or nothing if that is the CPU.
+fn open_named(device: DeviceChoice) -> Result<Option<Device>, CudaError> {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Cuda(index) => Device::open(index).map(Some),
+        #[cfg(feature = "cuda-host")]
+        DeviceChoice::Host(lost_after) => {
+            let options = crate::cuda::host::Options { lost_after, ..Default::default() };
+            Ok(Some(Device::host(options)))
+        }
+    }
+}
+
+/// What a command computes on.
+pub struct Chosen {
+    /// The CPU if there is none.
+    pub device: Option<Device>,
+    /// What the user should know of the choice.
+    pub note: Option<String>,
+    /// Whether it was left to us.
+    is_auto: bool,
+}
+
+/// Returns what a command computes on that can use a GPU: `auto` is one that can be used, else the CPU, and says which. By the
+/// `number` of this process among those of the machine that one is the first, the second, ..
+///
+/// Errors if the device that is named does not open.
+pub fn choose(device: DeviceChoice, number: usize) -> Result<Chosen, CudaError> {
+    if device != DeviceChoice::Auto {
+        return Ok(Chosen { device: open_named(device)?, note: None, is_auto: false });
+    }
+    let cpu = Chosen { device: None, note: None, is_auto: true };
+    let Some(index) = usable(number) else { return Ok(cpu) };
+    Ok(match Device::open(index) {
+        Ok(device) => {
+            Chosen { device: Some(device), note: Some(format!("computes on cuda:{index}")), is_auto: true }
+        }
+        Err(error) => Chosen { note: Some(on_cpu(&error)), ..cpu },
+    })
+}
+
+impl Chosen {
+    /// Returns the CPU instead if the device was not named and cannot do what is asked of it.
+    ///
+    /// Errors with what it cannot do if it was named.
+    pub fn unless<E: std::fmt::Display>(self, obstacle: Option<E>) -> Result<Chosen, E> {
+        match obstacle.filter(|_| self.device.is_some()) {
+            None => Ok(self),
+            Some(error) if self.is_auto => Ok(Chosen { device: None, note: Some(on_cpu(&error)), ..self }),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+fn on_cpu(why: &dyn std::fmt::Display) -> String {
+    format!("computes on the CPU, not on a GPU: {why}")
+}
+
+/// Returns the GPU that is for process `number` of the machine.
+fn usable(number: usize) -> Option<usize> {
+    let found = probe::probe().ok().filter(|found| found.obstacle().is_none())?;
+    in_turn(&found.devices, number)
+}
+
+/// Returns one of the devices that can be used: they are dealt out in turn. A process that sees no other than its own gets that.
+fn in_turn(devices: &[DeviceFacts], number: usize) -> Option<usize> {
+    let usable: Vec<usize> =
+        devices.iter().filter(|device| device.is_usable()).map(|device| device.index).collect();
+    usable.get(number.checked_rem(usable.len())?).copied()
 }
 
 #[cfg(test)]
@@ -118,9 +206,40 @@ mod tests {
     }
 
     #[test]
+    fn processes_of_a_machine_take_its_gpus_in_turn() {
+        let gpu = |index, compute_capability| DeviceFacts {
+            index,
+            name: "GPU".to_owned(),
+            compute_capability,
+            memory_bytes: 1 << 30,
+        };
+        let devices = [gpu(0, (8, 0)), gpu(1, (7, 5)), gpu(2, (9, 0))];
+        let taken = |devices: &[DeviceFacts]| [0, 1, 2].map(|number| in_turn(devices, number));
+        assert_eq!(taken(&devices), [Some(0), Some(2), Some(0)]);
+        assert_eq!(taken(&devices[2..]), [Some(2); 3]);
+        assert_eq!(taken(&devices[1..2]), [None; 3]);
+    }
+
+    #[test]
     fn a_check_takes_the_first_gpu_unless_told() {
-        assert_eq!(require_gpu(DeviceChoice::Auto).unwrap(), 0);
-        assert_eq!(require_gpu(DeviceChoice::Cuda(3)).unwrap(), 3);
-        assert!(require_gpu(DeviceChoice::Cpu).is_err());
+        let refused = |device| open_gpu(device).err().map(|failure| failure.to_string()).unwrap_or_default();
+        assert!(refused(DeviceChoice::Cpu).contains("not cpu"));
+        // on a machine without a GPU nothing opens, for other reasons
+        assert!(!refused(DeviceChoice::Auto).contains("not auto"));
+        assert!(!refused(DeviceChoice::Cuda(3)).contains("not cuda:3"));
+    }
+
+    #[cfg(feature = "cuda-host")]
+    #[test]
+    fn what_a_device_cannot_do_is_an_error_only_if_it_was_named() {
+        let host = || choose(DeviceChoice::Host(None), 0).unwrap();
+        assert!(host().unless(None::<String>).unwrap().device.is_some());
+        assert_eq!(host().unless(Some("too small")).err(), Some("too small"));
+        let auto = Chosen { is_auto: true, ..host() };
+        let settled = auto.unless(Some("too small")).unwrap();
+        assert!(settled.device.is_none());
+        assert_eq!(settled.note.as_deref(), Some("computes on the CPU, not on a GPU: too small"));
+        let cpu = choose(DeviceChoice::Cpu, 0).unwrap().unless(Some("too small")).unwrap();
+        assert!(cpu.device.is_none() && cpu.note.is_none());
     }
 }

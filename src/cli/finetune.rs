@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::device::DeviceChoice;
 use super::recipe::SetArgs;
 use super::{term, version};
 use crate::error::{Diagnostic, Failure};
@@ -170,7 +171,7 @@ fn keep_freed_memory() {
     }
 }
 
-pub fn run(mut args: Args) -> Result<ExitCode, Failure> {
+pub fn run(mut args: Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
     keep_freed_memory();
     let started = Started::now();
     let launch = Launch::from_environment()?;
@@ -181,7 +182,7 @@ pub fn run(mut args: Args) -> Result<ExitCode, Failure> {
     }
     args.quiet |= !is_first;
     let interrupt = Interrupt::install();
-    let prepared = Prepared::new(&args)?;
+    let prepared = Prepared::new(&args, device, launch.number_on_machine())?;
     if args.plan {
         return plan::run(&args, &prepared, launch.world.size).map(|()| ExitCode::SUCCESS);
     }
@@ -223,7 +224,7 @@ pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
         verbose: false,
     };
     let interrupt = Interrupt::install();
-    let prepared = Prepared::new(&args)?;
+    let prepared = Prepared::new(&args, DeviceChoice::Cpu, 0)?;
     let (_, exported) = train(&args, &prepared, &Launch::alone(), Started::now(), &interrupt)?;
     results::outputs(&exported.map(|exported| exported.paths).unwrap_or_default())
 }
@@ -248,6 +249,7 @@ fn train(
     let job = Job {
         recipe: &prepared.recipe,
         model: &prepared.model,
+        device: prepared.device.as_ref(),
         corpus: &prepared.corpus,
         general: prepared.general.as_deref(),
         dir: &dir,
@@ -301,7 +303,10 @@ fn meet(
     let Prepared { recipe, corpus, general, model_sha256, .. } = prepared;
     let identity = Identity::new(recipe, model_sha256.clone(), corpus, general.as_deref(), size);
     let build = format!("{} {}", env!("CARGO_PKG_VERSION"), version::commit());
-    let agreed = [vec![("lctl".to_owned(), build)], identity.agreed()].concat();
+    // bits are those of a model of GPU, and a manifest names one
+    let device = prepared.device.as_ref().map_or("the CPU".to_owned(), |device| device.facts().name.clone());
+    let first = vec![("lctl".to_owned(), build), ("device".to_owned(), device)];
+    let agreed = [first, identity.agreed()].concat();
     if !args.quiet {
         term::say(&format!("{size} processes: meeting the others at {}:{}", launch.host, launch.port));
     }

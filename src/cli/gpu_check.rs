@@ -1,28 +1,30 @@
 //! `lctl gpu-check`: every kernel of a GPU beside the CPU's operation and an f64 form, then timings. Hidden: `.ci/gpu-check.sh` runs it.
 
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod attention;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod bench;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod formats;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod loss;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod optimizer;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod reference;
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "filled by the checks of a build with CUDA"))]
+#[cfg_attr(not(gpu), allow(dead_code, reason = "filled by the checks of a build with CUDA"))]
 mod report;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod run;
-#[cfg(feature = "cuda")]
+#[cfg(gpu)]
 mod steps;
+#[cfg(gpu)]
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::device::{DeviceChoice, require_gpu};
+use super::device::{DeviceChoice, open_gpu};
 use crate::error::Failure;
 
 const AFTER_HELP: &str = "\
@@ -50,13 +52,12 @@ pub struct Args {
 
 /// Checks the GPU that `--device` names, the first by default.
 pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
-    let index = require_gpu(device)?;
-    #[cfg(feature = "cuda")]
-    return run::run(args, index);
-    #[cfg(not(feature = "cuda"))]
+    let device = open_gpu(device)?;
+    #[cfg(gpu)]
+    return run::run(args, &device);
+    #[cfg(not(gpu))]
     {
         let Args { json: _, no_timings: _ } = args;
-        let _ = index;
-        Err(crate::cuda::CudaError::NotBuilt.into())
+        match device {}
     }
 }

@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
     let watch = cli.verbose.then(verbose::Watch::begin);
     // clap asks for a command
     let name = matches.subcommand_name().unwrap_or_default();
-    let code = run_on(cli.command, name, cli.device).unwrap_or_else(|failure| {
+    let code = run(cli.command, name, cli.device).unwrap_or_else(|failure| {
         term::say(&failure.to_string());
         ExitCode::from(failure.exit_code())
     });
@@ -108,24 +108,19 @@ fn answer_to_a_size_limit() {
     }
 }
 
-fn run_on(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
-    if let Command::GpuCheck(args) = &command {
-        return gpu_check::run(args, device);
+fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
+    if !matches!(command, Command::Finetune(_) | Command::GpuCheck(_)) {
+        device::require_cpu(name, device)?;
     }
-    device::require_cpu(name, device)?;
-    run(command)
-}
-
-fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Completions(args) => completions::run(&args)?,
         Command::Demo(args) => return demo::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
-        Command::Finetune(args) => return finetune::run(args),
+        Command::Finetune(args) => return finetune::run(args, device),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
         Command::Recipe(args) => recipe::run(&args)?,
-        Command::GpuCheck(args) => return gpu_check::run(&args, DeviceChoice::Auto),
+        Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),
         Command::Eval(args) => return eval::run(&args),
         Command::Gate(args) => return gate::run(&args),

@@ -103,6 +103,9 @@ pub enum ReplayError {
     #[error("{count} processes trained together, and a replay is one")]
     Processes { count: usize },
 
+    #[error("the run was made on {device}, whose bits no CPU has")]
+    OnDevice { device: String },
+
     #[error("{dir}: cannot make a temporary directory")]
     Work {
         dir: PathBuf,
@@ -144,6 +147,9 @@ impl Diagnostic for ReplayError {
                     "say where it is now: --input {}=PATH; or run lctl in the directory of the first run",
                     path.display()
                 )
+            }
+            ReplayError::OnDevice { .. } => {
+                "train its recipe again on such a device, and compare; the same GPU model and program give the same bits".into()
             }
             ReplayError::NoSuchData { .. }
             | ReplayError::BadDirectory { .. }

@@ -1,14 +1,13 @@
-//! Dense products by cuBLAS, with f32 sums.
+//! Dense products by cuBLAS.
 
 use std::ffi::{c_int, c_void};
 
 use cudarc::cublas::result::{self, CublasError};
 use cudarc::cublas::sys::{self, cublasOperation_t as Op, cudaDataType_t as Type};
-use half::bf16;
 
 use super::CudaError;
-use super::buffer::{Buffer, Float};
-use super::device::Device;
+use super::driver::{Block, Driver};
+use super::product::{Operand, Product, Sizes};
 
 /// Memory that cuBLAS works in; its own would depend on what else ran.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -17,32 +16,13 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 pub struct Blas {
     handle: sys::cublasHandle_t,
     /// Used by the handle as long as it lives.
-    _workspace: Buffer<u8>,
+    _workspace: Block,
 }
 
 // SAFETY: used from one thread at a time by the device's stream order; the handle itself belongs to no thread.
 unsafe impl Send for Blas {}
 // SAFETY: as above: cuBLAS locks a handle within a call.
 unsafe impl Sync for Blas {}
-
-/// A product of row-major matrices. x, y, dy are [m, n] and so on as each says; w is always `[n, k]`, as checkpoints have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Product {
-    /// `y[m, n] = x[m, k] w^T`
-    Forward,
-    /// `dx[m, k] = dy[m, n] w`
-    InputGradient,
-    /// `dw[n, k] = dy[m, n]^T x[m, k]`
-    WeightGradient,
-}
-
-/// The sizes of a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-}
 
 /// A product as cuBLAS takes it: column-major C = op(A) op(B), C of rows x cols, `inner` summed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,90 +73,47 @@ impl Product {
             },
         }
     }
-
-    /// Returns the lengths of the operands in cuBLAS's order, and of the result.
-    fn lengths(self, Sizes { m, n, k }: Sizes) -> [usize; 3] {
-        match self {
-            Product::Forward => [n * k, m * k, m * n],
-            Product::InputGradient => [n * k, m * n, m * k],
-            Product::WeightGradient => [m * k, m * n, n * k],
-        }
-    }
-}
-
-/// Which part of a buffer a matrix is.
-#[derive(Clone, Copy)]
-pub struct Part<'a, T> {
-    pub buffer: &'a Buffer<T>,
-    pub first: usize,
-}
-
-impl<'a, T> From<&'a Buffer<T>> for Part<'a, T> {
-    fn from(buffer: &'a Buffer<T>) -> Self {
-        Part { buffer, first: 0 }
-    }
-}
-
-/// Where a result goes.
-pub struct PartMut<'a, T> {
-    pub buffer: &'a mut Buffer<T>,
-    pub first: usize,
-}
-
-impl<'a, T> From<&'a mut Buffer<T>> for PartMut<'a, T> {
-    fn from(buffer: &'a mut Buffer<T>) -> Self {
-        PartMut { buffer, first: 0 }
-    }
 }
 
 impl Blas {
-    pub(super) fn open(device: &Device) -> Result<Blas, CudaError> {
+    pub(super) fn open(driver: &Driver) -> Result<Blas, CudaError> {
         // SAFETY: opens a library.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoLibrary { library: "libcublas.so.13" });
         }
-        let refused = |error| refused(device, "opening cuBLAS", error);
-        let workspace = Buffer::<u8>::uninit(device, WORKSPACE_BYTES)?;
+        let refused = |error| refused(driver.index(), "opening cuBLAS", error);
+        let workspace = driver.alloc(WORKSPACE_BYTES)?;
         let handle = result::create_handle().map_err(refused)?;
-        let address = workspace.address_of(0) as *mut c_void;
+        let address = workspace.address() as *mut c_void;
         let blas = Blas { handle, _workspace: workspace };
         // SAFETY: the handle is new; stream and workspace outlive it.
         unsafe {
-            result::set_stream(handle, device.stream().cu_stream().cast()).map_err(refused)?;
+            result::set_stream(handle, driver.stream().cu_stream().cast()).map_err(refused)?;
             sys::cublasSetWorkspace_v2(handle, address, WORKSPACE_BYTES).result().map_err(refused)?;
         }
         Ok(blas)
     }
 
-    /// Computes `out = factor * product + keep * out`, sums in f32. The operands are (w, x), (w, dy) or (x, dy) by the kind of product;
-    /// an f32 product never goes through TF32.
+    /// Puts a product on the stream of device `index`.
+    ///
+    /// # Safety
+    /// As [`Driver::product`]; the device's context is the current one.
     ///
     /// # Panics
-    /// If the parts are shorter than the sizes say, or a size is beyond 2^31.
-    pub fn product<'a, T: Float, O: Float>(
+    /// If a size is beyond 2^31.
+    pub(super) unsafe fn product(
         &self,
-        device: &Device,
-        product: Product,
-        sizes: Sizes,
-        (a, b): (impl Into<Part<'a, T>>, impl Into<Part<'a, T>>),
-        (factor, keep): (f32, f32),
-        out: impl Into<PartMut<'a, O>>,
+        index: usize,
+        product: &super::product::Gemm,
     ) -> Result<(), CudaError> {
-        let (a, b, out) = (a.into(), b.into(), out.into());
-        let lengths = product.lengths(sizes);
-        assert!(a.first + lengths[0] <= a.buffer.len() && b.first + lengths[1] <= b.buffer.len());
-        assert!(out.first + lengths[2] <= out.buffer.len());
-        if lengths[2] == 0 {
-            return Ok(());
-        }
+        let &super::product::Gemm { product, sizes, a, b, out, factor, keep } = product;
         let gemm = product.gemm(sizes);
         let op = |transpose: bool| if transpose { Op::CUBLAS_OP_T } else { Op::CUBLAS_OP_N };
-        let compute = match type_of::<T>() {
-            Type::CUDA_R_32F => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_PEDANTIC,
-            _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        let compute = match a.is_bf16 {
+            true => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            false => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_PEDANTIC,
         };
-        device.bind()?;
-        // SAFETY: the lengths were checked; factors are read before the call returns.
+        // SAFETY: the caller's; factors are read before the call returns.
         unsafe {
             result::gemm_ex(
                 self.handle,
@@ -186,21 +123,21 @@ impl Blas {
                 int(gemm.cols),
                 int(gemm.inner),
                 (&raw const factor).cast(),
-                a.buffer.address_of(a.first) as *const c_void,
-                type_of::<T>(),
+                a.address as *const c_void,
+                type_of(a),
                 int(gemm.lda),
-                b.buffer.address_of(b.first) as *const c_void,
-                type_of::<T>(),
+                b.address as *const c_void,
+                type_of(b),
                 int(gemm.ldb),
                 (&raw const keep).cast(),
-                out.buffer.address_of(out.first) as *mut c_void,
-                type_of::<O>(),
+                out.address as *mut c_void,
+                type_of(out),
                 int(gemm.ldc),
                 compute,
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
-        .map_err(|error| refused(device, &format!("a product of {sizes:?}"), error))
+        .map_err(|error| refused(index, &format!("a product of {sizes:?}"), error))
     }
 }
 
@@ -211,17 +148,16 @@ impl Drop for Blas {
     }
 }
 
-fn type_of<T: Float>() -> Type {
-    if T::NAME == <bf16 as super::buffer::Element>::NAME { Type::CUDA_R_16BF } else { Type::CUDA_R_32F }
+fn type_of(operand: Operand) -> Type {
+    if operand.is_bf16 { Type::CUDA_R_16BF } else { Type::CUDA_R_32F }
 }
 
 fn int(size: usize) -> c_int {
     c_int::try_from(size).unwrap_or_else(|_| panic!("a matrix of {size}"))
 }
 
-fn refused(device: &Device, doing: &str, error: CublasError) -> CudaError {
-    let reason = format!("{error}");
-    let (index, doing) = (device.index(), doing.to_owned());
+fn refused(index: usize, doing: &str, error: CublasError) -> CudaError {
+    let (reason, doing) = (format!("{error}"), doing.to_owned());
     match error.0 {
         sys::cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED => CudaError::Lost { index, doing, reason },
         _ => CudaError::Refused { index, doing, reason },

@@ -1,14 +1,17 @@
 //! Memory of a device.
 
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+
 use half::bf16;
 
 use super::CudaError;
-use super::device::Device;
-use super::module::Arg;
+use super::device::{Device, Memory};
+use super::launch::Arg;
 
-/// What lies in a device's memory.
-pub trait Element: DeviceRepr + Copy + Default + Send + Sync + 'static {
+/// What lies in a device's memory: numbers without padding, whose every bit pattern is one.
+pub trait Element: sealed::Sealed + Copy + Default + Send + Sync + 'static {
     /// The part of a kernel's name that names the type.
     const NAME: &'static str;
 }
@@ -31,6 +34,15 @@ impl Element for u32 {
 
 impl Element for f64 {
     const NAME: &'static str = "f64";
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
+    impl Sealed for u8 {}
+    impl Sealed for u32 {}
+    impl Sealed for f64 {}
 }
 
 /// A type that kernels compute on.
@@ -59,10 +71,48 @@ impl Float for bf16 {
     }
 }
 
-/// Values in a device's memory, freed when dropped: after what the stream has to do with them.
+/// Values in a device's memory, freed when dropped: after what the device has to do with them.
 pub struct Buffer<T> {
-    slice: Option<CudaSlice<T>>,
+    /// Freed with the buffer; a [`Slice`] has none.
+    _memory: Option<Memory>,
+    /// 0 where there are no values.
+    address: u64,
     len: usize,
+    values: PhantomData<T>,
+}
+
+/// Some values of a buffer, to be read.
+pub struct Slice<'a, T> {
+    part: Buffer<T>,
+    of: PhantomData<&'a Buffer<T>>,
+}
+
+/// Some values of a buffer, to be written.
+pub struct SliceMut<'a, T> {
+    part: Buffer<T>,
+    of: PhantomData<&'a mut Buffer<T>>,
+}
+
+impl<T> Deref for Slice<'_, T> {
+    type Target = Buffer<T>;
+
+    fn deref(&self) -> &Buffer<T> {
+        &self.part
+    }
+}
+
+impl<T> Deref for SliceMut<'_, T> {
+    type Target = Buffer<T>;
+
+    fn deref(&self) -> &Buffer<T> {
+        &self.part
+    }
+}
+
+impl<T> DerefMut for SliceMut<'_, T> {
+    fn deref_mut(&mut self) -> &mut Buffer<T> {
+        &mut self.part
+    }
 }
 
 impl<T: Element> Buffer<T> {
@@ -71,13 +121,10 @@ impl<T: Element> Buffer<T> {
     /// Errors if the memory is not there, with how much is.
     pub fn uninit(device: &Device, n: usize) -> Result<Buffer<T>, CudaError> {
         if n == 0 {
-            return Ok(Buffer { slice: None, len: 0 });
+            return Ok(Buffer { _memory: None, address: 0, len: 0, values: PhantomData });
         }
-        device.bind()?;
-        // SAFETY: every bit pattern is a value of the types above.
-        let slice = unsafe { device.stream().alloc::<T>(n) };
-        let slice = slice.map_err(|error| device.memory_error((n * size_of::<T>()) as u64, error))?;
-        Ok(Buffer { slice: Some(slice), len: n })
+        let memory = device.alloc(n * size_of::<T>())?;
+        Ok(Buffer { address: memory.address(), _memory: Some(memory), len: n, values: PhantomData })
     }
 
     /// Returns n zeros.
@@ -98,38 +145,92 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Overwrites all values.
+    /// Returns a copy of a buffer.
+    ///
+    /// Errors as [`Buffer::uninit`].
+    pub fn copy_of(device: &Device, from: &Buffer<T>) -> Result<Buffer<T>, CudaError> {
+        let buffer = Buffer::uninit(device, from.len)?;
+        if from.len > 0 {
+            // SAFETY: both have the length.
+            unsafe { device.copy(buffer.address, from.address, from.n_bytes())? };
+        }
+        Ok(buffer)
+    }
+
+    /// Overwrites all values, once everything before is done.
     ///
     /// # Panics
     /// If there are not as many.
     pub fn write(&mut self, device: &Device, values: &[T]) -> Result<(), CudaError> {
         assert_eq!(values.len(), self.len);
-        let Some(slice) = &mut self.slice else { return Ok(()) };
-        device.stream().memcpy_htod(values, slice).map_err(|error| device.error("a copy to it", error))
+        if values.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: numbers without padding are bytes; the buffer has as many.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values));
+            device.write(self.address, bytes)
+        }
     }
 
     /// Makes all values zero.
     pub fn fill_zero(&mut self, device: &Device) -> Result<(), CudaError> {
-        let Some(slice) = &mut self.slice else { return Ok(()) };
-        device.bind()?;
-        let bytes = slice.num_bytes();
-        let pointer = slice.device_ptr(device.stream()).0;
+        if self.len == 0 {
+            return Ok(());
+        }
         // SAFETY: the whole of the buffer.
-        unsafe { cudarc::driver::result::memset_d8_async(pointer, 0, bytes, device.stream().cu_stream()) }
-            .map_err(|error| device.error("filling memory", error))
+        unsafe { device.fill_zero(self.address, self.n_bytes()) }
     }
 
     /// Returns all values, once everything before is done.
     pub fn read(&self, device: &Device) -> Result<Vec<T>, CudaError> {
         let mut values = vec![T::default(); self.len];
-        if let Some(slice) = &self.slice {
-            device
-                .stream()
-                .memcpy_dtoh(slice, &mut values)
-                .map_err(|error| device.error("a copy from it", error))?;
+        if self.len == 0 {
+            return device.synchronize().map(|()| values);
         }
-        device.synchronize()?;
+        // SAFETY: every bit pattern is a number; the buffer has as many.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), self.n_bytes());
+            device.read(self.address, bytes)?;
+        }
         Ok(values)
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    /// Returns the values of a range, where they lie.
+    ///
+    /// # Panics
+    /// If the range leaves the buffer.
+    pub fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
+        Slice { part: self.part(range), of: PhantomData }
+    }
+
+    /// Returns the values of a range, to be written where they lie.
+    ///
+    /// # Panics
+    /// If the range leaves the buffer.
+    pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
+        SliceMut { part: self.part(range), of: PhantomData }
+    }
+
+    /// Returns a part that the borrow checker does not know as one: for wrappers that bind it to what it is of.
+    pub(super) fn part(&self, range: Range<usize>) -> Buffer<T> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        Buffer { _memory: None, address: self.address_of(range.start), len: range.len(), values: PhantomData }
+    }
+
+    /// Returns the buffer as one of that type, if it is.
+    pub fn as_type<U: Element>(&self) -> Option<&Buffer<U>> {
+        (self as &dyn Any).downcast_ref()
+    }
+
+    /// Returns the buffer as one of that type, if it is.
+    pub fn into_type<U: Element>(self) -> Option<Buffer<U>> {
+        let any: Box<dyn Any> = Box::new(self);
+        any.downcast().ok().map(|buffer| *buffer)
     }
 
     pub fn len(&self) -> usize {
@@ -146,8 +247,7 @@ impl<T: Element> Buffer<T> {
     /// If `first` is beyond the end.
     pub fn address_of(&self, first: usize) -> u64 {
         assert!(first <= self.len);
-        let base = self.slice.as_ref().map_or(0, |slice| slice.device_ptr(slice.stream()).0);
-        if base == 0 { 0 } else { base + (first * size_of::<T>()) as u64 }
+        if self.address == 0 { 0 } else { self.address + (first * size_of::<T>()) as u64 }
     }
 
     /// Returns the buffer as an argument of a kernel.

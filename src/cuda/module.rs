@@ -1,4 +1,4 @@
-//! The embedded kernels, and how one is launched.
+//! The embedded kernels of a GPU.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -8,7 +8,8 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaStream, sys};
 
 use super::CudaError;
-use super::device::described;
+use super::driver::described;
+use super::launch::{Arg, Launch};
 
 /// What the driver reads must be aligned.
 #[repr(align(16))]
@@ -28,47 +29,6 @@ fn fatbins() -> [(&'static str, &'static [u8]); 7] {
 
 /// Shared memory that a block has without asking for more.
 const SHARED_UNASKED: u32 = 48 << 10;
-
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-pub enum Arg {
-    /// An address in the device's memory; 0 is null.
-    Pointer(u64),
-    U32(u32),
-    I32(i32),
-    U64(u64),
-    F32(f32),
-    F64(f64),
-    /// A struct, by its words.
-    Words([u32; 9]),
-}
-
-impl Arg {
-    fn address(&self) -> *mut c_void {
-        let address: *const c_void = match self {
-            Arg::Pointer(x) | Arg::U64(x) => std::ptr::from_ref(x).cast(),
-            Arg::U32(x) => std::ptr::from_ref(x).cast(),
-            Arg::I32(x) => std::ptr::from_ref(x).cast(),
-            Arg::F32(x) => std::ptr::from_ref(x).cast(),
-            Arg::F64(x) => std::ptr::from_ref(x).cast(),
-            Arg::Words(x) => std::ptr::from_ref(x).cast(),
-        };
-        address.cast_mut()
-    }
-}
-
-/// A kernel, the shape of its grid, and its arguments.
-#[derive(Clone, Debug)]
-pub struct Launch<'a> {
-    pub kernel: &'a str,
-    /// Blocks.
-    pub grid: (u32, u32),
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes of shared memory that a block has beyond what the kernel declares.
-    pub shared: u32,
-    pub args: &'a [Arg],
-}
 
 /// The functions of the embedded kernels in one context.
 pub struct Kernels {
@@ -151,17 +111,6 @@ mod tests {
         for (name, image) in fatbins() {
             assert!(image.starts_with(&MAGIC), "{name}");
             assert_eq!(image.as_ptr().align_offset(16), 0, "{name}");
-        }
-    }
-
-    #[test]
-    fn arguments_are_handed_over_by_address() {
-        let args = [Arg::Pointer(7), Arg::F32(1.5), Arg::Words([1, 2, 3, 4, 5, 6, 7, 8, 9])];
-        // SAFETY: each address is that of a value of the type.
-        unsafe {
-            assert_eq!(*args[0].address().cast::<u64>(), 7);
-            assert_eq!(*args[1].address().cast::<f32>(), 1.5);
-            assert_eq!(*args[2].address().cast::<[u32; 9]>(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         }
     }
 }

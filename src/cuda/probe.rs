@@ -56,7 +56,7 @@ impl Found {
 /// Errors if this build has no CUDA, there is no driver, or it does not start.
 pub fn probe() -> Result<Found, CudaError> {
     #[cfg(feature = "cuda")]
-    return super::device::probe();
+    return super::driver::probe();
     #[cfg(not(feature = "cuda"))]
     Err(CudaError::NotBuilt)
 }

@@ -117,6 +117,9 @@ pub struct FinetuneSettings {
     /// Processes that trained together: another number sums gradients in another order.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub world_size: usize,
+    /// The GPU that it was trained on; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 fn one() -> usize {

@@ -210,6 +210,33 @@ void rows(Random& random, int cols) {
         }
         same("gather_rows to f32" + shape, widened, want_wide);
     }
+    // rows times factors onto others, and back
+    auto factors = Buffer<float>::random(random, 3);
+    auto sum = Buffer<T>::random(random, 7 * (size_t)cols), plain = sum;
+    const Buffer<T> before = sum;
+    Buffer<T> by_rows(3 * (size_t)cols);
+    Buffer<float> dots(3);
+    run("combine_rows" + shape, {&sum, &plain, &by_rows, &dots}, [&] {
+        host::launch(3, 256, 0, [&] { BY_TYPE(combine_rows, out.data(), distinct.data(), factors.data(), sum.data(), cols); });
+        host::launch(3, 256, 0, [&] { BY_TYPE(combine_rows, out.data(), distinct.data(), nullptr, plain.data(), cols); });
+        host::launch(3, 256, 0, [&] {
+            BY_TYPE(combine_rows_backward, out.data(), table.data(), distinct.data(), factors.data(), by_rows.data(), dots.data(), cols);
+        });
+    });
+    std::vector<double> want_sum = before.wide(), want_plain = want_sum, want_rows(3 * (size_t)cols), want_dots(3);
+    for (int row = 0; row < 3; row++) {
+        for (int i = 0; i < cols; i++) {
+            const double x = to_f32(out[row * cols + i]), d = to_f32(table[distinct[row] * cols + i]);
+            want_sum[distinct[row] * cols + i] += factors[row] * x;
+            want_plain[distinct[row] * cols + i] += x;
+            want_rows[row * cols + i] = factors[row] * d;
+            want_dots[row] += x * d;
+        }
+    }
+    close("combine_rows" + shape, sum, want_sum, TOLERANCE<T>);
+    close("combine_rows plain" + shape, plain, want_plain, TOLERANCE<T>);
+    close("combine_rows_backward" + shape, by_rows, want_rows, TOLERANCE<T>);
+    close("combine_rows_backward dots" + shape, dots, want_dots, 1e-5);
     // the embedding's gradient, in the order of the CPU
     auto dx = Buffer<T>::random(random, ids.size() * cols);
     auto gradient = Buffer<float>::random(random, 7 * (size_t)cols);

@@ -114,6 +114,77 @@ void one(Random& random, int rows, int cols, float offset, size_t misaligned) {
     }
 }
 
+/// Columns times factors, and their dots over rows.
+template <class T>
+void columns(Random& random, int rows, int cols) {
+    const std::string shape = " " + std::to_string(sizeof(T)) + "-byte " + std::to_string(rows) + "x" + std::to_string(cols);
+    auto x = Buffer<T>::random(random, (size_t)rows * cols), dy = Buffer<T>::random(random, (size_t)rows * cols);
+    auto factors = Buffer<float>::random(random, cols);
+    for (int i = 0; i < cols; i++) factors[i] += factors[i] < 0.0f ? -1.0f : 1.0f;
+    Buffer<T> y(x.size());
+    const int rows_per_part = 5, parts = (rows + rows_per_part - 1) / rows_per_part;
+    Buffer<float> partial((size_t)parts * cols), gradient = Buffer<float>::random(random, cols);
+    Values want = gradient.wide(), want_y(x.size());
+    run("columns" + shape, {&y, &partial, &gradient}, [&] {
+        host::launch(rows, 256, 0, [&] {
+            if constexpr (sizeof(T) == 4) scale_columns_f32(x.data(), factors.data(), y.data(), rows, cols);
+            else scale_columns_bf16(x.data(), factors.data(), y.data(), rows, cols);
+        });
+        const dim3 grid((cols + 255) / 256, parts);
+        host::launch(grid, 256, 0, [&] {
+            if constexpr (sizeof(T) == 4) column_dots_f32(x.data(), factors.data(), dy.data(), partial.data(), rows, cols, rows_per_part);
+            else column_dots_bf16(x.data(), factors.data(), dy.data(), partial.data(), rows, cols, rows_per_part);
+        });
+        host::launch(grid.x, 256, 0, [&] { add_parts(partial.data(), gradient.data(), parts, cols); });
+    });
+    for (int row = 0; row < rows; row++) {
+        for (int i = 0; i < cols; i++) {
+            const size_t at = (size_t)row * cols + i;
+            want_y[at] = (double)to_f32(x[at]) * factors[i];
+            want[i] += (double)to_f32(dy[at]) * to_f32(x[at]) / factors[i];
+        }
+    }
+    close("scale_columns" + shape, y, want_y, TOLERANCE<T>);
+    close("column_dots" + shape, gradient, want, F32);
+}
+
+/// Norms of the rows of W + s B A, against W + s B A itself.
+void gains(Random& random, int rows, int cols, int rank) {
+    const std::string shape = " " + std::to_string(rows) + "x" + std::to_string(cols) + " rank " + std::to_string(rank);
+    const float scale = 1.5f;
+    auto w = Buffer<float>::random(random, (size_t)rows * cols), a = Buffer<float>::random(random, (size_t)rank * cols);
+    auto b = Buffer<float>::random(random, (size_t)rows * rank), magnitude = Buffer<float>::random(random, rows);
+    Buffer<double> squares(rows);
+    Buffer<float> through_base((size_t)rank * rows), gram((size_t)rank * rank), norms(rows), found(rows);
+    const auto dot = [&](const float* x, const float* y) {
+        double sum = 0.0;
+        for (int i = 0; i < cols; i++) sum += (double)x[i] * y[i];
+        return sum;
+    };
+    Values want_norms(rows), want(rows);
+    for (int row = 0; row < rows; row++) {
+        const float* own = w.data() + (size_t)row * cols;
+        squares[row] = dot(own, own);
+        double square = 0.0;
+        for (int i = 0; i < cols; i++) {
+            double sum = own[i];
+            for (int r = 0; r < rank; r++) sum += (double)scale * b[row * rank + r] * a[r * cols + i];
+            square += sum * sum;
+        }
+        want_norms[row] = sqrt(square);
+        want[row] = magnitude[row] / want_norms[row];
+        for (int r = 0; r < rank; r++) through_base[r * rows + row] = (float)dot(a.data() + (size_t)r * cols, own);
+    }
+    for (int i = 0; i < rank * rank; i++) gram[i] = (float)dot(a.data() + (size_t)(i / rank) * cols, a.data() + (size_t)(i % rank) * cols);
+    run("row_gains" + shape, {&norms, &found}, [&] {
+        host::launch((rows + 255) / 256, 256, 0, [&] {
+            row_gains(squares.data(), through_base.data(), gram.data(), b.data(), magnitude.data(), scale, norms.data(), found.data(), rank, rows);
+        });
+    });
+    close("row_gains norms" + shape, norms, want_norms, F32);
+    close("row_gains" + shape, found, want, F32);
+}
+
 }  // namespace
 
 void norms() {
@@ -136,6 +207,11 @@ void norms() {
     for (const int cols : {64, 1000, 2047, 4096}) {
         one<float, 256>(random, 9, cols, 1.0f, 0);
         one<bf16, 256>(random, 9, cols, 0.0f, 0);
+    }
+    for (const int cols : {3, 80, 1000}) {
+        columns<float>(random, 13, cols);
+        columns<bf16>(random, 13, cols);
+        gains(random, cols, 40, 4);
     }
     one<float, 256>(random, 3, 512, 0.0f, 1);
     one<bf16, 256>(random, 3, 512, 0.0f, 3);

@@ -53,3 +53,13 @@ fn a_build_without_cuda_says_so() {
     assert_eq!(doctor["gpu"]["built_in"], false);
     assert!(doctor["gpu"]["obstacle"].as_str().unwrap().contains("this build has no CUDA"));
 }
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_named_gpu_that_is_not_there_is_said_before_a_model_is_opened() {
+    let setup = crate::finetune::Setup::new(&serde_json::json!({"model": {"path": "nowhere"}}));
+    let (status, _, stderr) = setup.run(&["--device", "cuda:0", "--out", "run"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("this build has no CUDA") && stderr.contains("--device cpu"), "{stderr}");
+    assert!(!setup.path("run").exists());
+}

@@ -1,6 +1,8 @@
 //! Fine-tuning end to end: runs that are killed and go on, what they leave behind, input that is wrong.
 
 mod bad;
+#[cfg(feature = "cuda-host")]
+mod cuda;
 mod exports;
 mod parallel;
 mod promotion;
@@ -58,13 +60,18 @@ impl Setup {
 
 /// Writes a Llama of two layers that knows nothing, in F32, with the tokenizer of tests/examples/make_checkpoint.rs.
 fn write_base(dir: &Path) {
+    write_base_of(dir, C, F);
+}
+
+/// The same of that width, and width of the feed-forward.
+pub fn write_base_of(dir: &Path, d_model: usize, d_ff: usize) {
     let args = ["make", "--shape", "probe", "--dtype", "f32", "--out", dir.to_str().unwrap()];
     make_checkpoint::run(make_checkpoint::Args::parse_from(args)).unwrap();
     let path = dir.join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let sizes = [
-        ("hidden_size", C),
-        ("intermediate_size", F),
+        ("hidden_size", d_model),
+        ("intermediate_size", d_ff),
         ("num_attention_heads", 2),
         ("num_key_value_heads", 1),
     ];
@@ -73,23 +80,23 @@ fn write_base(dir: &Path) {
     }
     config.as_object_mut().unwrap().remove("head_dim");
     std::fs::write(&path, config.to_string()).unwrap();
-    let mut shapes = vec![("model.embed_tokens".to_owned(), vec![V, C])];
+    let mut shapes = vec![("model.embed_tokens".to_owned(), vec![V, d_model])];
     for layer in 0..2 {
         for (name, shape) in [
-            ("self_attn.q_proj", vec![C, C]),
-            ("self_attn.k_proj", vec![C / 2, C]),
-            ("self_attn.v_proj", vec![C / 2, C]),
-            ("self_attn.o_proj", vec![C, C]),
-            ("mlp.gate_proj", vec![F, C]),
-            ("mlp.up_proj", vec![F, C]),
-            ("mlp.down_proj", vec![C, F]),
-            ("input_layernorm", vec![C]),
-            ("post_attention_layernorm", vec![C]),
+            ("self_attn.q_proj", vec![d_model, d_model]),
+            ("self_attn.k_proj", vec![d_model / 2, d_model]),
+            ("self_attn.v_proj", vec![d_model / 2, d_model]),
+            ("self_attn.o_proj", vec![d_model, d_model]),
+            ("mlp.gate_proj", vec![d_ff, d_model]),
+            ("mlp.up_proj", vec![d_ff, d_model]),
+            ("mlp.down_proj", vec![d_model, d_ff]),
+            ("input_layernorm", vec![d_model]),
+            ("post_attention_layernorm", vec![d_model]),
         ] {
             shapes.push((format!("model.layers.{layer}.{name}"), shape));
         }
     }
-    shapes.extend([("model.norm".to_owned(), vec![C]), ("lm_head".to_owned(), vec![V, C])]);
+    shapes.extend([("model.norm".to_owned(), vec![d_model]), ("lm_head".to_owned(), vec![V, d_model])]);
     let mut state = 1u32;
     let mut draw = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

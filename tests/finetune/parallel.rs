@@ -26,7 +26,7 @@ fn free_port() -> String {
 pub type Ended = (Option<i32>, String, String);
 
 /// Starts `size` processes of one run; `args` are those of a rank.
-fn start<'a>(setup: &Setup, size: usize, args: impl Fn(usize) -> Vec<&'a str>) -> Vec<Child> {
+pub fn start<'a>(setup: &Setup, size: usize, args: impl Fn(usize) -> Vec<&'a str>) -> Vec<Child> {
     let port = free_port();
     let start = |rank: usize| {
         let mut command = lctl(setup.dir.path(), &[&["finetune", "recipe.yaml"], &args(rank)[..]].concat());
@@ -39,7 +39,7 @@ fn start<'a>(setup: &Setup, size: usize, args: impl Fn(usize) -> Vec<&'a str>) -
     (0..size).map(start).collect()
 }
 
-fn ended(processes: Vec<Child>) -> Vec<Ended> {
+pub fn ended(processes: Vec<Child>) -> Vec<Ended> {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let wait = |process: Child| {
         let output = process.wait_with_output().unwrap();

@@ -10,7 +10,7 @@ use lctl::model::{Decoder, LoadOptions, Segment, Wanted};
 use super::{golden_dir, key, names, open, trainable};
 
 /// One model of each family, and of each way a family differs.
-const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 12] = [
     "llama",
     "llama3-scaled-tied",
     "mistral-window",
@@ -25,13 +25,13 @@ const FAMILIES: [&str; 12] = [
     "phi3",
 ];
 
-fn model(name: &str, threads: usize, method: &Method) -> Trainable {
+pub fn model(name: &str, threads: usize, method: &Method) -> Trainable {
     let path = golden_dir().join("decoder").join(name);
     Trainable::new(open(&path, ComputeMode::F32, threads), method).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// Documents of several lengths, some of whose tokens are targets.
-fn documents() -> Vec<(Vec<u32>, Vec<bool>)> {
+pub fn documents() -> Vec<(Vec<u32>, Vec<bool>)> {
     let document = |i: u32| {
         let n = [17, 5, 26, 9, 12, 1, 30, 7][i as usize];
         let tokens: Vec<u32> = (0..n).map(|t| 3 + (7 * t * t + 13 * i + t) % 61).collect();
@@ -41,12 +41,12 @@ fn documents() -> Vec<(Vec<u32>, Vec<bool>)> {
     (0..8).map(document).collect()
 }
 
-fn borrowed(documents: &[(Vec<u32>, Vec<bool>)]) -> Vec<Document<'_>> {
+pub fn borrowed(documents: &[(Vec<u32>, Vec<bool>)]) -> Vec<Document<'_>> {
     documents.iter().map(|(tokens, is_target)| Document { tokens, is_target }).collect()
 }
 
 /// Returns the gradients of one step, and its loss; `together` documents share a micro-batch.
-fn gradients(model: &Trainable, params: &Parameters, together: usize) -> (Vec<f32>, f64) {
+pub fn gradients(model: &Trainable, params: &Parameters, together: usize) -> (Vec<f32>, f64) {
     let documents = documents();
     let documents = borrowed(&documents);
     let n_targets: usize = documents.iter().map(Document::n_targets).sum();
@@ -65,12 +65,12 @@ fn gradients(model: &Trainable, params: &Parameters, together: usize) -> (Vec<f3
     (grads, nll.iter().sum::<f64>() / n_targets as f64)
 }
 
-fn low_rank() -> LowRankSpec {
+pub fn low_rank() -> LowRankSpec {
     LowRankSpec { target_modules: TargetModules::AllLinear, ..LowRankSpec::new(3) }
 }
 
 /// Returns parameters none of which is as it began.
-fn moved(model: &Trainable) -> Parameters {
+pub fn moved(model: &Trainable) -> Parameters {
     let mut params = model.initial_parameters(5);
     for (i, value) in params.iter_mut().enumerate() {
         *value += ((i * 48_271) % 1009) as f32 / 20_000.0 - 0.025;
@@ -78,7 +78,7 @@ fn moved(model: &Trainable) -> Parameters {
     params
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 

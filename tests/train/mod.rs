@@ -1,5 +1,7 @@
 //! The decoder as it is trained: against PEFT, and against itself.
 
+#[cfg(feature = "cuda-host")]
+mod cuda;
 mod families;
 mod peft;
 mod quantized;

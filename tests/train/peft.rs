@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use lctl::finetune::{Decay, Group, Optimizer, Schedule, Update, clip_factor, global_norm};
+use lctl::cuda::Device;
+use lctl::finetune::run::engine;
+use lctl::finetune::{Decay, Group, Optimizer, Schedule, Update, clip_factor};
 use lctl::kernel::ComputeMode;
 use lctl::model::train::{LowRankSpec, Parameters, Trainable};
 use lctl::tensor::TensorSource;
@@ -35,7 +37,7 @@ impl Run {
     }
 
     /// Returns the documents of every step.
-    fn batches(&self) -> Vec<Batch> {
+    pub fn batches(&self) -> Vec<Batch> {
         let ids =
             |row: &Value| row.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let step = |rows: &Value| Batch::new(rows.as_array().unwrap().iter().map(ids).collect());
@@ -52,7 +54,18 @@ pub struct Logged {
 }
 
 /// Repeats a recorded run, micro-batches of `per_micro_batch` documents.
-pub fn repeat(run: &Run, model: &Trainable, mut params: Parameters, per_micro_batch: usize) -> Logged {
+pub fn repeat(run: &Run, model: &Trainable, params: Parameters, per_micro_batch: usize) -> Logged {
+    repeat_on(None, run, model, params, per_micro_batch)
+}
+
+/// [`repeat`] on a device, or on the CPU if there is none.
+pub fn repeat_on(
+    device: Option<&Device>,
+    run: &Run,
+    model: &Trainable,
+    params: Parameters,
+    per_micro_batch: usize,
+) -> Logged {
     let batches = run.batches();
     let schedule = Schedule {
         peak_lr: run.number("lr"),
@@ -62,34 +75,32 @@ pub fn repeat(run: &Run, model: &Trainable, mut params: Parameters, per_micro_ba
         decay: Decay::Cosine,
     };
     let optimizer = Optimizer::adamw();
-    let mut state = optimizer.state(params.len());
+    let state = optimizer.state(params.len());
     let groups = [Group { range: 0..params.len(), lr_factor: 1.0, weight_decay: run.number("weight_decay") }];
-    let compute = model.decoder().compute();
+    let mut engine = engine(model, device, optimizer, params, state).unwrap();
     let mut logged = Logged { losses: vec![], norms: vec![], rates: vec![], params: Vec::new().into() };
     for (step, batch) in batches.iter().enumerate() {
         let documents = batch.documents();
         let n_targets: usize = documents.iter().map(|document| document.n_targets()).sum();
-        let mut grads = vec![0.0; model.gradient_len()];
+        engine.clear_gradients().unwrap();
         let (mut nll, mut first) = (0.0, 0);
         for documents in documents.chunks(per_micro_batch) {
             let scale = 1.0 / n_targets as f32;
-            let sum =
-                model.forward_backward(&params, documents, scale, key(step, first), &mut grads).unwrap();
+            let sum = engine.forward_backward(documents, scale, key(step, first)).unwrap();
             nll += sum.nll;
             first += documents.len();
         }
-        model.finish_gradients(&mut grads);
-        let grads = &grads[..params.len()];
-        let norm = global_norm(compute, grads);
+        engine.finish_gradients().unwrap();
+        let norm = engine.gradient_norm().unwrap();
         let gradient_factor = clip_factor(norm, run.number("max_grad_norm"));
         let lr = schedule.lr_at(step);
         let update = Update { lr, gradient_factor, groups: &groups };
-        optimizer.step(compute, &mut state, &mut params, grads, &update);
+        engine.update(&update).unwrap();
         logged.losses.push(nll / n_targets as f64);
         logged.norms.push(norm);
         logged.rates.push(lr);
     }
-    logged.params = params;
+    logged.params = engine.params().unwrap();
     logged
 }
 

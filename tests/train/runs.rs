@@ -1,6 +1,8 @@
 //! Runs on tiny models of other families and kinds of adapters, goldens of tests/scripts/make_finetune_goldens.py.
 
-use lctl::finetune::{DpoLoss, Group, Optimizer, PairLogProbs, Update, clip_factor, global_norm};
+use lctl::cuda::Device;
+use lctl::finetune::run::{Of, engine};
+use lctl::finetune::{DpoLoss, Group, Optimizer, PairLogProbs, Update, clip_factor};
 use lctl::kernel::ComputeMode;
 use lctl::model::train::{Document, LowRankSpec};
 use serde_json::Value;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use super::peft::{Run, assert_same, repeat};
 use super::{ALL, golden_dir, key, names, trainable};
 
-fn spec(name: &str, run: &Run) -> LowRankSpec {
+pub fn spec(name: &str, run: &Run) -> LowRankSpec {
     let mixtral = ["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3", "gate"];
     LowRankSpec {
         lora_alpha: run.number("alpha"),
@@ -45,14 +47,20 @@ fn answer(prompt: &[u32], answer: &[u32]) -> (Vec<u32>, Vec<bool>) {
 
 #[test]
 fn dpo_trains_as_trl_trains_it() {
+    dpo_on(None);
+}
+
+/// Repeats the recorded run of preferences on a device, or on the CPU if there is none.
+pub fn dpo_on(device: Option<&Device>) {
     let dir = golden_dir().join("finetune/dpo");
     let run = Run::read(&dir.join("run.json"));
     let base = golden_dir().join("decoder").join(run.text("base"));
     let model = trainable(&base, ComputeMode::F32, 2, &spec("dpo", &run));
-    let mut params = model.read_parameters(&dir.join("init.safetensors")).unwrap();
+    let params = model.read_parameters(&dir.join("init.safetensors")).unwrap();
     let (optimizer, beta) = (Optimizer::adamw(), run.number("beta"));
-    let mut state = optimizer.state(params.len());
+    let state = optimizer.state(params.len());
     let groups = [Group { range: 0..params.len(), lr_factor: 1.0, weight_decay: run.number("weight_decay") }];
+    let mut engine = engine(&model, device, optimizer, params, state).unwrap();
     let (losses, norms) = (run.numbers("losses"), run.numbers("grad_norms"));
     let mut worst = [0.0f64; 2];
     for step in 0..losses.len() {
@@ -68,9 +76,9 @@ fn dpo_trains_as_trl_trains_it() {
                 .map(|pair| PairLogProbs { chosen: sum(&pair[0]), rejected: sum(&pair[1]) })
                 .collect()
         };
-        let reference = sums(&model.log_probs(None, &documents).unwrap());
+        let reference = sums(&engine.log_probs(Of::Base, &documents).unwrap());
         let mut loss = 0.0;
-        let slopes = |each: &[Vec<f32>]| {
+        let mut slopes = |each: &[Vec<f32>]| {
             let n = reference.len() as f64;
             let outcome = |(policy, reference): (PairLogProbs, &PairLogProbs)| {
                 DpoLoss::Sigmoid { label_smoothing: 0.0 }.of(beta, policy, *reference)
@@ -83,16 +91,18 @@ fn dpo_trains_as_trl_trains_it() {
                 .map(|slope| slope as f32)
                 .collect()
         };
-        let mut grads = vec![0.0; model.gradient_len()];
-        model.log_probs_backward(&params, &documents, key(step, 0), slopes, &mut grads).unwrap();
-        let norm = global_norm(model.decoder().compute(), &grads);
+        engine.clear_gradients().unwrap();
+        engine.log_probs_backward(&documents, key(step, 0), &mut slopes).unwrap();
+        engine.finish_gradients().unwrap();
+        let norm = engine.gradient_norm().unwrap();
         let gradient_factor = clip_factor(norm, run.number("max_grad_norm"));
         let update = Update { lr: run.number("lr"), gradient_factor, groups: &groups };
-        optimizer.step(model.decoder().compute(), &mut state, &mut params, &grads, &update);
+        engine.update(&update).unwrap();
         worst[0] = worst[0].max((loss - losses[step]).abs() / losses[step]);
         worst[1] = worst[1].max((norm - norms[step]).abs() / norms[step]);
     }
     let last = model.read_parameters(&dir.join("final.safetensors")).unwrap();
+    let params = engine.params().unwrap();
     let off = params.iter().zip(last.iter()).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
     println!("dpo: loss off by {:.1e}, norm by {:.1e}, parameters by {off:.1e}", worst[0], worst[1]);
     // log-probabilities of some 50 nats in f32 are known to 4e-6 each, and a margin is a difference of four

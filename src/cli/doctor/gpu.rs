@@ -14,7 +14,7 @@ use crate::error::Diagnostic as _;
 pub struct Gpu {
     /// Whether this build has feature `cuda`.
     pub built_in: bool,
-    /// Whether a command would compute on one by itself; none does so far.
+    /// Whether a command would compute on one by itself: fine-tuning does, if one can be used.
     pub used: bool,
     pub driver_present: bool,
     /// The newest CUDA of the driver, and the oldest that the kernels run with: 13000 is 13.0. Null where it was not asked.
@@ -58,6 +58,7 @@ impl Gpu {
                 cuda_version: Some(found.cuda_version),
                 cuda_version_needed: Some(found.cuda_version_needed),
                 cublas_present: Some(found.cublas_present),
+                used: found.obstacle().is_none(),
                 obstacle: found.obstacle().as_ref().map(said),
                 devices: found.devices,
                 ..none
@@ -86,7 +87,9 @@ impl Gpu {
                 });
                 let each: Vec<String> = each.collect();
                 let driver = version(self.cuda_version);
-                format!("{}; the driver knows CUDA {driver}; commands use the CPU so far", each.join("; "))
+                let taken =
+                    if self.used { "fine-tuning takes the first that can be used" } else { "not used" };
+                format!("{}; the driver knows CUDA {driver}; {taken}", each.join("; "))
             }
         }
     }
@@ -119,6 +122,8 @@ mod tests {
         assert_eq!(text(Err(CudaError::NoDriver), false), "no NVIDIA driver");
         let seen = text(Ok(found((9, 0))), true);
         assert!(seen.starts_with("cuda:0 NVIDIA H200, ") && seen.contains("capability 9.0"), "{seen}");
+        assert!(seen.ends_with("; fine-tuning takes the first that can be used"), "{seen}");
+        assert!(text(Ok(found((7, 5))), true).ends_with("; not used"));
         let empty = Found { devices: Vec::new(), ..found((9, 0)) };
         assert_eq!(text(Ok(empty), true), "none found; the driver knows CUDA 13.0");
     }

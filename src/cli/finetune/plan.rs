@@ -8,14 +8,16 @@ use super::Args;
 use super::prepare::Prepared;
 use super::progress::duration;
 use crate::cli::term;
+use crate::cuda::Device;
 use crate::error::{Diagnostic, Failure};
 use crate::finetune::recipe::Recipe;
 use crate::finetune::run::{self, Corpus, RankShare};
 use crate::model::train::{Checkpointing, Trainable};
 
 #[derive(Debug, thiserror::Error)]
-#[error("the run needs about {} more memory, and {} is available", term::bytes(*.needed), term::bytes(*.available))]
+#[error("the run needs about {} {}, and {} is available", term::bytes(*.needed), .of, term::bytes(*.available))]
 struct TooLarge {
+    of: &'static str,
     needed: u64,
     available: u64,
 }
@@ -27,11 +29,17 @@ impl Diagnostic for TooLarge {
 }
 
 /// Returns whether blocks are to be computed anew: if what the backward pass keeps would not fit otherwise.
-pub fn checkpointing(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Checkpointing {
+pub fn checkpointing(
+    recipe: &Recipe,
+    model: &Trainable,
+    corpus: &Corpus,
+    device: Option<&Device>,
+) -> Checkpointing {
     // an error comes again, and is told, when the run begins
     let largest = run::totals(recipe, corpus).map(|totals| totals.largest).unwrap_or_default();
-    let needed = run::memory(recipe, model, largest, Checkpointing::None);
-    match available() {
+    let needed =
+        run::memory(recipe, model, largest, Checkpointing::None) + base_bytes(model, largest, device);
+    match available(device) {
         // a tenth is left to everything else
         Some(available) if needed > available - available / 10 => Checkpointing::Blocks,
         _ => Checkpointing::None,
@@ -40,26 +48,48 @@ pub fn checkpointing(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Che
 
 /// Errors if the run will not fit.
 pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
-    let Prepared { recipe, model, corpus, .. } = prepared;
+    let Prepared { recipe, model, corpus, device, .. } = prepared;
     let largest = run::totals(recipe, corpus)?.largest;
-    let needed = run::memory(recipe, model, largest, model.checkpointing());
-    match available() {
-        Some(available) if needed > available => Err(TooLarge { needed, available }.into()),
+    let device = device.as_ref();
+    let needed =
+        run::memory(recipe, model, largest, model.checkpointing()) + base_bytes(model, largest, device);
+    let of = if device.is_some() { "memory of the device" } else { "more memory" };
+    match available(device) {
+        Some(available) if needed > available => Err(TooLarge { of, needed, available }.into()),
         _ => Ok(()),
+    }
+}
+
+/// Returns the bytes of the model that have to fit besides what a run takes: on the CPU it lies where it was opened.
+fn base_bytes(model: &Trainable, largest: run::Largest, device: Option<&Device>) -> u64 {
+    let Some(device) = device else { return 0 };
+    #[cfg(gpu)]
+    {
+        let _ = device;
+        crate::model::train::device_base_bytes(model, largest.targets)
+    }
+    #[cfg(not(gpu))]
+    {
+        let _ = (model, largest);
+        match *device {}
     }
 }
 
 /// Says what the run would take, of `size` processes.
 pub fn run(args: &Args, prepared: &Prepared, size: usize) -> Result<(), Failure> {
     check_fits(prepared)?;
-    let Prepared { recipe, model, corpus, .. } = prepared;
+    let Prepared { recipe, model, corpus, device, .. } = prepared;
     let totals = run::totals(recipe, corpus)?;
     // of one process the share is 1
     let (ranks, slowest) = run::shares(recipe, corpus, size)?;
-    let probe = run::probe(recipe, model, corpus)?;
+    let probe = run::probe(recipe, model, corpus, device.as_ref())?;
     let seconds = totals.tokens as f64 * slowest * probe.seconds / probe.tokens.max(1) as f64
         + totals.steps as f64 * probe.step_seconds;
-    let peak = of_process("VmHWM:");
+    let peak = match device {
+        #[cfg(gpu)]
+        Some(device) => Some(device.peak_bytes()),
+        _ => of_process("VmHWM:"),
+    };
     let recomputes = model.checkpointing() == Checkpointing::Blocks;
     // of each process: all that is trained, its gradients and moments
     let held = run::trained_bytes(recipe, model);
@@ -126,8 +156,13 @@ fn rank_line(rank: usize, share: &RankShare) -> String {
     )
 }
 
-/// Returns the bytes that a new allocation can take, where the system says it.
-fn available() -> Option<u64> {
+/// Returns the bytes that a new allocation can take, of the device if there is one, where it is said.
+fn available(device: Option<&Device>) -> Option<u64> {
+    #[cfg(gpu)]
+    if let Some(device) = device {
+        return device.memory().ok().map(|(free, _)| free);
+    }
+    let _ = device;
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::Args;
+use crate::cli::device::{Chosen, DeviceChoice, choose};
 use crate::cli::gate::open_policy;
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::source::{find_hub_files, model_path};
 use crate::cli::{machine, merge, recipe, term};
+use crate::cuda::Device;
 use crate::data;
 use crate::data::encode::Encoder;
 use crate::error::{Diagnostic, Failure, unread_hint};
@@ -60,6 +62,8 @@ impl Diagnostic for Error {
 pub struct Prepared {
     pub recipe: Recipe,
     pub model: Trainable,
+    /// What it is trained on; the CPU if there is none.
+    pub device: Option<Device>,
     pub corpus: Corpus,
     pub general: Option<Vec<Vec<u32>>>,
     /// Where the model lies.
@@ -73,8 +77,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Opens model and data; what the user should know goes to stderr.
-    pub fn new(args: &Args) -> Result<Prepared, Failure> {
+    /// Opens model and data; what the user should know goes to stderr. `number` is this process's among those of the machine.
+    pub fn new(args: &Args, device: DeviceChoice, number: usize) -> Result<Prepared, Failure> {
         let mut set = recipe::SetArgs { set: args.set.set.clone() };
         set.set.extend(args.compute.as_ref().map(|mode| format!("model.compute={mode}")));
         let recipe = recipe::open(&args.recipe, &set)?;
@@ -87,7 +91,12 @@ impl Prepared {
         if let Some(gate) = &recipe.eval.gate {
             check_gate(gate, args.quiet, args.offline)?;
         }
+        let chosen = choose(device, number)?;
         let opened = Opened::new(args, &recipe)?;
+        let Chosen { device, note, .. } = chosen.unless(fits_device(&opened.model).err())?;
+        if let Some(note) = note.filter(|_| !args.quiet) {
+            term::say(&format!("note: {note}"));
+        }
         let corpus = corpus(&recipe, &opened.tokenizer, args.quiet, args.offline)?;
         let context = opened.model.decoder().context_length();
         let general = general(&recipe, &opened.tokenizer, context)?;
@@ -100,10 +109,21 @@ impl Prepared {
         let checkpointing = match recipe.train.gradient_checkpointing {
             Checkpointing::On => train::Checkpointing::Blocks,
             Checkpointing::Off => train::Checkpointing::None,
-            Checkpointing::Auto => super::plan::checkpointing(&recipe, &model, &corpus),
+            Checkpointing::Auto => super::plan::checkpointing(&recipe, &model, &corpus, device.as_ref()),
         };
         let model = model.with_checkpointing(checkpointing);
-        Ok(Prepared { recipe, model, corpus, general, base, model_sha256, inputs, spec })
+        Ok(Prepared { recipe, model, device, corpus, general, base, model_sha256, inputs, spec })
+    }
+}
+
+/// Errors if the model, or what is trained of it, has no place on a device.
+fn fits_device(model: &Trainable) -> Result<(), train::Error> {
+    #[cfg(gpu)]
+    return train::check_on_device(model);
+    #[cfg(not(gpu))]
+    {
+        let _ = model;
+        Ok(())
     }
 }
 

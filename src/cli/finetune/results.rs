@@ -49,6 +49,7 @@ pub fn export(
             let settings = FinetuneSettings {
                 recipe: prepared.recipe.to_yaml(),
                 world_size: outcome.identity.world_size,
+                device: prepared.device.as_ref().map(|device| device.facts().name.clone()),
             };
             let job = provenance::Job::Finetune(settings);
             Some(Draft::begin(&path, true, job, prepared.inputs.clone(), started, threads)?)

@@ -4,14 +4,14 @@ use half::bf16;
 
 use super::run::{Checker, noise, upload};
 use crate::cuda::CudaError;
-use crate::cuda::blas::{Product, Sizes};
 use crate::cuda::buffer::Buffer;
 use crate::cuda::op::attention::{Documents, Gradients, Operands, Saved};
 use crate::cuda::op::dequantize::{FORMATS, dequantize};
 use crate::cuda::op::elementwise::{self as op, GateUp, RopeRows, Turn};
-use crate::cuda::op::loss::{Head, Targets, linear_cross_entropy};
+use crate::cuda::op::loss::{Head, HeadGradients, Targets, linear_cross_entropy};
 use crate::cuda::op::norm::Norm;
 use crate::cuda::op::optimizer::{Clip, Flat, Run, Step};
+use crate::cuda::product::{Product, Sizes};
 use crate::kernel::attention::AttentionShape;
 use crate::kernel::rope::{RopeTable, inv_freq};
 use crate::nn::Activation;
@@ -88,10 +88,10 @@ fn products(checker: &mut Checker<'_>) -> Result<(), CudaError> {
             (Buffer::<bf16>::zeros(device, ROWS * n)?, Buffer::<bf16>::zeros(device, ROWS * k)?);
         let (shape, flops) = (format!("{ROWS}x{n}x{k} bf16"), 2.0 * (ROWS * n) as f64 * k as f64);
         checker.time("cublas forward", &shape, None, Some(flops), &mut || {
-            device.blas()?.product(device, Product::Forward, sizes, (&w, &x), (1.0, 0.0), &mut y)
+            device.product(Product::Forward, sizes, (&w, &x), (1.0, 0.0), &mut y)
         })?;
         checker.time("cublas input gradient", &shape, None, Some(flops), &mut || {
-            device.blas()?.product(device, Product::InputGradient, sizes, (&w, &y), (1.0, 0.0), &mut dx)
+            device.product(Product::InputGradient, sizes, (&w, &y), (1.0, 0.0), &mut dx)
         })?;
     }
     Ok(())
@@ -140,7 +140,10 @@ fn loss(checker: &mut Checker<'_>) -> Result<(), CudaError> {
         &format!("{ROWS}x{D_MODEL}x{N_CLASSES}"),
         None,
         Some(flops),
-        &mut || linear_cross_entropy(device, &head, &targets, &mut nll, &mut d_hidden),
+        &mut || {
+            let gradients = HeadGradients { hidden: &mut d_hidden, weight: None };
+            linear_cross_entropy(device, &head, &targets, &mut nll, Some(gradients))
+        },
     )
 }
 

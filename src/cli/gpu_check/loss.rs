@@ -5,9 +5,11 @@ use half::bf16;
 use super::reference;
 use super::run::{Against, Checker, allowed, download, noise, upload, widened};
 use crate::cuda::CudaError;
-use crate::cuda::blas::{Product, Sizes};
 use crate::cuda::buffer::{Buffer, Float};
-use crate::cuda::op::loss::{Head, NO_TARGET, Targets, cross_entropy_in_place, linear_cross_entropy};
+use crate::cuda::op::loss::{
+    Head, HeadGradients, NO_TARGET, Targets, cross_entropy_in_place, linear_cross_entropy,
+};
+use crate::cuda::product::{Product, Sizes};
 use crate::kernel::softmax::{cross_entropy_gradient_rows, log_softmax_rows};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
@@ -53,7 +55,7 @@ fn products<T: Float>(checker: &mut Checker<'_>, sizes: Sizes) -> Result<(), Cud
         let (name, shape) = (format!("cublas {product:?} {}", T::NAME), format!("{m}x{n}x{k}"));
         let found = checker.twice(&name, &shape, &mut || {
             let mut out = Buffer::<f32>::zeros(device, want.len())?;
-            device.blas()?.product(device, product, sizes, operands, (1.0, 0.0), &mut out)?;
+            device.product(product, sizes, operands, (1.0, 0.0), &mut out)?;
             download(device, &out)
         })?;
         // operands are exact, sums f32
@@ -132,7 +134,8 @@ fn heads<T: Float>(checker: &mut Checker<'_>, n_classes: usize, cap: Option<f32>
     let mut found = checker.twice(&name, &shape, &mut || {
         let (mut nll, mut d_hidden) =
             (Buffer::zeros(device, ROWS)?, Buffer::<T>::zeros(device, ROWS * WIDTH)?);
-        linear_cross_entropy(device, &head, &of, &mut nll, &mut d_hidden)?;
+        let gradients = HeadGradients { hidden: &mut d_hidden, weight: None };
+        linear_cross_entropy(device, &head, &of, &mut nll, Some(gradients))?;
         Ok([download(device, &nll)?, download(device, &d_hidden)?].concat())
     })?;
     let gradient = found.split_off(ROWS);

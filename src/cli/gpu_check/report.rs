@@ -34,6 +34,20 @@ pub struct Timing {
     pub teraflops: Option<f64>,
 }
 
+/// How fast a model is trained.
+#[derive(Clone, Debug, Serialize)]
+pub struct Training {
+    pub what: String,
+    pub shape: String,
+    /// Of forward, backward, clipping and optimizer.
+    pub step_seconds: f64,
+    pub tokens_per_second: f64,
+    /// Of all buffers at a time.
+    pub peak_bytes: u64,
+    /// Of the weights to the device.
+    pub upload_seconds: f64,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -44,6 +58,7 @@ pub struct Report {
     pub commit: Option<String>,
     pub checks: Vec<Check>,
     pub timings: Vec<Timing>,
+    pub trainings: Vec<Training>,
     pub seconds: f64,
 }
 
@@ -95,6 +110,21 @@ impl Report {
             let (speed, flops) = (number(*gigabytes_per_second), number(*teraflops));
             let _ = writeln!(text, "{kernel:<32} {shape:<28} {microseconds:>10.1} {speed:>8} {flops:>8}");
         }
+        if !self.trainings.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n{:<40} {:<22} {:>8} {:>9} {:>8}",
+                "training", "shape", "s/step", "tokens/s", "GiB"
+            );
+        }
+        for training in &self.trainings {
+            let Training { what, shape, step_seconds, tokens_per_second, peak_bytes, .. } = training;
+            let peak = *peak_bytes as f64 / f64::from(1 << 30);
+            let _ = writeln!(
+                text,
+                "{what:<40} {shape:<22} {step_seconds:>8.3} {tokens_per_second:>9.0} {peak:>8.1}"
+            );
+        }
         let _ = writeln!(
             text,
             "\n{} checks, {} failed, {:.0} s",
@@ -130,6 +160,14 @@ mod tests {
             commit: None,
             checks,
             timings: vec![timing],
+            trainings: vec![Training {
+                what: "lora r 16".into(),
+                shape: "8B, 4 x 2048 tokens".into(),
+                step_seconds: 0.8,
+                tokens_per_second: 10_240.0,
+                peak_bytes: 45 << 30,
+                upload_seconds: 9.0,
+            }],
             seconds: 61.2,
         }
     }
@@ -142,6 +180,7 @@ mod tests {
         assert!(!text.contains("1.00e-7") && !text.contains("FAILED"), "{text}");
         assert!(text.ends_with("3 checks, 0 failed, 61 s\n"), "{text}");
         assert!(text.contains("3254.0"), "{text}");
+        assert!(text.contains("8B, 4 x 2048 tokens       0.800     10240     45.0"), "{text}");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::report::{Check, Report, Timing};
-use super::{Args, attention, bench, formats, loss, optimizer, steps};
+use super::report::{Check, Report, Timing, Training};
+use super::{Args, attention, bench, formats, loss, optimizer, steps, train};
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::{Buffer, Float};
@@ -26,11 +26,11 @@ enum Error {
 
 impl Diagnostic for Error {}
 
-pub fn run(args: &Args, index: usize) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
-    let device = Device::open(index)?;
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
-    let mut checker = Checker { device: &device, compute, checks: Vec::new(), timings: Vec::new() };
+    let mut checker =
+        Checker { device, compute, checks: Vec::new(), timings: Vec::new(), trainings: Vec::new() };
     for (name, run) in [
         (
             "norms, gates, rope, sums, rows, dropout",
@@ -44,9 +44,13 @@ pub fn run(args: &Args, index: usize) -> Result<ExitCode, Failure> {
         term::say(&format!("checking {name}"));
         run(&mut checker)?;
     }
+    term::say("checking a training step");
+    train::check(&mut checker)?;
     if !args.no_timings {
-        term::say("timing");
+        term::say("timing kernels");
         bench::run(&mut checker)?;
+        term::say("timing training");
+        train::bench(&mut checker)?;
     }
     let (program, facts) = (Program::current(), device.facts());
     let report = Report {
@@ -57,6 +61,7 @@ pub fn run(args: &Args, index: usize) -> Result<ExitCode, Failure> {
         commit: program.commit,
         checks: checker.checks,
         timings: checker.timings,
+        trainings: checker.trainings,
         seconds: start.elapsed().as_secs_f64(),
     };
     if let Some(path) = &args.json {
@@ -73,6 +78,7 @@ pub struct Checker<'a> {
     pub compute: Compute,
     checks: Vec<Check>,
     timings: Vec<Timing>,
+    pub trainings: Vec<Training>,
 }
 
 /// What an error is set against.
@@ -120,12 +126,12 @@ impl Checker<'_> {
     }
 
     /// Runs twice and notes the share of values whose bits differ; returns the first run's.
-    pub fn twice(
+    pub fn twice<E>(
         &mut self,
         kernel: &str,
         shape: &str,
-        run: &mut dyn FnMut() -> Result<Vec<f32>, CudaError>,
-    ) -> Result<Vec<f32>, CudaError> {
+        run: &mut dyn FnMut() -> Result<Vec<f32>, E>,
+    ) -> Result<Vec<f32>, E> {
         let (first, second) = (run()?, run()?);
         self.note(kernel, "itself", shape, share_that_differs(&first, &second), 0.0);
         Ok(first)

@@ -272,6 +272,35 @@ fn rows_by_index<T: Float>(checker: &mut Checker<'_>, cols: usize) -> Result<(),
     }
     checker.same_as_cpu(&name, &shape, &found, &cpu);
 
+    let name = format!("combine_rows {}", T::NAME);
+    let weights = Buffer::of(device, &[0.5, -0.25, 2.0, 0.125, 1.0, 0.75])?;
+    let found = checker.twice(&name, &shape, &mut || {
+        let mut sum = upload::<T>(device, &table)?;
+        op::combine_rows(device, &gradients, &places, Some(&weights), &mut sum)?;
+        download(device, &sum)
+    })?;
+    let mut want = widened(&table);
+    let weighted = dx.chunks_exact(cols).zip([5, 0, 3, 1, 6, 2]).zip([0.5, -0.25, 2.0, 0.125, 1.0, 0.75]);
+    for ((row, place), weight) in weighted.clone() {
+        want[place * cols..][..cols].iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * f64::from(*x));
+    }
+    checker.near(&name, &shape, &found, &want, allowed::<T>(), Against::Value);
+    let name = format!("combine_rows_backward {}", T::NAME);
+    let found = checker.twice(&name, &shape, &mut || {
+        let (mut drows, mut dots) = (Buffer::<T>::zeros(device, 6 * cols)?, Buffer::zeros(device, 6)?);
+        let combined = op::Combined { from: &gradients, ids: &places, factors: &weights, dout: &on_device };
+        combined.backward(device, &mut drows, &mut dots)?;
+        Ok::<_, CudaError>([download(device, &drows)?, download(device, &dots)?].concat())
+    })?;
+    let (mut want, mut dots) = (Vec::new(), Vec::new());
+    for ((row, place), weight) in weighted {
+        let dout = || table[place * cols..][..cols].iter().map(|d| f64::from(*d));
+        want.extend(dout().map(|d| weight * d));
+        dots.push(dout().zip(row).map(|(d, x)| d * f64::from(*x)).sum());
+    }
+    checker.near(&name, &shape, &found[..6 * cols], &want, allowed::<T>(), Against::Value);
+    checker.near(&name, &shape, &found[6 * cols..], &dots, 1e-5, Against::Largest);
+
     let start = noise::<f32>(7 * cols, 12, 1.0);
     let name = format!("embedding_backward {}", T::NAME);
     let found = checker.twice(&name, &shape, &mut || {

@@ -15,7 +15,8 @@ use crate::yaml::Document;
 
 /// Trains from nothing and compares what it exports.
 ///
-/// The gate is not asked again: it says whether there is a result, not which.
+/// The gate is not asked again: it says whether there is a result, not which. Errors on a run that was made on a GPU, too: the CPU's
+/// bits are others.
 pub fn finetune(
     manifest: &Manifest,
     settings: &FinetuneSettings,
@@ -24,6 +25,9 @@ pub fn finetune(
 ) -> Result<Comparison, Failure> {
     if settings.world_size > 1 {
         return Err(ReplayError::Processes { count: settings.world_size }.into());
+    }
+    if let Some(device) = settings.device.clone() {
+        return Err(ReplayError::OnDevice { device }.into());
     }
     let work = work_dir(how)?;
     let path = work.path().join("recipe.yaml");

@@ -214,6 +214,32 @@ __device__ __forceinline__ void scatter_rows(const T* from, const uint32_t* ids,
     for (int i = threadIdx.x; i < cols; i += blockDim.x) to[i] = row[i];
 }
 
+/// out[ids[r]] += factors[r] * from[r], fused; without factors, which may be null, plain sums. A block has a row, ids are distinct.
+template <class T>
+__device__ __forceinline__ void combine_rows(const T* from, const uint32_t* ids, const float* factors, T* out, int cols) {
+    const T* row = from + (size_t)blockIdx.x * cols;
+    T* to = out + (size_t)ids[blockIdx.x] * cols;
+    const float factor = factors ? factors[blockIdx.x] : 1.0f;
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) to[i] = from_f32<T>(fmaf(to_f32(row[i]), factor, to_f32(to[i])));
+}
+
+/// The gradients of combine_rows by its rows x and by their factors, given that of the result: dx[r] = factors[r] * dy[ids[r]], and
+/// dots[r] = the dot product of x[r] and dy[ids[r]]. A block has a row.
+template <class T>
+__device__ __forceinline__ void combine_rows_backward(const T* x, const T* dy, const uint32_t* ids, const float* factors, T* dx,
+                                                      float* dots, int cols) {
+    const size_t first = (size_t)blockIdx.x * cols, from = (size_t)ids[blockIdx.x] * cols;
+    const float factor = factors[blockIdx.x];
+    float sum[1] = {0.0f};
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) {
+        const float d = to_f32(dy[from + i]);
+        sum[0] = fmaf(to_f32(x[first + i]), d, sum[0]);
+        dx[first + i] = from_f32<T>(__fmul_rn(factor, d));
+    }
+    block_sum<256>(sum);
+    if (threadIdx.x == 0) dots[blockIdx.x] = sum[0];
+}
+
 /// gradient[ids[b]] += scale * dx[t] for t in order[starts[b] .. starts[b + 1]], product and sum each rounded; ids are distinct,
 /// order ascends within an id: the order of the CPU.
 template <class T>
@@ -299,6 +325,14 @@ __device__ __forceinline__ void dropout(const T* x, T* y, int cols, const uint32
         gather_rows<T, T>(from, ids, scale, out, cols);                                                                         \
     }                                                                                                                           \
     KERNEL(256) scatter_rows_##name(const T* from, const uint32_t* ids, T* out, int cols) { scatter_rows<T>(from, ids, out, cols); } \
+    KERNEL(256) combine_rows_##name(const T* from, const uint32_t* ids, const float* factors, T* out, int cols) {                \
+        combine_rows<T>(from, ids, factors, out, cols);                                                                         \
+    }                                                                                                                           \
+    KERNEL(256)                                                                                                                 \
+    combine_rows_backward_##name(const T* x, const T* dy, const uint32_t* ids, const float* factors, T* dx, float* dots,        \
+                                 int cols) {                                                                                    \
+        combine_rows_backward<T>(x, dy, ids, factors, dx, dots, cols);                                                          \
+    }                                                                                                                           \
     KERNEL(256)                                                                                                                 \
     embedding_backward_##name(const T* dx, const uint32_t* ids, const uint32_t* starts, const uint32_t* order, float scale,     \
                               float* gradient, int cols) {                                                                      \

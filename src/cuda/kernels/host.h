@@ -1,4 +1,5 @@
-// What the kernels need of CUDA, for a C++ compiler of the host: tests/cuda runs them so, without a GPU.
+// What the kernels need of CUDA, for a C++ compiler of the host: tests/cuda runs them so, and the stand-in device of feature
+// `cuda-host`, both without a GPU.
 //
 // A block's threads are fibers of one thread of the host. __syncthreads and the operations of a warp are points where all
 // of them meet; between two such points a fiber runs alone. Two runs, one with the fibers in ascending and one in descending
@@ -15,10 +16,12 @@
 #include <ucontext.h>
 
 #include <functional>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
-#define __global__
+// also the mark by which the build script finds the kernels
+#define __global__ __attribute__((noinline))
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
@@ -50,8 +53,8 @@ struct Fiber {
     unsigned parity;
     jmp_buf state;
     ucontext_t start;
-    bool started;
-    std::vector<char> stack;
+    bool started = false;
+    std::unique_ptr<char[]> stack;
     std::vector<Copy> open;                 // not yet committed
     std::vector<std::vector<Copy>> groups;  // committed, oldest first
 };
@@ -61,14 +64,21 @@ struct WarpSlots {
     uint32_t words[2][32][8];
 };
 
+/// Threads of a block at most.
+constexpr unsigned MOST_THREADS = 1024;
+
 struct Machine {
     dim3 grid, block, block_index;
-    std::vector<Fiber> fibers;
+    /// Never moved: a fiber that has returned from one block's kernel waits in its own stack for the next.
+    std::unique_ptr<Fiber[]> fibers{new Fiber[MOST_THREADS]};
+    unsigned n_threads = 0;
     std::vector<WarpSlots> warps;
     std::vector<unsigned char> dynamic_shared;
     Fiber* current = nullptr;
     jmp_buf scheduler;
     bool descending = false;
+    /// No thread meets another: they run one after another, without stacks of their own.
+    bool apart = false;
     const std::function<void()>* body = nullptr;
 };
 
@@ -76,8 +86,9 @@ inline Machine machine;
 
 [[noreturn]] inline void fail(const char* what) {
     fprintf(stderr, "block (%u, %u, %u): %s\n", machine.block_index.x, machine.block_index.y, machine.block_index.z, what);
-    for (const Fiber& fiber : machine.fibers) {
-        if (fiber.index % 32 == 0 || fiber.wait != machine.fibers[fiber.index - 1].wait) {
+    for (unsigned i = 0; i < machine.n_threads; i++) {
+        const Fiber& fiber = machine.fibers[i];
+        if (i % 32 == 0 || fiber.wait != machine.fibers[i - 1].wait) {
             fprintf(stderr, "  thread %u: %s\n", fiber.index, fiber.wait == Wait::done ? "has returned" : fiber.operation);
         }
     }
@@ -88,15 +99,17 @@ inline void yield(Wait wait, const char* operation) {
     Fiber* self = machine.current;
     self->wait = wait;
     self->operation = operation;
+    if (machine.apart) fail("threads meet in a kernel that was taken for one where none does");
     if (_setjmp(self->state) == 0) _longjmp(machine.scheduler, 1);
 }
 
-inline void enter() {
-    (*machine.body)();
-    Fiber* self = machine.current;
-    if (!self->open.empty()) fail("a thread returns with copies that no group has");
-    self->wait = Wait::done;
-    _longjmp(machine.scheduler, 1);
+/// One thread of every block from now on: making a context takes system calls, going on in it takes none.
+[[noreturn]] inline void enter() {
+    for (;;) {
+        (*machine.body)();
+        if (!machine.current->open.empty()) fail("a thread returns with copies that no group has");
+        yield(Wait::done, "nothing more");
+    }
 }
 
 inline void resume(Fiber& fiber) {
@@ -106,6 +119,7 @@ inline void resume(Fiber& fiber) {
         if (fiber.started) _longjmp(fiber.state, 1);
         fiber.started = true;
         setcontext(&fiber.start);
+        fail("a thread does not start");
     }
 }
 
@@ -123,8 +137,8 @@ inline bool release_warp(unsigned warp) {
 inline void run_block() {
     const unsigned n = machine.block.x * machine.block.y * machine.block.z;
     if (n % 32 != 0) fail("a block of whole warps is expected");
-    if (machine.fibers.size() < n) machine.fibers.resize(n);
-    while (machine.fibers.size() > n) machine.fibers.pop_back();
+    if (n > MOST_THREADS) fail("a block has too many threads");
+    machine.n_threads = n;
     machine.warps.resize(n / 32);
     // what is read before it is written shows as NaN
     memset(machine.dynamic_shared.data(), 0xff, machine.dynamic_shared.size());
@@ -135,15 +149,23 @@ inline void run_block() {
         fiber.wait = Wait::none;
         fiber.operation = "not started";
         fiber.parity = 0;
-        fiber.started = false;
         fiber.open.clear();
         fiber.groups.clear();
-        if (fiber.stack.empty()) fiber.stack.resize(96 << 10);
+        if (fiber.stack || machine.apart) continue;
+        constexpr size_t STACK_BYTES = 96 << 10;
+        fiber.stack.reset(new char[STACK_BYTES]);
         getcontext(&fiber.start);
-        fiber.start.uc_stack.ss_sp = fiber.stack.data();
-        fiber.start.uc_stack.ss_size = fiber.stack.size();
+        fiber.start.uc_stack.ss_sp = fiber.stack.get();
+        fiber.start.uc_stack.ss_size = STACK_BYTES;
         fiber.start.uc_link = nullptr;
         makecontext(&fiber.start, enter, 0);
+    }
+    if (machine.apart) {
+        for (unsigned i = 0; i < n; i++) {
+            machine.current = &machine.fibers[machine.descending ? n - 1 - i : i];
+            (*machine.body)();
+        }
+        return;
     }
     for (;;) {
         bool moved = false;
@@ -166,7 +188,7 @@ inline void run_block() {
         }
         if (n_done == n) return;
         if (n_at_barrier == n) {
-            for (Fiber& fiber : machine.fibers) fiber.wait = Wait::none;
+            for (unsigned i = 0; i < n; i++) machine.fibers[i].wait = Wait::none;
         } else if (!moved) {
             fail("threads wait for others that never come");
         }

@@ -123,6 +123,68 @@ KERNEL(256) add_parts(const float* partial, float* gradient, int parts, int cols
     gradient[column] = sum;
 }
 
+// ---- rows' norms apart from their directions (DoRA, arXiv:2402.09353): model::dora
+
+/// norm = |w + s b A| of every row w of a matrix, by |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, and gain = magnitude / norm. `through_base` is
+/// A W^T, [rank][rows]; gram is A A^T; b is [rows][rank]. A thread has a row; sums in f64, ascending.
+KERNEL(256)
+row_gains(const double* squares, const float* through_base, const float* gram, const float* b, const float* magnitude, float scale,
+          float* norms, float* gains, int rank, int rows) {
+    const int row = blockIdx.x * 256 + threadIdx.x;
+    if (row >= rows) return;
+    const float* own = b + (size_t)row * rank;
+    double linear = 0.0, quadratic = 0.0;
+    for (int i = 0; i < rank; i++) {
+        linear += (double)own[i] * (double)through_base[(size_t)i * rows + row];
+        double sum = 0.0;
+        for (int j = 0; j < rank; j++) sum += (double)own[j] * (double)gram[(size_t)i * rank + j];
+        quadratic += (double)own[i] * sum;
+    }
+    const double s = scale, square = squares[row] + 2.0 * s * linear + s * s * quadratic;
+    const float norm = (float)sqrt(square > 0.0 ? square : 0.0);
+    norms[row] = norm;
+    gains[row] = __fdiv_rn(magnitude[row], norm);
+}
+
+/// y = x with column i times factors[i]; y may be x.
+template <class T>
+__device__ __forceinline__ void scale_columns(const T* x, const float* factors, T* y, int rows, int cols) {
+    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+        for (int i = threadIdx.x; i < cols; i += blockDim.x) {
+            const size_t at = (size_t)row * cols + i;
+            y[at] = from_f32<T>(__fmul_rn(to_f32(x[at]), factors[i]));
+        }
+    }
+}
+
+/// partial[part][column] = the sum of dy (x / norm) over the part's rows, ascending: as column_sums.
+template <class T>
+__device__ __forceinline__ void column_dots(const T* x, const float* norms, const T* dy, float* partial, int rows, int cols,
+                                            int rows_per_part) {
+    const int column = blockIdx.x * 256 + threadIdx.x;
+    if (column >= cols) return;
+    const int begin = blockIdx.y * rows_per_part, end = min(rows, begin + rows_per_part);
+    const float norm = norms[column];
+    float sum = 0.0f;
+    for (int row = begin; row < end; row++) {
+        const size_t i = (size_t)row * cols + column;
+        sum = fmaf(to_f32(dy[i]), __fdiv_rn(to_f32(x[i]), norm), sum);
+    }
+    partial[(size_t)blockIdx.y * cols + column] = sum;
+}
+
+#define COLUMN_KERNELS(T, name)                                                                                                 \
+    KERNEL(256) scale_columns_##name(const T* x, const float* factors, T* y, int rows, int cols) {                               \
+        scale_columns<T>(x, factors, y, rows, cols);                                                                            \
+    }                                                                                                                           \
+    KERNEL(256)                                                                                                                 \
+    column_dots_##name(const T* x, const float* norms, const T* dy, float* partial, int rows, int cols, int rows_per_part) {    \
+        column_dots<T>(x, norms, dy, partial, rows, cols, rows_per_part);                                                       \
+    }
+
+COLUMN_KERNELS(float, f32)
+COLUMN_KERNELS(bf16, bf16)
+
 #define NORM_KERNELS(T, GROUP, name)                                                                                            \
     KERNEL(256)                                                                                                                 \
     rms_norm_##name(const T* x, const T* residual, const float* weight, float offset, float eps, T* sum, T* y, int rows,        \

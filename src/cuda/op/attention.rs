@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
+use super::super::launch::{Arg, Launch};
 use super::{THREADS, arg, blocks};
 use crate::kernel::attention::AttentionShape;
 

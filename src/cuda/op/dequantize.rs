@@ -3,7 +3,7 @@
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float};
 use super::super::device::Device;
-use super::super::module::Arg;
+use super::super::launch::Arg;
 use super::over_values;
 
 /// The formats that have a kernel, by their names in `tensor::format`, with values and bytes of a block.

@@ -1,11 +1,14 @@
 //! Steps that treat every value alone: `kernel::activation`, `kernel::rope`, `kernel::dropout`, and rows by index.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
+
 use half::bf16;
 
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
+use super::super::launch::{Arg, Launch};
 use super::{THREADS, arg, blocks, over_rows, over_values};
 use crate::nn::{Activation, RowPlace};
 
@@ -24,6 +27,20 @@ pub fn add_scaled<T: Float>(
     assert!(y.len() == n && out.len() == n);
     let args = [x.arg(), y.arg(), Arg::F32(factor), out.arg(), Arg::U64(n as u64)];
     // SAFETY: the lengths were checked.
+    unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
+}
+
+/// Replaces x by `x + factor * y`, as [`add_scaled`].
+pub fn add_to<T: Float>(
+    device: &Device,
+    x: &mut Buffer<T>,
+    y: &Buffer<T>,
+    factor: f32,
+) -> Result<(), CudaError> {
+    let n = x.len();
+    assert_eq!(y.len(), n);
+    let args = [x.arg(), y.arg(), Arg::F32(factor), x.arg(), Arg::U64(n as u64)];
+    // SAFETY: the lengths were checked; a thread writes what it alone read.
     unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
 }
 
@@ -254,6 +271,60 @@ pub fn scatter_rows<T: Float>(
     unsafe { over_rows(device, &format!("scatter_rows_{}", T::NAME), ids.len(), &args) }
 }
 
+/// Adds `factors[r] * from[r]` to row `ids[r]` of out, fused; ids are distinct. Without factors it adds the rows.
+///
+/// # Panics
+/// Also if there are not as many factors. The ids are the caller's: an id beyond `out` writes other memory.
+pub fn combine_rows<T: Float>(
+    device: &Device,
+    from: &Buffer<T>,
+    ids: &Buffer<u32>,
+    factors: Option<&Buffer<f32>>,
+    out: &mut Buffer<T>,
+) -> Result<(), CudaError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let cols = from.len() / ids.len();
+    assert!(cols > 0 && from.len() == ids.len() * cols && out.len().is_multiple_of(cols));
+    assert!(factors.is_none_or(|factors| factors.len() == ids.len()));
+    let args = [from.arg(), ids.arg(), optional(factors), out.arg(), arg(cols)];
+    // SAFETY: the lengths were checked; ids are the caller's.
+    unsafe { over_rows(device, &format!("combine_rows_{}", T::NAME), ids.len(), &args) }
+}
+
+/// What [`combine_rows`] took, and the gradient of its result.
+pub struct Combined<'a, T> {
+    pub from: &'a Buffer<T>,
+    pub ids: &'a Buffer<u32>,
+    pub factors: &'a Buffer<f32>,
+    pub dout: &'a Buffer<T>,
+}
+
+impl<T: Float> Combined<'_, T> {
+    /// Writes the gradients of the rows, and of their factors.
+    ///
+    /// # Panics
+    /// As [`combine_rows`].
+    pub fn backward(
+        &self,
+        device: &Device,
+        dfrom: &mut Buffer<T>,
+        dfactors: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let &Combined { from, ids, factors, dout } = self;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let cols = from.len() / ids.len();
+        assert!(cols > 0 && from.len() == ids.len() * cols && dout.len().is_multiple_of(cols));
+        assert!(factors.len() == ids.len() && dfactors.len() == ids.len() && dfrom.len() == from.len());
+        let args = [from.arg(), dout.arg(), ids.arg(), factors.arg(), dfrom.arg(), dfactors.arg(), arg(cols)];
+        // SAFETY: the lengths were checked; ids are the caller's.
+        unsafe { over_rows(device, &format!("combine_rows_backward_{}", T::NAME), ids.len(), &args) }
+    }
+}
+
 /// Which rows of a batch have an id, for every id that occurs: what the gradient of an embedding is summed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrences {
@@ -312,7 +383,30 @@ pub struct DropoutRows {
     positions: Buffer<u32>,
 }
 
+/// Some of these rows.
+pub struct DropoutPart<'a> {
+    part: DropoutRows,
+    of: PhantomData<&'a DropoutRows>,
+}
+
+impl Deref for DropoutPart<'_> {
+    type Target = DropoutRows;
+
+    fn deref(&self) -> &DropoutRows {
+        &self.part
+    }
+}
+
 impl DropoutRows {
+    /// Returns the rows of a range.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn slice(&self, range: Range<usize>) -> DropoutPart<'_> {
+        let (documents, positions) = (self.documents.part(range.clone()), self.positions.part(range));
+        DropoutPart { part: DropoutRows { documents, positions }, of: PhantomData }
+    }
+
     pub fn new(device: &Device, rows: &[RowPlace]) -> Result<DropoutRows, CudaError> {
         let documents: Vec<u32> = rows.iter().map(|row| row.document).collect();
         let positions: Vec<u32> = rows.iter().map(|row| row.position).collect();

@@ -1,10 +1,10 @@
 //! The head's product and cross entropy in one, a chunk of rows at a time: `nn::loss`.
 
 use super::super::CudaError;
-use super::super::blas::{Part, PartMut, Product, Sizes};
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
+use super::super::launch::{Arg, Launch};
+use super::super::product::{Part, PartMut, Product, Sizes};
 use super::{arg, blocks};
 
 /// A row without a target: its loss and gradient are 0.
@@ -116,8 +116,16 @@ pub struct Head<'a, T> {
     pub width: usize,
 }
 
-/// Writes every row's loss to nll, and the gradient of the sum of `factor * nll` by the hidden states to `d_hidden`. Logits are f32, their
-/// gradient is rounded to T for the second product; both exist for one chunk of rows.
+/// Where a head's gradients go.
+pub struct HeadGradients<'a, T> {
+    /// Gets the gradient by the hidden states.
+    pub hidden: &'a mut Buffer<T>,
+    /// The gradient by the matrix is added to it.
+    pub weight: Option<&'a mut Buffer<f32>>,
+}
+
+/// Writes every row's loss to nll, and, if they are wanted, the gradients of the sum of `factor * nll`. Logits are f32, their gradient is
+/// rounded to T for the products; both exist for one chunk of rows.
 ///
 /// # Panics
 /// As [`cross_entropy`].
@@ -126,37 +134,44 @@ pub fn linear_cross_entropy<T: Float>(
     head: &Head<'_, T>,
     targets: &Targets<'_>,
     nll: &mut Buffer<f32>,
-    d_hidden: &mut Buffer<T>,
+    mut gradients: Option<HeadGradients<'_, T>>,
 ) -> Result<(), CudaError> {
     let (n, width) = (targets.classes.len(), head.width);
-    assert!(width > 0 && head.hidden.len() == n * width && d_hidden.len() == n * width);
-    assert!(head.weight.len().is_multiple_of(width));
+    assert!(width > 0 && head.hidden.len() == n * width && head.weight.len().is_multiple_of(width));
+    if let Some(HeadGradients { hidden, weight }) = &gradients {
+        assert!(hidden.len() == n * width);
+        assert!(weight.as_ref().is_none_or(|weight| weight.len() == head.weight.len()));
+    }
     let n_classes = head.weight.len() / width;
     let together = rows_together(n, n_classes);
-    let blas = device.blas()?;
     let mut logits = Buffer::<f32>::uninit(device, together * n_classes)?;
-    let gradient = Buffer::<T>::uninit(device, together * n_classes)?;
+    let slopes = Buffer::<T>::uninit(device, if gradients.is_some() { together * n_classes } else { 0 })?;
+    let weight = Part::from(head.weight);
     for first in (0..n).step_by(together.max(1)) {
         let m = together.min(n - first);
         let sizes = Sizes { m, n: n_classes, k: width };
         let hidden = Part { buffer: head.hidden, first: first * width };
-        let weight = Part::from(head.weight);
-        blas.product(
-            device,
-            Product::Forward,
-            sizes,
-            (weight, hidden),
-            (1.0, 0.0),
-            PartMut::from(&mut logits),
-        )?;
+        let out = PartMut::from(&mut logits);
+        device.product(Product::Forward, sizes, (weight, hidden), (1.0, 0.0), out)?;
         let rows = Rows { first, n: m, n_classes };
-        let out = PartMut { buffer: &mut *d_hidden, first: first * width };
+        let to = if gradients.is_some() { slopes.arg() } else { Arg::Pointer(0) };
         // SAFETY: both have the rows.
-        unsafe { run::<f32, T>(device, logits.arg(), targets, nll, gradient.arg(), rows)? };
-        let operands = (weight, Part::from(&gradient));
-        blas.product(device, Product::InputGradient, sizes, operands, (1.0, 0.0), out)?;
+        unsafe { run::<f32, T>(device, logits.arg(), targets, nll, to, rows)? };
+        let Some(gradients) = &mut gradients else { continue };
+        let slopes = Part::from(&slopes);
+        let out = PartMut { buffer: &mut *gradients.hidden, first: first * width };
+        device.product(Product::InputGradient, sizes, (weight, slopes), (1.0, 0.0), out)?;
+        if let Some(sum) = &mut gradients.weight {
+            let operands = (hidden, slopes);
+            device.product(Product::WeightGradient, sizes, operands, (1.0, 1.0), &mut **sum)?;
+        }
     }
     Ok(())
+}
+
+/// Returns the bytes that [`linear_cross_entropy`] takes of its own: logits and their gradient, in values of that many bytes.
+pub fn working_bytes(n_rows: usize, n_classes: usize, value_bytes: usize) -> usize {
+    rows_together(n_rows, n_classes) * n_classes * (size_of::<f32>() + value_bytes)
 }
 
 /// Returns how many rows of logits exist at a time: a multiple of 128 where there are that many.

@@ -11,7 +11,7 @@ pub mod optimizer;
 
 use super::CudaError;
 use super::device::Device;
-use super::module::{Arg, Launch};
+use super::launch::{Arg, Launch};
 
 /// Threads of a block, unless a kernel says otherwise.
 const THREADS: u32 = 256;

@@ -1,10 +1,10 @@
-//! Root-mean-square norms: `kernel::norm`.
+//! Root-mean-square norms: `kernel::norm`; norms of a matrix's rows: `model::dora`.
 
 use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
-use super::super::module::{Arg, Launch};
-use super::{THREADS, arg, blocks};
+use super::super::launch::{Arg, Launch};
+use super::{THREADS, arg, blocks, over_rows};
 
 /// `y = x / sqrt(mean(x^2) + eps) * (weight + offset)`.
 pub struct Norm<'a> {
@@ -149,9 +149,119 @@ pub fn bias_gradient<T: Float>(
     column_sums(device, None, dy, gradient)
 }
 
+/// Adds the sums of `dy * (x / norms)` over rows to `gradient`, norms by column: the gradient of magnitudes (DoRA).
+pub fn magnitude_gradient<T: Float>(
+    device: &Device,
+    x: &Buffer<T>,
+    norms: &Buffer<f32>,
+    dy: &Buffer<T>,
+    gradient: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    assert!(x.len() == dy.len() && norms.len() == gradient.len());
+    assert!(!gradient.is_empty() && dy.len().is_multiple_of(gradient.len()));
+    columns(device, "column_dots", (x.arg(), norms.arg()), dy, gradient)
+}
+
+/// Writes x with column i times `factors[i]` to y.
+pub fn scale_columns<T: Float>(
+    device: &Device,
+    x: &Buffer<T>,
+    factors: &Buffer<f32>,
+    y: &mut Buffer<T>,
+) -> Result<(), CudaError> {
+    assert!(y.len() == x.len());
+    // SAFETY: both have the length.
+    unsafe { columns_scaled::<T>(device, (x.arg(), y.arg()), x.len(), factors) }
+}
+
+/// [`scale_columns`] in place.
+pub fn scale_own_columns<T: Float>(
+    device: &Device,
+    x: &mut Buffer<T>,
+    factors: &Buffer<f32>,
+) -> Result<(), CudaError> {
+    // SAFETY: a thread writes what it alone read.
+    unsafe { columns_scaled::<T>(device, (x.arg(), x.arg()), x.len(), factors) }
+}
+
+/// # Safety
+/// Both arguments have that many values of T.
+unsafe fn columns_scaled<T: Float>(
+    device: &Device,
+    (x, y): (Arg, Arg),
+    len: usize,
+    factors: &Buffer<f32>,
+) -> Result<(), CudaError> {
+    let cols = factors.len();
+    assert!(cols > 0 && len.is_multiple_of(cols));
+    let rows = len / cols;
+    let args = [x, factors.arg(), y, arg(rows), arg(cols)];
+    // SAFETY: the caller's; the lengths were checked.
+    unsafe { over_rows(device, &format!("scale_columns_{}", T::NAME), rows, &args) }
+}
+
+/// What the norms of the rows of `W + s B A` are made of: `model::dora`.
+pub struct RowNorms<'a> {
+    /// Squared norms of the rows of W.
+    pub squares: &'a Buffer<f64>,
+    /// `A W^T`, `[rank, rows]`
+    pub through_base: &'a Buffer<f32>,
+    /// `A A^T`
+    pub gram: &'a Buffer<f32>,
+    /// `[rows, rank]`
+    pub b: &'a Buffer<f32>,
+    pub scale: f32,
+}
+
+impl RowNorms<'_> {
+    /// Writes every row's norm, and its magnitude divided by that.
+    pub fn gains(
+        &self,
+        device: &Device,
+        magnitude: &Buffer<f32>,
+        norms: &mut Buffer<f32>,
+        gains: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let rows = self.squares.len();
+        assert!(magnitude.len() == rows && norms.len() == rows && gains.len() == rows && rows > 0);
+        let rank = self.b.len() / rows;
+        assert!(self.b.len() == rows * rank && self.through_base.len() == rows * rank);
+        assert!(self.gram.len() == rank * rank);
+        let args = [
+            self.squares.arg(),
+            self.through_base.arg(),
+            self.gram.arg(),
+            self.b.arg(),
+            magnitude.arg(),
+            Arg::F32(self.scale),
+            norms.arg(),
+            gains.arg(),
+            arg(rank),
+            arg(rows),
+        ];
+        let grid = (blocks(rows.div_ceil(THREADS as usize)), 1);
+        // SAFETY: the lengths were checked.
+        unsafe {
+            device.launch(&Launch { kernel: "row_gains", grid, threads: THREADS, shared: 0, args: &args })
+        }
+    }
+}
+
 fn column_sums<T: Float>(
     device: &Device,
     x: Option<(&Buffer<T>, &Buffer<f32>)>,
+    dy: &Buffer<T>,
+    gradient: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    let with = (optional(x.map(|(x, _)| x)), optional(x.map(|(_, factors)| factors)));
+    columns(device, "column_sums", with, dy, gradient)
+}
+
+/// Adds sums over rows to `gradient`, in two steps. `with` are what the kernel takes besides dy.
+fn columns<T: Float>(
+    device: &Device,
+    kernel: &str,
+    with: (Arg, Arg),
     dy: &Buffer<T>,
     gradient: &mut Buffer<f32>,
 ) -> Result<(), CudaError> {
@@ -160,16 +270,8 @@ fn column_sums<T: Float>(
     let n_parts = rows.div_ceil(ROWS_PER_PART);
     let partial = Buffer::<f32>::uninit(device, n_parts * cols)?;
     let columns = blocks(cols.div_ceil(THREADS as usize));
-    let kernel = format!("column_sums_{}", T::NAME);
-    let args = [
-        optional(x.map(|(x, _)| x)),
-        optional(x.map(|(_, factors)| factors)),
-        dy.arg(),
-        partial.arg(),
-        arg(rows),
-        arg(cols),
-        arg(ROWS_PER_PART),
-    ];
+    let kernel = format!("{kernel}_{}", T::NAME);
+    let args = [with.0, with.1, dy.arg(), partial.arg(), arg(rows), arg(cols), arg(ROWS_PER_PART)];
     let grid = (columns, blocks(n_parts));
     // SAFETY: the lengths were checked by the callers; partial has a row per part.
     unsafe { device.launch(&Launch { kernel: &kernel, grid, threads: THREADS, shared: 0, args: &args })? };

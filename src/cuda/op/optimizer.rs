@@ -5,7 +5,7 @@ use half::bf16;
 use super::super::CudaError;
 use super::super::buffer::Buffer;
 use super::super::device::Device;
-use super::super::module::Arg;
+use super::super::launch::Arg;
 use super::{arg, over_rows, over_values};
 
 pub use crate::kernel::optimizer::Step;
@@ -49,6 +49,11 @@ impl Clip {
         let args = [self.chunks.arg(), arg(n_chunks), max_norm, self.norm.arg(), self.factor.arg()];
         // SAFETY: as above.
         unsafe { over_rows(device, "clip_factor", 1, &args) }
+    }
+
+    /// Sets the factor that gradients are multiplied by, whatever the norm.
+    pub fn set_factor(&mut self, device: &Device, factor: f32) -> Result<(), CudaError> {
+        self.factor.write(device, &[factor])
     }
 
     /// Returns the norm, once everything before is done.

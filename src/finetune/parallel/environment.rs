@@ -75,6 +75,12 @@ impl Launch {
         }
     }
 
+    /// Returns the process's number among those that share its machine's GPUs. Where nobody said, ranks follow one another
+    /// on machines with as many GPUs as processes.
+    pub fn number_on_machine(&self) -> usize {
+        self.local_rank.unwrap_or(self.world.rank)
+    }
+
     /// Returns the only process of a run.
     pub fn alone() -> Launch {
         Launch { world: SingleProcess.world(), local_rank: None, host: String::new(), port: 0 }
@@ -263,8 +269,10 @@ mod tests {
         // torchrun started by srun, once per machine
         variables.extend([("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2")]);
         assert_eq!(launch(&variables).unwrap().world, World { rank: 3, size: 4 });
+        assert_eq!(launch(&variables).unwrap().number_on_machine(), 1);
         variables.remove(2);
-        assert_eq!(launch(&variables).unwrap().local_rank, None);
+        let found = launch(&variables).unwrap();
+        assert_eq!((found.local_rank, found.number_on_machine()), (None, 3));
     }
 
     const STEP: [(&str, &str); 6] = [

@@ -101,7 +101,7 @@ impl Diagnostic for Error {
             }
             Error::Absent { .. } => "every process has to be started; their own errors say why they were not here".into(),
             Error::Refused { .. } => {
-                "start all processes with the same lctl, recipe, data, model and number of processes".into()
+                "start all processes with the same lctl, recipe, data, model, kind of device and number of processes".into()
             }
             Error::Lost { .. } | Error::Silent { .. } | Error::Failed { .. } => {
                 "what that process said last tells why; --resume, of all processes, goes on from the last checkpoint".into()

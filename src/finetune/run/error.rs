@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::cuda::CudaError;
 use crate::error::Diagnostic;
 use crate::finetune::parallel;
 use crate::model::train;
@@ -12,6 +13,9 @@ use crate::model::train;
 pub enum Error {
     #[error(transparent)]
     Train(#[from] train::Error),
+
+    #[error("step {step} could not be computed")]
+    Device { step: u64, checkpoint: Option<PathBuf>, source: CudaError },
 
     #[error("{path}: cannot {what}")]
     Io {
@@ -98,6 +102,13 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Error::Train(error) => return error.hint(),
+            Error::Device { checkpoint, source, .. } => {
+                let kept = match checkpoint {
+                    Some(path) => format!("{} is kept, and --resume goes on from it", path.display()),
+                    None => "there was no checkpoint yet".to_owned(),
+                };
+                source.hint().map_or(kept.clone(), |hint| format!("{kept}; {hint}"))
+            }
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room: the last checkpoint is complete, and --resume goes on from it".into()
             }

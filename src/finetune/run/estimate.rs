@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use super::batches::Batches;
 use super::corpus::{Corpus, Units};
+use super::engine::engine;
 use super::error::Error;
 use super::measure::Objective;
 use super::{groups, optimizer};
+use crate::cuda::Device;
 use crate::finetune::Update;
 use crate::finetune::parallel::World;
 use crate::finetune::recipe::{Length, Recipe};
@@ -133,7 +135,12 @@ pub struct Probe {
 /// Does a step over the largest micro-batch and forgets it; the process has then taken what a run takes.
 ///
 /// Errors as a run does.
-pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Probe, Error> {
+pub fn probe(
+    recipe: &Recipe,
+    model: &Trainable,
+    corpus: &Corpus,
+    device: Option<&Device>,
+) -> Result<Probe, Error> {
     let batches = Batches::new(recipe, corpus);
     let units = corpus.train();
     let epoch = batches.epoch(0);
@@ -141,22 +148,23 @@ pub fn probe(recipe: &Recipe, model: &Trainable, corpus: &Corpus) -> Result<Prob
         return Ok(Probe { tokens: 0, seconds: 0.0, step_seconds: 0.0 });
     };
     let optimizer = optimizer(&recipe.train);
-    let mut params = model.initial_parameters(recipe.train.seed);
-    let mut state = optimizer.state(params.len());
-    let mut grads = vec![0.0; model.gradient_len()];
-    let mut objective = Objective::new(model, recipe.dpo, World::ALONE);
+    let params = model.initial_parameters(recipe.train.seed);
+    let state = optimizer.state(params.len());
+    let mut engine = engine(model, device, optimizer, params, state)?;
+    let mut objective = Objective::new(recipe.dpo, World::ALONE);
     let batch = std::slice::from_ref(micro);
     let (mut seconds, mut step_seconds) = (0.0, 0.0);
     // the first pass warms up memory and threads
     for _ in 0..2 {
         let clock = Instant::now();
-        objective.step(&params, (units, batch), (recipe.train.seed, 0), &mut grads, || false)?;
+        objective.step(engine.as_mut(), (units, batch), (recipe.train.seed, 0), || false)?;
         seconds = clock.elapsed().as_secs_f64();
         let clock = Instant::now();
         let groups = groups(model, recipe.train.weight_decay);
         let update = Update { lr: 0.0, gradient_factor: 1.0, groups: &groups };
-        let n = params.len();
-        optimizer.step(model.decoder().compute(), &mut state, &mut params, &grads[..n], &update);
+        engine.update(&update)?;
+        // the norm is waited for
+        engine.gradient_norm()?;
         step_seconds = clock.elapsed().as_secs_f64();
     }
     Ok(Probe { tokens: sizes(units, micro).tokens, seconds, step_seconds })

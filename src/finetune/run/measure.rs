@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::corpus::Units;
+use super::engine::{Engine, Of};
 use super::error::Error;
 use crate::finetune::parallel::{self, Reducer, World};
 use crate::finetune::recipe::Dpo;
 use crate::finetune::{DpoLoss, DpoOutcome, PairLogProbs};
-use crate::model::train::{Document, Parameters, StepKey, Trainable};
+use crate::model::train::{Document, LossSum, StepKey};
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -66,8 +67,7 @@ impl Share {
 }
 
 /// The objective of a run.
-pub struct Objective<'a> {
-    model: &'a Trainable,
+pub struct Objective {
     dpo: Option<Dpo>,
     /// Whose micro-batches are computed.
     world: World,
@@ -75,25 +75,25 @@ pub struct Objective<'a> {
     reference: HashMap<(bool, usize), PairLogProbs>,
 }
 
-impl<'a> Objective<'a> {
-    pub fn new(model: &'a Trainable, dpo: Option<Dpo>, world: World) -> Self {
-        Objective { model, dpo, world, reference: HashMap::new() }
+impl Objective {
+    pub fn new(dpo: Option<Dpo>, world: World) -> Self {
+        Objective { dpo, world, reference: HashMap::new() }
     }
 
-    /// Adds the gradients of this rank's part of a step's mean loss to `grads`; `None` if `is_ended` said so between micro-batches.
+    /// Computes the gradients of this rank's part of a step's mean loss; `None` if `is_ended` said so between micro-batches.
     /// `batch` is the whole step's: its mean, and the places of documents in it, are over all ranks.
     pub fn step(
         &mut self,
-        params: &Parameters,
+        engine: &mut dyn Engine,
         (units, batch): (Units<'_>, &[Vec<usize>]),
         (seed, step): (u64, u32),
-        grads: &mut [f32],
         is_ended: impl Fn() -> bool,
     ) -> Result<Option<Share>, Error> {
         let n_pairs = batch.iter().map(Vec::len).sum::<usize>();
         let n_targets: usize = batch.iter().flatten().map(|unit| units.targets(*unit)).sum();
         let (mut nll, mut targets, mut pairs) = (0.0, 0, Vec::new());
         let (mut first_document, mut broken) = (0, None);
+        engine.clear_gradients()?;
         for (index, micro) in batch.iter().enumerate() {
             if is_ended() {
                 return Ok(None);
@@ -109,14 +109,14 @@ impl<'a> Objective<'a> {
                 None => {
                     // a batch has fewer than 2^24 targets where f32 begins to round them; rounding is the same for all
                     let scale = (1.0 / n_targets as f64) as f32;
-                    let sum = self.model.forward_backward(params, &documents, scale, key, grads)?;
+                    let sum = engine.forward_backward(&documents, scale, key)?;
                     note_broken(&mut broken, index, sum.nll);
                     nll += sum.nll;
                     targets += sum.tokens;
                 }
                 Some(dpo) => {
-                    let reference = self.reference(units, micro, false)?;
-                    let slopes = |each: &[Vec<f32>]| {
+                    let reference = self.reference(engine, units, (micro, false))?;
+                    let mut slopes = |each: &[Vec<f32>]| {
                         let found = outcomes(dpo, each, &reference);
                         let slope = |outcome: &DpoOutcome| (outcome.d_chosen / n_pairs as f64) as f32;
                         let slopes =
@@ -125,11 +125,11 @@ impl<'a> Objective<'a> {
                         pairs.extend(found);
                         slopes
                     };
-                    self.model.log_probs_backward(params, &documents, key, slopes, grads)?;
+                    engine.log_probs_backward(&documents, key, &mut slopes)?;
                 }
             }
         }
-        self.model.finish_gradients(grads);
+        engine.finish_gradients()?;
         Ok(Some(match self.dpo {
             None => Share { loss: nll, pairs: None, count: targets, broken },
             Some(_) => Share::of_pairs(&pairs, broken),
@@ -139,7 +139,7 @@ impl<'a> Objective<'a> {
     /// Returns the loss over this rank's among the batches, without dropout.
     pub fn validation(
         &mut self,
-        params: &Parameters,
+        engine: &dyn Engine,
         units: Units<'_>,
         batches: &[Vec<usize>],
     ) -> Result<Share, Error> {
@@ -149,14 +149,14 @@ impl<'a> Objective<'a> {
             let documents = units.documents(batch);
             match self.dpo {
                 None => {
-                    let sum = self.model.loss(Some(params), &documents)?;
+                    let sum = loss(engine, Of::Trained, &documents)?;
                     note_broken(&mut broken, index, sum.nll);
                     nll += sum.nll;
                     targets += sum.tokens;
                 }
                 Some(dpo) => {
-                    let reference = self.reference(units, batch, true)?;
-                    let each = self.model.log_probs(Some(params), &documents)?;
+                    let reference = self.reference(engine, units, (batch, true))?;
+                    let each = engine.log_probs(Of::Trained, &documents)?;
                     let found = outcomes(dpo, &each, &reference);
                     note_broken(&mut broken, index, Share::of_pairs(&found, None).loss);
                     pairs.extend(found);
@@ -172,14 +172,14 @@ impl<'a> Objective<'a> {
     /// Returns what the model as it was opened says of pairs. It is computed once: it does not depend on the batch.
     fn reference(
         &mut self,
+        engine: &dyn Engine,
         units: Units<'_>,
-        pairs: &[usize],
-        is_held: bool,
+        (pairs, is_held): (&[usize], bool),
     ) -> Result<Vec<PairLogProbs>, Error> {
         let is_new = |pair: &usize| !self.reference.contains_key(&(is_held, *pair));
         let new: Vec<usize> = pairs.iter().copied().filter(is_new).collect();
         if !new.is_empty() {
-            let each = self.model.log_probs(None, &units.documents(&new))?;
+            let each = engine.log_probs(Of::Base, &units.documents(&new))?;
             let keys = new.iter().map(|pair| (is_held, *pair));
             self.reference.extend(keys.zip(pair_sums(&each)));
         }
@@ -187,12 +187,19 @@ impl<'a> Objective<'a> {
     }
 }
 
-/// Returns the mean loss over documents, with `params` `None` of the model as it was opened.
-pub fn text_loss(model: &Trainable, params: Option<&Parameters>, texts: &[Vec<u32>]) -> Result<f64, Error> {
+/// Returns the summed loss of documents.
+fn loss(engine: &dyn Engine, of: Of, documents: &[Document<'_>]) -> Result<LossSum, Error> {
+    let log_probs = engine.log_probs(of, documents)?;
+    let nll = log_probs.iter().flatten().fold(0.0, |sum, log_prob| sum - f64::from(*log_prob));
+    Ok(LossSum { nll, tokens: log_probs.iter().map(Vec::len).sum() })
+}
+
+/// Returns the mean loss over documents.
+pub fn text_loss(engine: &dyn Engine, of: Of, texts: &[Vec<u32>]) -> Result<f64, Error> {
     let (mut nll, mut targets) = (0.0, 0);
     for tokens in texts {
         let is_target: Vec<bool> = (0..tokens.len()).map(|at| at > 0).collect();
-        let sum = model.loss(params, &[Document { tokens, is_target: &is_target }])?;
+        let sum = loss(engine, of, &[Document { tokens, is_target: &is_target }])?;
         nll += sum.nll;
         targets += sum.tokens;
     }

@@ -7,8 +7,10 @@
 //! of them, and the first alone reads and writes.
 
 mod batches;
+mod begin;
 mod checkpoint;
 mod corpus;
+mod engine;
 mod error;
 mod estimate;
 mod identity;
@@ -23,12 +25,14 @@ use std::time::Instant;
 
 use super::parallel::{self, Reducer};
 use super::recipe::{self, Recipe};
-use super::{Group, Optimizer, OptimizerState, Schedule, Update, clip_factor, global_norm};
-use crate::model::train::{Parameters, Trainable};
+use super::{Group, Optimizer, Schedule, Update, clip_factor};
+use crate::cuda::Device;
+use crate::model::train::{self, Parameters, Trainable};
 
 pub use batches::{Batches, StepBatch};
 pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
 pub use corpus::{Corpus, Units};
+pub use engine::{Engine, Of, engine};
 pub use error::Error;
 pub use estimate::{Largest, Probe, Totals, memory, probe, totals, trained_bytes};
 pub use identity::Identity;
@@ -47,6 +51,8 @@ const LARGE_NORM: f64 = 1e18;
 pub struct Job<'a> {
     pub recipe: &'a Recipe,
     pub model: &'a Trainable,
+    /// What it is trained on; the CPU if there is none.
+    pub device: Option<&'a Device>,
     pub corpus: &'a Corpus,
     /// Documents of a general text, whose loss is measured before and after.
     pub general: Option<&'a [Vec<u32>]>,
@@ -116,11 +122,11 @@ pub struct Forgetting {
 /// the others, whose runs end with it.
 pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let run = Run::new(job, observer).and_then(|mut run| {
-        let ended = run.train(observer)?;
+        let ended = run.train(observer).map_err(|error| run.explained(error))?;
         run.finish(ended)
     });
     run.map_err(|error| {
-        job.reducer.fail(&error.to_string());
+        job.reducer.fail(&with_causes(&error));
         match error {
             Error::Parallel { error, .. } if job.reducer.world().is_first() => {
                 let checkpoints = Checkpoints::at(job.dir);
@@ -132,19 +138,23 @@ pub fn run(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Outcome, Error>
     })
 }
 
+/// Returns an error and its causes in a line, as the other processes say it.
+fn with_causes(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+}
+
 struct Run<'a> {
     job: &'a Job<'a>,
     batches: Batches<'a>,
     total_steps: u64,
     schedule: Schedule,
-    optimizer: Optimizer,
+    engine: Box<dyn Engine + 'a>,
     groups: Vec<Group>,
-    objective: Objective<'a>,
+    objective: Objective,
     checkpoints: Checkpoints,
     logs: Logs,
     state: State,
-    params: Parameters,
-    moments: OptimizerState,
     /// The step of the last checkpoint.
     saved: Option<u64>,
 }
@@ -159,19 +169,11 @@ impl<'a> Run<'a> {
         let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus, job.general, world.size);
         let optimizer = optimizer(&recipe.train);
         let (checkpoints, restored) = match world.is_first() {
-            true => {
-                let checkpoints = Checkpoints::open(dir)?;
-                let restored = restored(job, &checkpoints, &identity, observer)?;
-                if let Some(restored) = &restored {
-                    check_place(restored, &batches, total_steps, optimizer)
-                        .map_err(|why| Error::Damaged { path: checkpoints.path(restored.state.step), why })?;
-                }
-                (checkpoints, restored)
-            }
+            true => begin::from_disk(job, &batches, &identity, optimizer, observer)?,
             false => (Checkpoints::at(dir), None),
         };
         let saved = restored.as_ref().map(|restored| restored.state.step);
-        let (mut state, mut params, mut moments) = match restored {
+        let (state, mut params, mut moments) = match restored {
             Some(Restored { state, params, optimizer }) => (state, params, optimizer),
             None => {
                 let params = model.initial_parameters(recipe.train.seed);
@@ -179,6 +181,12 @@ impl<'a> Run<'a> {
                 (State::new(identity), params, moments)
             }
         };
+        let begun = shares::Begun { state, saved };
+        let shares::Begun { mut state, saved } =
+            shares::begin_alike(job.reducer, begun, &mut params, &mut moments)?;
+        // before anything is written: there may be no room for it, here or at another process
+        let engine = engine(model, job.device, optimizer, params, moments)?;
+        job.reducer.barrier()?;
         let logs = match world.is_first() {
             true => Logs::open(dir, &recipe.log, &state.logs, world.size)?,
             false => Logs::none(),
@@ -186,37 +194,32 @@ impl<'a> Run<'a> {
         if world.is_first() {
             // those that were passed over: a log that is cut has no place for them
             checkpoints.remove_after(state.step)?;
+            // the first alone is asked for it
             if let (Some(general), None) = (job.general, state.general_before) {
-                state.general_before = Some(Exact(text_loss(model, None, general)?));
+                state.general_before = Some(Exact(text_loss(engine.as_ref(), Of::Base, general)?));
             }
         }
-        let begun = shares::Begun { state, saved };
-        let shares::Begun { state, saved } =
-            shares::begin_alike(job.reducer, begun, &mut params, &mut moments)?;
         observer.began(state.step, total_steps);
         Ok(Run {
             job,
             batches,
             total_steps,
             schedule: recipe.train.schedule(total_steps as usize),
-            optimizer,
+            engine,
             groups: groups(model, recipe.train.weight_decay),
-            objective: Objective::new(model, recipe.dpo, world),
+            objective: Objective::new(recipe.dpo, world),
             checkpoints,
             logs,
             state,
-            params,
-            moments,
             saved,
         })
     }
 
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Ended, Error> {
-        let mut grads = vec![0.0; self.job.model.gradient_len()];
         while self.state.step < self.total_steps && !self.is_out_of_patience() {
             let epoch = self.batches.epoch(self.state.epoch);
             let batch = &epoch[self.state.step_in_epoch];
-            let Some(event) = self.step(batch, &mut grads)? else {
+            let Some(event) = self.step(batch)? else {
                 self.save(observer)?;
                 return Ok(Ended::Interrupted);
             };
@@ -240,25 +243,23 @@ impl<'a> Run<'a> {
     }
 
     /// Does a step; `None` if the run is interrupted in it, parameters as they were.
-    fn step(&mut self, batch: &[Vec<usize>], grads: &mut [f32]) -> Result<Option<StepEvent>, Error> {
+    fn step(&mut self, batch: &[Vec<usize>]) -> Result<Option<StepEvent>, Error> {
         let clock = Instant::now();
-        let Job { recipe, model, corpus, interrupted, .. } = *self.job;
-        let compute = model.decoder().compute();
+        let Job { recipe, corpus, interrupted, .. } = *self.job;
         // no more steps than a counter holds: `Batches::total_steps`
         let step = self.state.step as u32;
-        grads.fill(0.0);
         let is_ended = || interrupted.load(Ordering::SeqCst);
         let units = corpus.train();
         let key = (recipe.train.seed, step);
-        let share = self.objective.step(&self.params, (units, batch), key, grads, is_ended)?;
         let reducer = self.job.reducer;
+        let engine = self.engine.as_mut();
+        let share = self.objective.step(engine, (units, batch), key, is_ended)?;
         // the signal may have come to one process alone
         let is_ended = reducer.any(share.is_none())?;
         let Some(share) = share.filter(|_| !is_ended) else { return Ok(None) };
         let measured = share.of_all(reducer)?;
-        reducer.all_reduce_sum(&mut grads[..self.params.len()])?;
-        let gradients = &grads[..self.params.len()];
-        let norm = global_norm(compute, gradients);
+        engine.sum_gradients(reducer)?;
+        let norm = engine.gradient_norm()?;
         if !measured.loss.is_finite() || !norm.is_finite() {
             let what = format!("loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, measured.broken, what);
@@ -269,16 +270,16 @@ impl<'a> Run<'a> {
             max => clip_factor(norm, max),
         };
         let update = Update { lr, gradient_factor, groups: &self.groups };
-        self.optimizer.step(compute, &mut self.moments, &mut self.params, gradients, &update);
+        let engine = self.engine.as_mut();
+        engine.update(&update)?;
         // before they could become a checkpoint
         let is_large = norm * f64::from(gradient_factor) > LARGE_NORM;
-        let is_finite = |moment: &Vec<f32>| global_norm(compute, moment).is_finite();
-        if is_large && !self.moments.moments.iter().all(is_finite) {
+        if is_large && !engine.moments_are_finite()? {
             let what =
                 format!("the optimizer's moments overflow; loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, None, what);
         }
-        if !global_norm(compute, &self.params).is_finite() {
+        if !engine.params_are_finite()? {
             let what = format!("parameters overflow; loss {}, gradient norm {norm}", measured.loss);
             return self.not_finite(batch, None, what);
         }
@@ -316,6 +317,17 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Returns an error of the device as one that says what is left.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Train(train::Error::Device(source)) => match self.last_checkpoint() {
+                Ok(checkpoint) => Error::Device { step: self.state.step + 1, checkpoint, source },
+                Err(error) => error,
+            },
+            other => other,
+        }
+    }
+
     /// Returns where the last checkpoint lies.
     fn last_checkpoint(&self) -> Result<Option<PathBuf>, Error> {
         Ok(self.checkpoints.steps()?.last().map(|step| self.checkpoints.path(*step)))
@@ -348,7 +360,8 @@ impl<'a> Run<'a> {
         }
         let clock = Instant::now();
         let batches = self.batches.validation();
-        let measured = self.objective.validation(&self.params, units, &batches)?.of_all(self.job.reducer)?;
+        let share = self.objective.validation(self.engine.as_ref(), units, &batches)?;
+        let measured = share.of_all(self.job.reducer)?;
         let Measured { loss, accuracy, broken, .. } = measured;
         let step = self.state.step;
         if !loss.is_finite() {
@@ -389,15 +402,21 @@ impl<'a> Run<'a> {
         }
         let world = self.job.reducer.world();
         if world.size > 1 {
-            parallel::check_agreement(self.job.reducer, parameters_sha256(&self.params).as_bytes())?;
+            let digest = parameters_sha256(&self.engine.params()?);
+            parallel::check_agreement(self.job.reducer, digest.as_bytes())?;
         }
         if !world.is_first() {
             self.saved = Some(self.state.step);
             return Ok(());
         }
         self.state.logs = self.logs.sync()?;
-        let path =
-            self.checkpoints.write(&self.state, self.job.model.parameters(), &self.params, &self.moments)?;
+        let mut written = None;
+        self.engine.with_state(&mut |params, moments| {
+            let parameters = self.job.model.parameters();
+            written = Some(self.checkpoints.write(&self.state, parameters, params, moments));
+        })?;
+        // it was called
+        let Some(path) = written.transpose()? else { return Ok(()) };
         self.saved = Some(self.state.step);
         let keeps = &self.job.recipe.checkpoint;
         self.checkpoints.prune(keeps.keep, keeps.keep_best)?;
@@ -409,19 +428,20 @@ impl<'a> Run<'a> {
         self.logs.sync()?;
         // nobody has ended well before the last checkpoint is written
         self.job.reducer.barrier()?;
-        let Run { job, state, mut params, moments, checkpoints, total_steps, .. } = self;
-        drop(moments);
+        let Run { job, state, mut engine, checkpoints, total_steps, .. } = self;
         let mut chosen_step = state.step;
         let is_result = job.reducer.world().is_first() && ended != Ended::Interrupted;
         let keeps_best = job.recipe.checkpoint.keep_best && is_result;
-        if let Some(best) = state.best.filter(|best| keeps_best && best.step != state.step) {
-            drop(params);
-            params = checkpoints.read(best.step, job.model).map_err(Error::of_best)?.params;
+        let better = state.best.filter(|best| keeps_best && best.step != state.step);
+        engine.settle(better.is_none());
+        if let Some(best) = better {
+            let restored = checkpoints.read(best.step, job.model).map_err(Error::of_best)?;
+            engine.set_params(restored.params)?;
             chosen_step = best.step;
         }
         let forgetting = match (job.general, state.general_before) {
             (Some(general), Some(Exact(before))) if is_result => {
-                Some(Forgetting { before, after: text_loss(job.model, Some(&params), general)? })
+                Some(Forgetting { before, after: text_loss(engine.as_ref(), Of::Trained, general)? })
             }
             _ => None,
         };
@@ -429,7 +449,7 @@ impl<'a> Run<'a> {
             ended,
             steps: state.step,
             total_steps,
-            params,
+            params: engine.params()?,
             chosen_step,
             checkpoint: checkpoints.path(state.step),
             best: state.best,
@@ -447,59 +467,6 @@ fn rows(units: Units<'_>, of: &[usize]) -> Vec<String> {
         rows.push(format!("and {} more", of.len() - LISTED));
     }
     rows
-}
-
-/// Returns the checkpoint to go on from, if the run is to go on.
-fn restored(
-    job: &Job<'_>,
-    checkpoints: &Checkpoints,
-    identity: &Identity,
-    observer: &mut dyn Observer,
-) -> Result<Option<Restored>, Error> {
-    let there = checkpoints.steps()?;
-    let path = || job.dir.to_owned();
-    if !job.resume {
-        return match there.is_empty() && !log_path(job.dir, recipe::Log::Jsonl).exists() {
-            true => Ok(None),
-            false => Err(Error::Exists { path: path() }),
-        };
-    }
-    // before tensors are read: those of another model have other shapes
-    let mut differences = Vec::new();
-    if let Some(state) = there.iter().rev().find_map(|step| checkpoints.state(*step).ok()) {
-        differences = identity.differences(&state.identity);
-        if !differences.is_empty() {
-            return Err(Error::OtherRun { path: checkpoints.path(state.step), differences });
-        }
-    }
-    let mut notes = differences;
-    let last = checkpoints.last(job.model, job.recipe.checkpoint.keep_best, &mut notes)?;
-    notes.iter().for_each(|note| observer.note(note));
-    // killed before its first checkpoint, a run begins anew
-    if last.is_none() && !log_path(job.dir, recipe::Log::Jsonl).exists() {
-        return Err(Error::NothingToResume { path: path() });
-    }
-    Ok(last)
-}
-
-/// Errors, saying why, if a checkpoint of this run cannot be where it says: its state is no part of any digest.
-fn check_place(
-    restored: &Restored,
-    batches: &Batches<'_>,
-    total_steps: u64,
-    optimizer: Optimizer,
-) -> Result<(), String> {
-    let State { step, epoch, step_in_epoch, .. } = restored.state;
-    if step > total_steps || !batches.is_place(step, epoch, step_in_epoch) {
-        return Err(format!(
-            "state.json is at step {step} of {total_steps}, before step {step_in_epoch} of epoch {epoch}, which the data does not have there"
-        ));
-    }
-    let (found, expected) = (restored.optimizer.moments.len(), optimizer.n_moments());
-    match found == expected {
-        true => Ok(()),
-        false => Err(format!("{found} moments, and `{}` has {expected}", optimizer.name())),
-    }
 }
 
 /// Returns the optimizer of a recipe.

@@ -166,6 +166,15 @@ impl Matrix {
         }
     }
 
+    /// Returns the blocks whose scales are quantized, if it has such.
+    #[cfg(gpu)]
+    pub(crate) fn nested(&self) -> Option<&Nested> {
+        match &self.storage {
+            Storage::Nested(nested) => Some(nested),
+            _ => None,
+        }
+    }
+
     /// Returns the bytes that the matrix takes, where it lies or packed.
     pub fn stored_bytes(&self) -> usize {
         match &self.storage {

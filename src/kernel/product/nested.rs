@@ -15,15 +15,15 @@ use crate::tensor::format::{BlockFormat as _, Nf4};
 const SCALES: usize = 256;
 
 /// Blocks of NF4, all rows one after another.
-pub(super) struct Nested {
+pub struct Nested {
     /// [`INDEX_BYTES`] of each block.
-    indices: Vec<u8>,
+    pub(crate) indices: Vec<u8>,
     /// A value of [`DYNAMIC`] of each block.
-    scales: Vec<u8>,
+    pub(crate) scales: Vec<u8>,
     /// What these are multiplied by, of [`SCALES`] blocks each.
-    steps: Vec<f32>,
+    pub(crate) steps: Vec<f32>,
     /// What is added then.
-    offset: f32,
+    pub(crate) offset: f32,
 }
 
 impl Nested {

@@ -41,7 +41,7 @@ impl BaseFormat {
         BaseFormat::all().into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
     }
 
-    fn dtype(self) -> Dtype {
+    pub(super) fn dtype(self) -> Dtype {
         match self {
             BaseFormat::Nf4 | BaseFormat::Nf4Double => Dtype(&Nf4),
             BaseFormat::Blocks(dtype) => dtype,

@@ -9,6 +9,12 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] crate::model::Error),
 
+    #[error(transparent)]
+    Device(#[from] crate::cuda::CudaError),
+
+    #[error("{what} cannot be trained on a GPU yet")]
+    NotOnDevice { what: &'static str, instead: &'static str },
+
     #[error("a tensor operation failed")]
     Operation(#[from] candle_core::Error),
 
@@ -58,6 +64,8 @@ impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Model(error) => error.hint(),
+            Error::Device(error) => error.hint(),
+            Error::NotOnDevice { instead, .. } => Some((*instead).to_owned()),
             Error::NoSuchModule { pattern, known, .. } => {
                 let names = || known.iter().map(String::as_str);
                 Some(match crate::error::nearest(pattern, names()) {

@@ -8,6 +8,8 @@
 mod adapted;
 mod base;
 mod block;
+#[cfg(gpu)]
+mod device;
 mod dora;
 mod error;
 mod feed_forward;
@@ -40,6 +42,8 @@ use crate::kernel::ComputeMode;
 use crate::nn::{self, Head};
 
 pub use base::BaseFormat;
+#[cfg(gpu)]
+pub use device::{OnDevice, Precision, base_bytes as device_base_bytes, check as check_on_device};
 pub use error::Error;
 pub use params::Parameters;
 pub use spec::{LowRankSpec, Method, TargetModules};
@@ -159,6 +163,19 @@ impl Trainable {
     /// Errors as [`super::ModelConfig::from_hf`].
     pub fn random(config_path: &Path, seed: u64, options: &LoadOptions) -> Result<Self, Error> {
         Trainable::new(random::decoder(config_path, seed, options)?, &Method::Full)
+    }
+
+    /// Returns a model of the sizes in `config`, a config.json, for timings: all matrices hold the same few numbers, so that it is there
+    /// at once, whatever its size; with `base`, the frozen ones are in blocks.
+    ///
+    /// Errors as [`super::ModelConfig::from_hf`] and [`Trainable::new`], and on a `base` that rows of the model do not fit.
+    pub fn alike(
+        config: &serde_json::Value,
+        method: &Method,
+        base: Option<BaseFormat>,
+        options: &LoadOptions,
+    ) -> Result<Self, Error> {
+        Trainable::new(random::alike(config, base.map(BaseFormat::dtype), options)?, method)
     }
 
     /// Returns the decoder with these parameters: what inference after training computes.

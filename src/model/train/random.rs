@@ -12,6 +12,8 @@ use crate::model::arch::{self, Arch, Presence, Role};
 use crate::model::decoder::{self, Decoder, LoadOptions};
 use crate::model::weights::{FeedForward, Layer, Linear, Mlp, Vector, Weights};
 use crate::model::{Error, ModelConfig};
+use crate::tensor::format::BF16;
+use crate::tensor::{Dtype, RowMap};
 
 /// Returns a decoder of the sizes in a config.json, its matrices drawn from a normal distribution of standard deviation
 /// `initializer_range` (0.02 if config.json has none), norms 1, biases 0: as transformers begins.
@@ -27,12 +29,37 @@ pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> R
     let config = ModelConfig::from_hf(&json, &path)?;
     let compute = decoder::compute(&config, &path, options)?;
     let spread = json.get("initializer_range").and_then(Json::as_f64).unwrap_or(0.02);
-    let is_on = |key: &str| json.get(key).and_then(Json::as_bool) == Some(true);
-    let arch = arch::by_gguf_name(config.arch, &path)?;
-    let biases = Biases { arch, attention: is_on("attention_bias"), mlp: is_on("mlp_bias") };
-    let stream = Philox::new(seed, Purpose::Initial);
-    let mut drawer = Drawer { config: &config, stream, spread, next: 0, biases };
-    let weights = drawer.weights();
+    let biases = Biases::of(&config, &json, &path)?;
+    let numbers = Numbers::Drawn { stream: Philox::new(seed, Purpose::Initial), spread, next: 0 };
+    let weights = Drawer { config: &config, numbers, biases }.weights();
+    Ok(Decoder::assembled(config, weights, compute, options))
+}
+
+/// Returns a decoder of the sizes in `json`, a config.json, for timings: all of its matrices are bf16 and begin with the same few numbers,
+/// so that it is there at once, whatever its size; those within blocks are `base`, if that is given.
+///
+/// Errors as [`decoder`].
+pub(super) fn alike(json: &Json, base: Option<Dtype>, options: &LoadOptions) -> Result<Decoder, Error> {
+    let path = Path::new("config.json");
+    let config = ModelConfig::from_hf(json, path)?;
+    let compute = decoder::compute(&config, path, options)?;
+    let ModelConfig { d_model, d_ff, vocab_size, n_heads, head_dim, .. } = config;
+    let n = |rows: usize| d_model * rows;
+    let in_blocks = n(d_ff.max(n_heads * head_dim));
+    let noise = |n: usize| (0..n).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32);
+    // uniform, of a standard deviation of 0.02
+    let value = |bits: f32| (bits / 8_388_608.0 - 1.0) * 0.0346;
+    let dense = |n| noise(n).flat_map(|bits| half::bf16::from_f32(value(bits)).to_le_bytes());
+    let linear = base.map(|dtype| {
+        let values: Vec<f32> = noise(in_blocks).map(value).collect();
+        let mut bytes = vec![0; in_blocks / dtype.block_len() * dtype.block_bytes()];
+        dtype.encode(options.isa, &values, d_model, None, &mut bytes);
+        (dtype, Arc::new(bytes))
+    });
+    let dense: Arc<Vec<u8>> = Arc::new(dense(n(vocab_size).max(in_blocks)).collect());
+    let biases = Biases::of(&config, json, path)?;
+    let linear = linear.unwrap_or_else(|| (Dtype(&BF16), dense.clone()));
+    let weights = Drawer { config: &config, numbers: Numbers::Alike { dense, linear }, biases }.weights();
     Ok(Decoder::assembled(config, weights, compute, options))
 }
 
@@ -44,6 +71,12 @@ struct Biases {
 }
 
 impl Biases {
+    fn of(config: &ModelConfig, json: &Json, path: &Path) -> Result<Biases, Error> {
+        let is_on = |key: &str| json.get(key).and_then(Json::as_bool) == Some(true);
+        let arch = arch::by_gguf_name(config.arch, path)?;
+        Ok(Biases { arch, attention: is_on("attention_bias"), mlp: is_on("mlp_bias") })
+    }
+
     fn has(&self, role: Role) -> bool {
         let row = self.arch.rows.iter().find(|row| row.role == role);
         row.is_some_and(|row| match (row.presence, role) {
@@ -59,10 +92,22 @@ const FIRST_TENSOR: u32 = 1 << 31;
 
 struct Drawer<'a> {
     config: &'a ModelConfig,
-    stream: Philox,
-    spread: f64,
-    next: u32,
+    numbers: Numbers,
     biases: Biases,
+}
+
+/// Where values come from.
+enum Numbers {
+    Drawn {
+        stream: Philox,
+        spread: f64,
+        next: u32,
+    },
+    /// Bytes that matrices share: bf16, and what those within blocks are.
+    Alike {
+        dense: Arc<Vec<u8>>,
+        linear: (Dtype, Arc<Vec<u8>>),
+    },
 }
 
 impl Drawer<'_> {
@@ -124,19 +169,31 @@ impl Drawer<'_> {
 
     fn linear(&mut self, bias: Role, rows: usize, cols: usize) -> Linear {
         let bias = self.biases.has(bias).then(|| Vector::from(vec![0.0; rows]));
-        Linear { weight: self.matrix(rows, cols), bias, low_rank: None }
+        let weight = match &self.numbers {
+            Numbers::Alike { linear: (dtype, bytes), .. } => {
+                Matrix::new(bytes.clone(), 0, *dtype, rows, cols, RowMap::Identity)
+            }
+            Numbers::Drawn { .. } => self.matrix(rows, cols),
+        };
+        Linear { weight, bias, low_rank: None }
     }
 
-    /// Returns normal numbers by pairs (Box and Muller, 1958).
+    /// Returns normal numbers by pairs (Box and Muller, 1958), or those that all matrices share.
     fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
-        let tensor = FIRST_TENSOR + self.next;
-        self.next += 1;
+        let (stream, spread, next) = match &mut self.numbers {
+            Numbers::Drawn { stream, spread, next } => (stream, *spread, next),
+            Numbers::Alike { dense, .. } => {
+                return Matrix::new(dense.clone(), 0, Dtype(&BF16), rows, cols, RowMap::Identity);
+            }
+        };
+        let tensor = FIRST_TENSOR + *next;
+        *next += 1;
         let mut values = Vec::with_capacity(rows * cols + 1);
         for pair in 0..(rows * cols).div_ceil(2) as u64 {
             let (first, second) =
-                (self.stream.uniform_f64(tensor, 2 * pair), self.stream.uniform_f64(tensor, 2 * pair + 1));
+                (stream.uniform_f64(tensor, 2 * pair), stream.uniform_f64(tensor, 2 * pair + 1));
             // 1 - u lies in (0, 1]
-            let radius = self.spread * (-2.0 * math64::ln(1.0 - first)).sqrt();
+            let radius = spread * (-2.0 * math64::ln(1.0 - first)).sqrt();
             let (sin, cos) = math64::sin_cos(2.0 * std::f64::consts::PI * second);
             values.extend([(radius * cos) as f32, (radius * sin) as f32]);
         }
