@@ -6,11 +6,14 @@ use std::process::{Command, exit};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+/// Builds what a feature needs; says what went wrong.
+type Build = fn() -> Result<(), String>;
+
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
     println!("cargo::rustc-check-cfg=cfg(gpu)");
     commit();
-    let features: [(&str, fn() -> Result<(), String>); 2] =
+    let features: [(&str, Build); 2] =
         [("CARGO_FEATURE_CUDA", kernels), ("CARGO_FEATURE_CUDA_HOST", host_kernels)];
     for (_, build) in features.into_iter().filter(|(name, _)| env::var_os(name).is_some()) {
         // there is a device of some kind
