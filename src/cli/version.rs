@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use crate::provenance::Program;
 
 /// Cargo features and whether this build has them.
-pub const FEATURES: [(&str, bool); 3] = [
+pub const FEATURES: [(&str, bool); 4] = [
     ("cuda", cfg!(feature = "cuda")),
+    ("cuda-host", cfg!(feature = "cuda-host")),
     ("hub", cfg!(feature = "hub")),
     ("parquet", cfg!(feature = "parquet")),
 ];

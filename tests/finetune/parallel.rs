@@ -303,7 +303,7 @@ fn a_plan_says_what_each_process_computes() {
     for key in ["steps", "epochs", "tokens", "trained_tokens"] {
         assert_eq!(plan[key], alone[key]);
     }
-    let text = &run_all(&setup, 2, &["--plan", "--quiet"])[0].1;
+    let text = &run_all(&setup, 2, &["--plan"])[0].1;
     assert!(
         text.contains("processes      2") && text.contains("rank 1         at most 1 micro-batches"),
         "{text}"
