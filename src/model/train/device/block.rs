@@ -34,7 +34,7 @@ enum FeedForwardOn<'m, T> {
 }
 
 enum SavedFeedForward<T> {
-    Dense(SavedMlp<T>),
+    Dense(Box<SavedMlp<T>>),
     Experts(Box<SavedExperts<T>>),
 }
 
@@ -182,7 +182,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         let (y, ffn) = match &self.ffn {
             FeedForwardOn::Dense(mlp) => {
                 let (y, saved) = mlp.forward(pass, &normed, places.on_device)?;
-                (y, SavedFeedForward::Dense(saved))
+                (y, SavedFeedForward::Dense(Box::new(saved)))
             }
             FeedForwardOn::Experts(experts) => {
                 let (y, saved) = experts.forward(pass, &normed, places)?;
