@@ -13,7 +13,7 @@ use crate::kernel::Isa;
 use crate::kernel::product::matrix::Stored;
 use crate::kernel::product::transposed::{Operand, Tile};
 
-/// Rows of w in a panel.
+/// The most rows of w in a panel.
 const DEPTH: usize = 512;
 /// The most columns of a tile.
 pub const MAX_COLS: usize = 768;
@@ -29,7 +29,7 @@ const AHEAD: usize = 16;
 /// Bytes that [`run`] works in: panels, rows decoded for them, and sums.
 pub fn scratch_bytes<S: Step>(tile: &Tile<'_>) -> usize {
     let col_groups = tile.cols.len().div_ceil(w_group::<S>());
-    let sums = match tile.w.rows() <= DEPTH {
+    let sums = match tile.w.rows() <= depth::<S>(tile.w) {
         true => 0,
         false => Running::<S>::bytes(tile.rows.len().min(ROWS_AT_ONCE), col_groups),
     };
@@ -66,8 +66,9 @@ unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let (n, width) = (tile.w.rows(), tile.cols.len());
     let sums = Running::<S>::new(sums, tile.rows.len());
     let together = PANELS_AT_ONCE * w_group::<S>();
-    for start in (0..n).step_by(DEPTH) {
-        let rows = start..n.min(start + DEPTH);
+    let depth = depth::<S>(tile.w);
+    for start in (0..n).step_by(depth) {
+        let rows = start..n.min(start + depth);
         let turn = Turn { begins: tile.begins, is_first: start == 0, is_last: rows.end == n };
         // SAFETY: the caller's; each panel has room for DEPTH * w_group lanes, x and y have the group's rows.
         unsafe {
@@ -102,15 +103,26 @@ unsafe fn panel<S: Step>(panels: *mut u32, col: usize) -> *mut u32 {
     unsafe { panels.add(panel * DEPTH * w_group::<S>() + col) }
 }
 
-/// Returns where `rows` of w lie, decoded if need be.
-#[inline(always)]
-unsafe fn block<S: Step>(isa: Isa, tile: &Tile<'_>, rows: Range<usize>, decoded: &mut [u8]) -> Block {
-    let source = match tile.w {
+/// Returns how rows of w get into panels.
+fn source<S: Step>(w: Operand<'_>) -> Source {
+    match w {
         Operand::Values { .. } if S::DEPTH == 1 => Source::F32,
         Operand::Values { .. } => Source::Decoded,
         Operand::Matrix(w) if matches!(w.stored(), Stored::Panels(_)) => Source::Decoded,
         Operand::Matrix(w) => Source::of::<S>(w),
-    };
+    }
+}
+
+/// Returns how many rows of w are packed at once.
+fn depth<S: Step>(w: Operand<'_>) -> usize {
+    // decoded rows are in the second cache, too
+    if source::<S>(w) == Source::Decoded { DEPTH / 2 } else { DEPTH }
+}
+
+/// Returns where `rows` of w lie, decoded if need be.
+#[inline(always)]
+unsafe fn block<S: Step>(isa: Isa, tile: &Tile<'_>, rows: Range<usize>, decoded: &mut [u8]) -> Block {
+    let source = source::<S>(tile.w);
     let mut block = Block { rows: [std::ptr::null(); DEPTH], len: rows.len(), source };
     let cols = tile.cols.clone();
     for (i, row) in rows.enumerate() {
