@@ -159,7 +159,7 @@ impl Diagnostic for Error {
 }
 
 /// Lets freed activations stay with the process: the next step wants the same again, and pages given back and taken anew
-/// cost it a twentieth of its time. Other C libraries than GNU's decide for themselves.
+/// cost it time. Other C libraries than GNU's decide for themselves.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: settings of the allocator, which it may be given at any time; an answer of no changes nothing.

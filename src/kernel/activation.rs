@@ -5,26 +5,16 @@ use super::disjoint::{for_row_block_pairs, for_row_blocks, written_by_row_blocks
 use super::math::{GeluTanh, MapInPlace, Silu, Unary, lanes};
 use super::simd::{FmaKernel, SimdFma, dispatch_fma};
 
-/// Replaces gate by `silu(gate) * up` (SwiGLU, arXiv:2002.05202); see [`lanes::silu`].
+/// Returns `silu(gate) * up` (SwiGLU, arXiv:2002.05202); see [`lanes::silu`].
 ///
 /// # Panics
 /// If the lengths differ (as all functions here).
-pub fn swiglu(compute: &Compute, gate: &mut [f32], up: &[f32]) {
-    zip(compute, gate, up, Gated(Silu));
-}
-
-/// Replaces gate by `gelu(gate) * up`, gelu in its tanh form (GeGLU, arXiv:2002.05202); see [`lanes::gelu_tanh`].
-pub fn geglu_tanh(compute: &Compute, gate: &mut [f32], up: &[f32]) {
-    zip(compute, gate, up, Gated(GeluTanh));
-}
-
-/// Returns what [`swiglu`] would put in place of gate.
-pub fn swiglu_of(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
+pub fn swiglu(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
     zipped(compute, gate, up, Gated(Silu))
 }
 
-/// Returns what [`geglu_tanh`] would put in place of gate.
-pub fn geglu_tanh_of(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
+/// Returns `gelu(gate) * up`, gelu in its tanh form (GeGLU, arXiv:2002.05202); see [`lanes::gelu_tanh`].
+pub fn geglu_tanh(compute: &Compute, gate: &[f32], up: &[f32]) -> Vec<f32> {
     zipped(compute, gate, up, Gated(GeluTanh))
 }
 
@@ -42,11 +32,6 @@ pub fn geglu_tanh_backward(compute: &Compute, gate: &mut [f32], up: &mut [f32], 
 /// Replaces x by `x + y`.
 pub fn add(compute: &Compute, x: &mut [f32], y: &[f32]) {
     zip(compute, x, y, Add);
-}
-
-/// Replaces x by `x + factor * y`, product and sum each rounded.
-pub fn add_scaled(compute: &Compute, x: &mut [f32], factor: f32, y: &[f32]) {
-    zip(compute, x, y, AddScaled(factor));
 }
 
 /// Returns `x + y`.
@@ -72,11 +57,6 @@ pub fn scaled(compute: &Compute, x: &[f32], factor: f32) -> Vec<f32> {
         out.copy_from_slice(&x[first..][..out.len()]);
         dispatch_fma(compute.isa, MapInPlace(Scale(factor), out));
     })
-}
-
-/// Replaces x by `factor * x`.
-pub fn scale(compute: &Compute, x: &mut [f32], factor: f32) {
-    map(compute, x, Scale(factor));
 }
 
 /// Replaces x by `cap * tanh(x / cap)` (Gemma 2, arXiv:2408.00118).
@@ -295,15 +275,18 @@ mod tests {
     }
 
     /// Runs a step on x and y on every ISA, thread count and some lengths, and compares with f64.
-    fn check(name: &str, step: impl Fn(&Compute, &mut [f32], &[f32]), exact: impl Fn(f64, f64) -> f64) {
+    fn check(
+        name: &str,
+        step: impl Fn(&Compute, &[f32], &[f32]) -> Vec<f32>,
+        exact: impl Fn(f64, f64) -> f64,
+    ) {
         for n in [0, 1, 8, 15, 33, 40_000] {
             let (x, y) = (noise(n, 1), noise(n, 2));
             let mut reference: Option<Vec<u32>> = None;
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let compute = Compute { isa, team: Team::new(threads).unwrap() };
-                    let mut got = x.clone();
-                    step(&compute, &mut got, &y);
+                    let got = step(&compute, &x, &y);
                     let bits: Vec<u32> = got.iter().map(|x| x.to_bits()).collect();
                     assert!(
                         *reference.get_or_insert_with(|| bits.clone()) == bits,
@@ -320,16 +303,25 @@ mod tests {
         }
     }
 
+    /// Returns what a step leaves in place of x.
+    fn left(x: &[f32], step: impl Fn(&mut [f32])) -> Vec<f32> {
+        let mut x = x.to_vec();
+        step(&mut x);
+        x
+    }
+
     #[test]
     fn steps_are_near_f64_and_equal_on_every_isa_and_thread_count() {
         check("swiglu", swiglu, |x, y| x / (1.0 + (-x).exp()) * y);
         let factor = (2.0 / std::f64::consts::PI).sqrt();
         let gelu = move |x: f64| 0.5 * x * (1.0 + (factor * (x + 0.044715 * x * x * x)).tanh());
         check("geglu_tanh", geglu_tanh, move |x, y| gelu(x) * y);
-        check("add", add, |x, y| x + y);
-        check("add_scaled", |c, x, y| add_scaled(c, x, 0.3, y), |x, y| x + f64::from(0.3f32) * y);
-        check("scale", |c, x, _| scale(c, x, 1.7), |x, _| f64::from(1.7f32) * x);
-        check("soft_cap", |c, x, _| soft_cap(c, x, 5.0), |x, _| 5.0 * (x / 5.0).tanh());
+        check("add", |c, x, y| left(x, |x| add(c, x, y)), |x, y| x + y);
+        check("sum", sum, |x, y| x + y);
+        check("scaled_sum", |c, x, y| scaled_sum(c, x, 0.3, y), |x, y| x + f64::from(0.3f32) * y);
+        check("scaled", |c, x, _| scaled(c, x, 1.7), |x, _| f64::from(1.7f32) * x);
+        check("copied", |c, x, _| copied(c, x), |x, _| x);
+        check("soft_cap", |c, x, _| left(x, |x| soft_cap(c, x, 5.0)), |x, _| 5.0 * (x / 5.0).tanh());
     }
 
     #[test]

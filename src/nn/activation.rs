@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{same_shape, tensor, values, with_values};
 use crate::kernel::Compute;
-use crate::kernel::activation::{copied, geglu_tanh_backward, geglu_tanh_of, swiglu_backward, swiglu_of};
+use crate::kernel::activation::{copied, geglu_tanh, geglu_tanh_backward, swiglu, swiglu_backward};
 
 /// What the gate of a feed-forward goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,8 @@ impl CustomOp2 for Gated {
             candle_core::bail!("a gate of shape {:?} for {:?}", l1.shape(), l2.shape());
         }
         let y = match self.activation {
-            Activation::Silu => swiglu_of(&self.compute, gate, up),
-            Activation::GeluTanh => geglu_tanh_of(&self.compute, gate, up),
+            Activation::Silu => swiglu(&self.compute, gate, up),
+            Activation::GeluTanh => geglu_tanh(&self.compute, gate, up),
         };
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }

@@ -118,11 +118,10 @@ fn gates<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Resul
         let pairs = || gate.iter().zip(&up).map(|(g, u)| (f64::from(*g), f64::from(*u)));
         let want: Vec<f64> = pairs().map(|(g, u)| reference::activation(is_gelu, g).0 * u).collect();
         checker.near(&forward, &shape, &found, &want, allowed::<T>(), Against::Value);
-        let (mut cpu, mut cpu_up) = (gate.clone(), up.clone());
-        match kind {
-            Activation::Silu => activation::swiglu(&checker.compute, &mut cpu, &up),
-            Activation::GeluTanh => activation::geglu_tanh(&checker.compute, &mut cpu, &up),
-        }
+        let cpu = match kind {
+            Activation::Silu => activation::swiglu(&checker.compute, &gate, &up),
+            Activation::GeluTanh => activation::geglu_tanh(&checker.compute, &gate, &up),
+        };
         checker.near_cpu(&forward, &shape, &found, &cpu, allowed::<T>(), Against::Value);
 
         let (mut dgate, mut dup) = (Buffer::<T>::zeros(device, n)?, Buffer::<T>::zeros(device, n)?);
@@ -136,7 +135,7 @@ fn gates<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Resul
         let slope = |((g, u), d): ((f64, f64), &f32)| f64::from(*d) * u * reference::activation(is_gelu, g).1;
         let want: Vec<f64> = pairs().zip(&dy).map(slope).collect();
         checker.near(&backward, &shape, &found, &want, allowed::<T>(), Against::Value);
-        cpu.clone_from(&gate);
+        let (mut cpu, mut cpu_up) = (gate.clone(), up.clone());
         match kind {
             Activation::Silu => activation::swiglu_backward(&checker.compute, &mut cpu, &mut cpu_up, &dy),
             Activation::GeluTanh => {
@@ -162,8 +161,7 @@ fn sums<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Result
         op::add_scaled(device, &on_device, &other, 0.3, &mut out)?;
         download(device, &out)
     })?;
-    let mut cpu = x.clone();
-    activation::add_scaled(&checker.compute, &mut cpu, 0.3, &y);
+    let cpu = activation::scaled_sum(&checker.compute, &x, 0.3, &y);
     checker.same_as_cpu(&name, &shape, &found, &rounded::<T>(&cpu));
 
     let name = format!("scale {}", T::NAME);
@@ -171,8 +169,7 @@ fn sums<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Result
         op::scale(device, &on_device, 1.7, &mut out)?;
         download(device, &out)
     })?;
-    cpu.clone_from(&x);
-    activation::scale(&checker.compute, &mut cpu, 1.7);
+    let cpu = activation::scaled(&checker.compute, &x, 1.7);
     checker.same_as_cpu(&name, &shape, &found, &rounded::<T>(&cpu));
 
     let name = format!("add_bias {}", T::NAME);
@@ -181,7 +178,7 @@ fn sums<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Result
         op::add_bias(device, &mut place, &bias_on_device)?;
         download(device, &place)
     })?;
-    cpu.clone_from(&x);
+    let mut cpu = x.clone();
     activation::add_bias(&checker.compute, &mut cpu, &bias);
     checker.same_as_cpu(&name, &shape, &found, &rounded::<T>(&cpu));
     Ok(())
