@@ -131,9 +131,18 @@ pub fn overwritten(y: &mut [f32]) -> &mut [MaybeUninit<f32>] {
 /// x below this many values is packed by the caller alone.
 const PARALLEL_PACK: usize = 1 << 15;
 /// Tasks per thread, so that a thread that was held up is not waited for long.
-const TASKS_PER_THREAD: usize = 8;
+pub const TASKS_PER_THREAD: usize = 8;
 /// The least rows of x in a tile: with fewer, packing w again costs more than a balanced load gains.
 const LEAST_ROWS: usize = 64;
+/// With so many rows of x a tile of one group of w's rows is work enough, and threads that go over neighbouring ones end together.
+const MANY_ROWS: usize = 128;
+
+/// Returns into how many tiles m rows are cut where their columns are cut into `col_tiles`, for about `wanted` tasks. w is packed
+/// again for each, so rows are cut only where columns leave threads idle.
+pub fn row_tiles(wanted: usize, col_tiles: usize, m: usize) -> usize {
+    let nearest = (wanted + col_tiles / 2) / col_tiles;
+    nearest.min(m.div_ceil(LEAST_ROWS)).max(1)
+}
 
 /// With no more rows of w than this, x is taken as it lies where it can be: packing would read and write as much as the
 /// product reads.
@@ -231,6 +240,7 @@ fn multiply(
 ) {
     let n_all: usize = jobs.iter().map(|job| job.w.rows()).sum();
     let wanted = compute.team.threads() * TASKS_PER_THREAD;
+    let cols_wanted = if m < MANY_ROWS { n_all.div_ceil(wanted) } else { 1 };
     let mut n_tasks = 0;
     let mut cuts = Vec::with_capacity(jobs.len());
     for job in jobs {
@@ -239,9 +249,9 @@ fn multiply(
         let Some(form) = forms.iter().find(|form| form.fits(job.arithmetic, is_plain)) else { continue };
         let n = job.w.rows();
         let (x_group, w_group) = (job.product.x_group(), job.product.w_group());
-        let tile_cols = n_all.div_ceil(wanted).next_multiple_of(w_group);
+        let tile_cols = cols_wanted.next_multiple_of(w_group);
         let col_tiles = n.div_ceil(tile_cols);
-        let row_tiles = (wanted * n).div_ceil(n_all * col_tiles).min(m.div_ceil(LEAST_ROWS)).max(1);
+        let row_tiles = row_tiles((wanted * n).div_ceil(n_all), col_tiles, m);
         let tile_rows = m.div_ceil(row_tiles).next_multiple_of(x_group);
         cuts.push(Cut {
             product: job.product,
@@ -273,4 +283,16 @@ fn multiply(
             y: cut.y.at(0),
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::row_tiles;
+
+    #[test]
+    fn rows_are_cut_where_columns_are_too_few() {
+        let cut = |wanted, col_tiles| row_tiles(wanted, col_tiles, 512);
+        assert_eq!([cut(16, 1), cut(16, 3), cut(16, 8), cut(16, 11), cut(16, 117)], [8, 5, 2, 1, 1]);
+        assert_eq!([row_tiles(16, 1, 1), row_tiles(16, 1, 65), row_tiles(0, 1, 512)], [1, 2, 1]);
+    }
 }

@@ -250,6 +250,19 @@ impl Matrix {
         }
     }
 
+    /// Returns the bytes of columns `cols` of row `row`, whole blocks, where they lie as rows.
+    ///
+    /// # Panics
+    /// If the row or columns are not there.
+    #[inline]
+    pub fn stored_cols(&self, row: usize, cols: Range<usize>) -> Option<&[u8]> {
+        let at = |col: usize| col / self.dtype.block_len() * self.dtype.block_bytes();
+        match &self.storage {
+            Storage::Rows(_) => Some(&self.mapped_row(row)[at(cols.start)..at(cols.end)]),
+            Storage::Panels(_) | Storage::Nested(_) => None,
+        }
+    }
+
     /// Gives back the memory of the stored rows, if it can be had again when they are read.
     pub fn release(&self) {
         if let Storage::Rows(Rows { bytes, offset, .. }) = &self.storage {

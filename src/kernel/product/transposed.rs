@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::driver::{self, Shared};
+use super::driver::{self, Shared, TASKS_PER_THREAD};
 use super::float::{self, FloatProduct, MAX_TRANSPOSED_COLS};
 use super::{Arithmetic, Compute, Matrix, scratch};
 use crate::kernel::disjoint::for_row_blocks;
@@ -39,13 +39,19 @@ impl Operand<'_> {
         }
     }
 
-    /// Returns how many columns begin and end with whole blocks.
+    /// Returns the columns of a tile: they begin and end with whole blocks.
     fn tile_cols(&self) -> usize {
-        const COLS: usize = MAX_TRANSPOSED_COLS / 4;
+        /// Panels of every micro-kernel are whole.
+        const COLS: usize = 144;
         match self {
-            Operand::Matrix(w) if !COLS.is_multiple_of(w.dtype().block_len()) => MAX_TRANSPOSED_COLS,
+            Operand::Matrix(w) if w.dtype().block_len() > 1 => MAX_TRANSPOSED_COLS,
             _ => COLS,
         }
+    }
+
+    /// Returns whether rows have to be decoded.
+    fn is_in_blocks(&self) -> bool {
+        matches!(self, Operand::Matrix(w) if w.dtype().block_len() > 1)
     }
 }
 
@@ -206,10 +212,8 @@ impl<'a> Part<'a> {
 
 /// Writes y, or, unless it `begins`, continues what is there.
 fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, y: &mut [MaybeUninit<f32>]) {
-    /// Tasks per thread, so that a thread that was held up is not waited for long.
-    const TASKS_PER_THREAD: usize = 8;
-    /// The least rows in a tile: with fewer, reading w again costs more than a balanced load gains.
-    const LEAST_ROWS: usize = 64;
+    /// The same of w that is decoded, which costs more than to read it.
+    const DECODING_TASKS_PER_THREAD: usize = TASKS_PER_THREAD / 2;
     if m == 0 || k == 0 {
         return;
     }
@@ -229,8 +233,11 @@ fn run(compute: &Compute, parts: &[Part<'_>], m: usize, k: usize, begins: bool, 
         }
         let tile_cols = parts.iter().map(|part| part.w.tile_cols()).max().unwrap_or(k);
         let col_tiles = k.div_ceil(tile_cols);
-        let wanted = compute.team.threads() * TASKS_PER_THREAD;
-        let row_tiles = wanted.div_ceil(col_tiles).min(m.div_ceil(LEAST_ROWS)).max(1);
+        let each = match parts.iter().any(|part| part.w.is_in_blocks()) {
+            true => DECODING_TASKS_PER_THREAD,
+            false => TASKS_PER_THREAD,
+        };
+        let row_tiles = driver::row_tiles(compute.team.threads() * each, col_tiles, m);
         let group = parts.iter().map(|part| part.product.x_group()).max().unwrap_or(1);
         let tile_rows = m.div_ceil(row_tiles).next_multiple_of(group);
         let row_tiles = m.div_ceil(tile_rows);

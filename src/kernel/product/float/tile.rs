@@ -74,6 +74,26 @@ pub fn bf16_operand(x: f32) -> u32 {
     if magnitude < super::BF16_TINY.to_bits() { 0 } else { bf16 }
 }
 
+/// Replaces values by the bits of [`bf16_operand`], in the first half of their room.
+#[inline(always)]
+pub fn to_bf16_operands(values: &mut [f32]) {
+    /// Values that are read before any of theirs is overwritten: loops over them are vectors.
+    const CHUNK: usize = 32;
+    let n = values.len();
+    for first in (0..n).step_by(CHUNK) {
+        let len = CHUNK.min(n - first);
+        let mut operands = [0u16; CHUNK];
+        for (operand, value) in operands.iter_mut().zip(&values[first..first + len]) {
+            *operand = bf16_operand(*value) as u16;
+        }
+        // SAFETY: halves up to `first + len` lie among the first `first + len` values, of which those from `first` on were read.
+        unsafe {
+            let to = values.as_mut_ptr().cast::<u16>().add(first);
+            to.copy_from_nonoverlapping(operands.as_ptr(), len);
+        }
+    }
+}
+
 /// How a format's rows get into a panel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -338,18 +358,25 @@ unsafe fn decode_rows<S: Step>(
     decoded: &mut [u8],
 ) -> Rows {
     let mut from = [std::ptr::null(); 16];
+    let (step, last) = (w_group::<S>(), rows.end);
     for (j, row) in rows.take(S::L::LANES).enumerate() {
+        // rows lie far apart: ask for those that a later strip decodes
+        let (later, cols) = match row + S::L::LANES {
+            next if next % step >= S::L::LANES => (next, block.clone()),
+            next if block.end < w.cols() => (next - step, block.end..w.cols().min(block.end + DEPTH)),
+            next => (next, 0..DEPTH.min(w.cols())),
+        };
+        if later < last {
+            // SAFETY: the caller's.
+            unsafe { prefetch::<S::L>(w.stored_cols(later, cols)) };
+        }
         let out = &mut decoded[j * DEPTH * 4..][..block.len() * 4];
         from[j] = out.as_ptr();
         // SAFETY: the buffer is 64-aligned, and any bits are an f32.
         let values = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<f32>(), block.len()) };
         w.decode_cols(isa, row, block.clone(), values);
         if S::DEPTH == 2 {
-            for t in 0..block.len() {
-                let operand = bf16_operand(values[t]) as u16;
-                // SAFETY: 2 t + 2 <= 4 t + 4, so no value is overwritten before it is read.
-                unsafe { values.as_mut_ptr().cast::<u16>().add(t).write(operand) };
-            }
+            to_bf16_operands(values);
         }
     }
     for j in 1..S::L::LANES {
@@ -358,6 +385,17 @@ unsafe fn decode_rows<S: Step>(
         }
     }
     from
+}
+
+/// Asks for the lines that bytes lie in.
+#[inline(always)]
+pub unsafe fn prefetch<L: Lanes>(bytes: Option<&[u8]>) {
+    const LINE: usize = 64;
+    let Some(bytes) = bytes else { return };
+    for offset in (0..bytes.len() + LINE - 1).step_by(LINE) {
+        // SAFETY: the caller's.
+        unsafe { L::prefetch(bytes.as_ptr().wrapping_add(offset)) };
+    }
 }
 
 /// Continues the sums of `rows` rows, at most ROWS, in micro-kernels of a power of two of them.

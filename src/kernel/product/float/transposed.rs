@@ -8,15 +8,17 @@ use std::ops::Range;
 use super::lanes::{BLOCK, Lanes};
 use super::micro::Operands;
 use super::step::{Step, V};
-use super::tile::{Running, Source, Turn, bf16_operand, multiply_rows, w_group};
+use super::tile::{Running, Source, Turn, multiply_rows, prefetch, to_bf16_operands, w_group};
 use crate::kernel::Isa;
 use crate::kernel::product::matrix::Stored;
 use crate::kernel::product::transposed::{Operand, Tile};
 
 /// The most rows of w in a panel.
 const DEPTH: usize = 512;
-/// The most columns of a tile.
-pub const MAX_COLS: usize = 768;
+/// The most columns of a tile: a multiple of every format's block.
+pub const MAX_COLS: usize = 256;
+/// Bytes from one decoded row to the next: an odd number of cache lines.
+const DECODED_STRIDE: usize = 4 * MAX_COLS + 64;
 
 /// The most rows of x that a block of w is used for at once.
 const ROWS_AT_ONCE: usize = 1024;
@@ -33,7 +35,7 @@ pub fn scratch_bytes<S: Step>(tile: &Tile<'_>) -> usize {
         true => 0,
         false => Running::<S>::bytes(tile.rows.len().min(ROWS_AT_ONCE), col_groups),
     };
-    4 * DEPTH * (PANELS_AT_ONCE * w_group::<S>() + MAX_COLS) + sums
+    DEPTH * (4 * PANELS_AT_ONCE * w_group::<S>() + DECODED_STRIDE) + sums
 }
 
 /// Some rows of w from the tile's first column on.
@@ -61,7 +63,7 @@ pub unsafe fn run<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
 #[inline(always)]
 unsafe fn some_rows<S: Step>(isa: Isa, tile: &mut Tile<'_>, buffer: &mut [u8]) {
     let (panels, rest) = buffer.split_at_mut(4 * DEPTH * PANELS_AT_ONCE * w_group::<S>());
-    let (decoded, sums) = rest.split_at_mut(4 * DEPTH * MAX_COLS);
+    let (decoded, sums) = rest.split_at_mut(DEPTH * DECODED_STRIDE);
     let panels = panels.as_mut_ptr().cast::<u32>();
     let (n, width) = (tile.w.rows(), tile.cols.len());
     let sums = Running::<S>::new(sums, tile.rows.len());
@@ -128,13 +130,17 @@ unsafe fn block<S: Step>(isa: Isa, tile: &Tile<'_>, rows: Range<usize>, decoded:
     for (i, row) in rows.enumerate() {
         block.rows[i] = match (tile.w, source) {
             (Operand::Matrix(w), Source::Decoded) => {
-                let out = &mut decoded[4 * MAX_COLS * i..][..4 * cols.len()];
+                if row + AHEAD < w.rows() {
+                    // SAFETY: the caller's.
+                    unsafe { prefetch::<S::L>(w.stored_cols(row + AHEAD, cols.clone())) };
+                }
+                let out = &mut decoded[DECODED_STRIDE * i..][..4 * cols.len()];
                 // SAFETY: the caller's.
                 unsafe { decode::<S>(|values| w.decode_cols(isa, row, cols.clone(), values), out) }
             }
             (Operand::Values { values, cols: k }, Source::Decoded) => {
                 let row = &values[row * k..][cols.clone()];
-                let out = &mut decoded[4 * MAX_COLS * i..][..4 * cols.len()];
+                let out = &mut decoded[DECODED_STRIDE * i..][..4 * cols.len()];
                 // SAFETY: the caller's.
                 unsafe { decode::<S>(|values| values.copy_from_slice(row), out) }
             }
@@ -152,11 +158,7 @@ unsafe fn decode<S: Step>(write: impl FnOnce(&mut [f32]), out: &mut [u8]) -> *co
     let values = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<f32>(), out.len() / 4) };
     write(values);
     if S::DEPTH == 2 {
-        for t in 0..values.len() {
-            let operand = bf16_operand(values[t]) as u16;
-            // SAFETY: 2 t + 2 <= 4 t + 4, so no value is overwritten before it is read.
-            unsafe { values.as_mut_ptr().cast::<u16>().add(t).write(operand) };
-        }
+        to_bf16_operands(values);
     }
     out.as_ptr()
 }
