@@ -15,7 +15,9 @@ use super::quantize::ImportanceFile;
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
+use crate::layout;
 use crate::provenance::{self, Draft, ImatrixSettings, Job, Started, blocking_manifest, manifest_path};
+use crate::quantize::importance::Statistics;
 use crate::tensor::WrittenFile;
 
 pub use job::{How, ImatrixJob, Made, Source, output};
@@ -29,6 +31,7 @@ Examples:
   lctl imatrix ./Qwen3-8B calibration.txt -o imatrix.gguf --chunks 200 --process-output
   lctl imatrix ./Qwen3-8B more.txt -o both.gguf --in-file imatrix.gguf
   lctl imatrix -o sum.gguf --in-file a.gguf --in-file b.gguf
+  lctl imatrix --in-file imatrix.gguf --statistics
   lctl quantize ./Qwen3-8B -t Q4_K_M --imatrix imatrix.gguf -o model-q4.gguf";
 
 /// Measure what a model's weights are multiplied by, for quantize --imatrix
@@ -47,8 +50,8 @@ pub struct Args {
     text: Option<PathBuf>,
 
     /// The file to write; its digest is printed at the end
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "statistics")]
+    output: Option<PathBuf>,
 
     /// Form of the file [default: gguf; dat for a FILE.dat]
     #[arg(long, value_name = "FORM")]
@@ -73,6 +76,10 @@ pub struct Args {
     /// Measure the output layer, too (of a model that shares its embedding, that)
     #[arg(long, requires = "model")]
     process_output: bool,
+
+    /// Say of every tensor how its columns' weights are spread
+    #[arg(long)]
+    statistics: bool,
 
     /// Take the text of special tokens (`<s>`, `<|im_end|>`) for those
     #[arg(long, requires = "model")]
@@ -111,7 +118,7 @@ pub struct Args {
     #[arg(long)]
     no_manifest: bool,
 
-    /// Print the result as JSON (docs/imatrix.md)
+    /// Print the result as JSON (docs/quantize.md)
     #[arg(long)]
     json: bool,
 
@@ -144,7 +151,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (started, clock) = (Started::now(), Instant::now());
     let isa = machine::isa(args.isa.as_deref())?;
     let n_threads = machine::threads(args.threads);
-    check_output(args)?;
+    let output = args.output.as_deref();
+    output.map_or(Ok(()), |output| check_output(args, output))?;
     Interrupt::install();
     let job = job_of(args);
     let made = job.make(&How {
@@ -153,22 +161,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         weights: args.weights,
         offline: args.offline,
         quiet: args.quiet,
-        digests: !args.no_manifest,
+        digests: output.is_some() && !args.no_manifest,
     })?;
-    let file = made.sums.write(&args.output, job.form()?, args.force)?;
-    if !args.no_manifest {
+    let file = match output {
+        Some(path) => Some(made.sums.write(path, job.form()?, args.force)?),
+        None => None,
+    };
+    if let (Some(file), Some(path)) = (&file, output.filter(|_| !args.no_manifest)) {
         let inputs = made.inputs(&job)?;
         let settings = Job::Imatrix(job.settings.clone());
-        let draft = Draft::begin(&args.output, args.force, settings, inputs, started, n_threads)?;
-        let licences = made.licences(&job)?;
-        let outputs = vec![output(&file)];
-        let isa = isa.name();
-        let finished =
-            provenance::Finished { outputs, samples: None, licences, threads: n_threads, isa };
+        let draft = Draft::begin(path, args.force, settings, inputs, started, n_threads)?;
+        let finished = provenance::Finished {
+            outputs: vec![job::output(file)],
+            samples: None,
+            licences: made.licences(&job)?,
+            threads: n_threads,
+            isa: isa.name(),
+        };
         note(args, draft.finish(finished)?);
     }
     note(args, made.notes());
-    report(args, &job, &made, &file, Run { seconds: clock.elapsed().as_secs_f64(), isa, n_threads })
+    let run = Run { seconds: clock.elapsed().as_secs_f64(), isa, n_threads };
+    report(args, &job, &made, file.as_ref(), run)
 }
 
 fn note(args: &Args, notes: Vec<String>) {
@@ -178,18 +192,18 @@ fn note(args: &Args, notes: Vec<String>) {
 }
 
 /// Errors if what would be written is there, is read, or cannot be made, before anything is computed.
-fn check_output(args: &Args) -> Result<(), Failure> {
+fn check_output(args: &Args, output: &Path) -> Result<(), Failure> {
     let blocking = match args.no_manifest {
         true => None,
-        false => blocking_manifest(&args.output, args.force),
+        false => blocking_manifest(output, args.force),
     };
-    let output = Some(args.output.clone()).filter(|path| !args.force && path.exists());
-    if let Some(path) = output.or(blocking) {
+    let existing = Some(output.to_owned()).filter(|path| !args.force && path.exists());
+    if let Some(path) = existing.or(blocking) {
         return Err(OutputExists { path }.into());
     }
-    let mut written: Vec<Named> = vec![("--output", args.output.clone())];
+    let mut written: Vec<Named> = vec![("--output", output.to_owned())];
     if !args.no_manifest {
-        written.push(("the manifest", manifest_path(&args.output)));
+        written.push(("the manifest", manifest_path(output)));
     }
     let mut read: Vec<Named> = Vec::new();
     read.extend(args.model.as_ref().map(|path| ("the model", PathBuf::from(path))));
@@ -201,7 +215,8 @@ fn check_output(args: &Args) -> Result<(), Failure> {
 
 fn job_of(args: &Args) -> ImatrixJob {
     let is_dat = |path: &Path| path.extension().is_some_and(|extension| extension == "dat");
-    let form = args.format.unwrap_or(if is_dat(&args.output) { FormArg::Dat } else { FormArg::Gguf });
+    let by_name = if args.output.as_deref().is_some_and(is_dat) { FormArg::Dat } else { FormArg::Gguf };
+    let form = args.format.unwrap_or(by_name);
     let source = args.model.clone().zip(args.text.clone());
     ImatrixJob {
         settings: ImatrixSettings {
@@ -237,14 +252,22 @@ struct Run {
     n_threads: usize,
 }
 
-fn report(args: &Args, job: &ImatrixJob, made: &Made, file: &WrittenFile, run: Run) -> Result<(), Failure> {
-    let sha256 = file.sha256_hex().unwrap_or_default();
-    let path = file.path.display().to_string();
+fn report(
+    args: &Args,
+    job: &ImatrixJob,
+    made: &Made,
+    file: Option<&WrittenFile>,
+    run: Run,
+) -> Result<(), Failure> {
     let (n_tensors, n_chunks, chunk_len) = (made.sums.len(), made.sums.n_chunks(), made.sums.chunk_len());
+    let statistics = args.statistics.then(|| made.sums.statistics());
+    let path = |file: &WrittenFile| file.path.display().to_string();
     if args.json {
+        let file =
+            file.map(|file| json!({"path": path(file), "bytes": file.bytes, "sha256": file.sha256_hex()}));
         return term::out_json(&json!({
             "schema": "lctl.imatrix/1",
-            "file": {"path": path, "bytes": file.bytes, "sha256": sha256},
+            "file": file,
             "form": job.settings.format,
             "tensors": n_tensors,
             "chunks": n_chunks,
@@ -254,14 +277,42 @@ fn report(args: &Args, job: &ImatrixJob, made: &Made, file: &WrittenFile, run: R
             "elapsed_seconds": run.seconds,
             "threads": run.n_threads,
             "isa": run.isa.name(),
+            "statistics": statistics,
             "notes": made.notes(),
         }));
     }
     if args.quiet {
         return Ok(());
     }
-    let (bytes, path, seconds) = (term::bytes(file.bytes), term::printable(&path), run.seconds);
-    term::out(&format!(
-        "{n_tensors} tensors, {n_chunks} chunks of {chunk_len} tokens, {bytes}, {seconds:.1} s\nsha256 {sha256}  {path}\n"
-    ))
+    let mut text = statistics.map_or_else(String::new, |statistics| table(&statistics) + "\n");
+    let seconds = run.seconds;
+    text += &format!("{n_tensors} tensors, {n_chunks} chunks of {chunk_len} tokens");
+    text += &file.map_or_else(String::new, |file| format!(", {}, {seconds:.1} s", term::bytes(file.bytes)));
+    text += "\n";
+    if let Some(file) = file {
+        let sha256 = file.sha256_hex().unwrap_or_default();
+        text += &format!("sha256 {sha256}  {}\n", term::printable(&path(file)));
+    }
+    term::out(&text)
+}
+
+/// Returns the figures of all tensors, a line each.
+fn table(statistics: &[Statistics]) -> String {
+    let head = ["tensor", "columns", "sum", "min", "mean", "max", "deviation", "evenness", "cosine"];
+    let mut lines = vec![head.map(str::to_owned)];
+    for of in statistics {
+        let number = |value: f64| format!("{value:.4}");
+        lines.push([
+            term::printable(&of.tensor),
+            of.columns.to_string(),
+            number(of.sum),
+            number(of.min),
+            number(of.mean),
+            number(of.max),
+            number(of.deviation),
+            number(of.evenness),
+            of.cosine.map_or_else(|| "-".to_owned(), number),
+        ]);
+    }
+    layout::table(&lines, |column| column == 0, None)
 }

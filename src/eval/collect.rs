@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(tokens(cut(23, 0, Some(1))).len(), 23);
         assert_eq!(cut(5, 0, Some(2)).unwrap().n_chunks(), 2);
         let error = |result: Result<Chunks, Error>| result.unwrap_err().to_string();
-        assert_eq!(error(cut(5, 4, None)), "the text has 23 tokens; a chunk of 5 behind the first 4 needs 25");
+        assert_eq!(
+            error(cut(5, 4, None)),
+            "the text has 23 tokens; a chunk of 5 behind the first 4 needs 25"
+        );
         assert_eq!(error(cut(24, 0, None)), "the text has 23 tokens; a chunk of 24 needs 24");
         assert_eq!(error(cut(5, usize::MAX, None)).split(';').next(), Some("the text has 23 tokens"));
         assert_eq!(error(cut(3, 0, None)), "a chunk of 3 tokens is too short: the least is 4");

@@ -148,7 +148,9 @@ impl Diagnostic for Error {
             Error::NoWholeChunk { from_chunk: 1.., .. } => {
                 "give a longer text, or a smaller --from-chunk or --context"
             }
-            Error::TextTooShort { .. } | Error::NoWholeChunk { .. } => "give a longer text or a smaller --context",
+            Error::TextTooShort { .. } | Error::NoWholeChunk { .. } => {
+                "give a longer text or a smaller --context"
+            }
             Error::ChunkTooShort { .. } => "give a greater --context",
             Error::ChunkTooLong { .. } => "give a smaller --context",
             Error::TextToken { .. } => "the tokenizer belongs to another model",

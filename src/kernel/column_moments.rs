@@ -71,9 +71,7 @@ mod tests {
     fn every_level_and_team_gives_the_chain_over_rows() {
         for (rows, columns) in [(1, 1), (3, 7), (0, 5), (70, 300), (129, 517)] {
             // spread over many magnitudes, so that another order shows
-            let value = |i: usize| {
-                ((i * 7919 % 1013) as f32 - 506.0) * 2f32.powi((i * 31 % 40) as i32 - 20)
-            };
+            let value = |i: usize| ((i * 7919 % 1013) as f32 - 506.0) * 2f32.powi((i * 31 % 40) as i32 - 20);
             let x: Vec<f32> = (0..rows * columns).map(value).collect();
             let mut expected = (vec![0.5; columns], vec![0.25; columns]);
             for (i, x) in x.iter().enumerate() {

@@ -4,6 +4,7 @@
 //! `.dat`. A weight is `in_sum2 / count`; where the count is 0 (an expert never routed to) it is 1.
 
 mod legacy;
+mod statistics;
 mod sums;
 mod write;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use legacy::LegacyError;
+pub use statistics::Statistics;
 pub use sums::{Collector, ImportanceSums};
 pub use write::Form;
 
@@ -101,7 +103,9 @@ pub enum ImportanceError {
     )]
     WrongLength { path: PathBuf, tensor: String, n_values: usize, n_columns: usize, n_experts: usize },
 
-    #[error("{path}: `{entry}` has {n_values} sums in {n_counts} part(s), others of it {n_expected} in {n_parts}")]
+    #[error(
+        "{path}: `{entry}` has {n_values} sums in {n_counts} part(s), others of it {n_expected} in {n_parts}"
+    )]
     OfAnother {
         path: PathBuf,
         entry: String,
@@ -137,9 +141,7 @@ impl Diagnostic for ImportanceError {
             ImportanceError::WrongLength { .. }
             | ImportanceError::OfNoTensor { .. }
             | ImportanceError::OfAnother { .. }
-            | ImportanceError::NoSuchTensor { .. } => {
-                "was it made from this very model?".into()
-            }
+            | ImportanceError::NoSuchTensor { .. } => "was it made from this very model?".into(),
             ImportanceError::Missing { tensor, .. } => {
                 let name = tensor.replace('.', "\\.");
                 format!(

@@ -80,7 +80,9 @@ fn inputs_that_are_no_numbers() {
     fails(
         dir,
         "imatrix model.gguf text.txt -o i.gguf --quiet --context 32",
-        &format!("error: chunk 0: the squared inputs of `blk.0.ffn_down.weight` add up to NaN at column 5\n{hint}"),
+        &format!(
+            "error: chunk 0: the squared inputs of `blk.0.ffn_down.weight` add up to NaN at column 5\n{hint}"
+        ),
     );
 
     // a token that is met in a later chunk first
@@ -110,7 +112,9 @@ fn inputs_that_are_no_numbers() {
     fails(
         dir,
         "imatrix model.gguf text.txt -o j.gguf --quiet --context 32",
-        &format!("error: chunk 0: the squared inputs of `blk.1.attn_q.weight` add up to inf at column 0\n{hint}"),
+        &format!(
+            "error: chunk 0: the squared inputs of `blk.1.attn_q.weight` add up to inf at column 0\n{hint}"
+        ),
     );
 }
 
@@ -168,7 +172,11 @@ fn outputs_that_are_in_the_way() {
     let dir = dir.path();
     succeed(dir, "imatrix model text.txt -o i.gguf --quiet --context 32");
     let imatrix = "imatrix model text.txt --quiet --context 32 -o";
-    fails(dir, &format!("{imatrix} i.gguf"), "error: i.gguf: exists already\nhint: give --force to replace it");
+    fails(
+        dir,
+        &format!("{imatrix} i.gguf"),
+        "error: i.gguf: exists already\nhint: give --force to replace it",
+    );
     std::fs::remove_file(dir.join("i.gguf.manifest.json")).unwrap();
     fails(
         dir,

@@ -74,7 +74,8 @@ fn tiny_models_of_every_family_are_measured_as_by_the_reference() {
     ] {
         let dir = workplace(checkpoint);
         let dir = dir.path();
-        let args = format!("imatrix model text.txt -o found.gguf --compute f32 --quiet --no-manifest {options}");
+        let args =
+            format!("imatrix model text.txt -o found.gguf --compute f32 --quiet --no-manifest {options}");
         succeed(dir, &args);
         let golden = golden_dir().join("imatrix").join(golden);
         let most = assert_same(&dir.join("found.gguf"), &golden, TOLERANCE);
@@ -111,9 +112,13 @@ fn legacy_files_are_those_of_the_reference() {
         succeed(dir, args);
         let golden = golden_dir().join("imatrix").join(golden);
         // what surrounds the values is equal to the byte
-        let (found, expected) = (std::fs::read(dir.join("found.dat")).unwrap(), std::fs::read(&golden).unwrap());
+        let (found, expected) =
+            (std::fs::read(dir.join("found.dat")).unwrap(), std::fs::read(&golden).unwrap());
         assert_eq!(found.len(), expected.len());
-        assert_eq!((&found[..4], &found[found.len() - 16..]), (&expected[..4], &expected[expected.len() - 16..]));
+        assert_eq!(
+            (&found[..4], &found[found.len() - 16..]),
+            (&expected[..4], &expected[expected.len() - 16..])
+        );
         let importance = |path: &Path| Importance::open(path).unwrap();
         let (found, expected) = (importance(&dir.join("found.dat")), importance(&golden));
         let names: Vec<&str> = found.names().collect();
@@ -129,7 +134,7 @@ fn legacy_files_are_those_of_the_reference() {
     }
 }
 
-/// Real models; the goldens are made by `make_reference` of tests/scripts/imatrix_goldens.py where the models are.
+/// Real models, over 10240 tokens each.
 #[test]
 fn real_models_are_measured_as_by_the_reference() {
     let Some(data) = test_data() else { return };
@@ -151,7 +156,8 @@ fn real_models_are_measured_as_by_the_reference() {
         let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
         let expected = expected.as_object().unwrap();
         let found = found.iter().filter(|(name, ..)| name.ends_with(".in_sum2"));
-        let found: Vec<_> = found.map(|(name, _, values)| (name.trim_end_matches(".in_sum2"), values)).collect();
+        let found: Vec<_> =
+            found.map(|(name, _, values)| (name.trim_end_matches(".in_sum2"), values)).collect();
         assert_eq!(found.len(), expected.len());
         let mut most = 0f32;
         for (name, values) in found {
@@ -159,9 +165,9 @@ fn real_models_are_measured_as_by_the_reference() {
                 let all = expected[name][key].as_array().unwrap().iter();
                 all.map(|number| number.as_f64().unwrap() as f32).collect::<Vec<_>>()
             };
-            // a column in seven, and the sum of all
-            let some: Vec<f32> = values.iter().copied().step_by(7).collect();
-            most = most.max(assert_close(name, &some, &numbers("every_seventh"), TOLERANCE_OF_MANY));
+            // a column in 31, and the sum of all
+            let some: Vec<f32> = values.iter().copied().step_by(31).collect();
+            most = most.max(assert_close(name, &some, &numbers("every_31st"), TOLERANCE_OF_MANY));
             let total: f64 = values.iter().map(|value| f64::from(*value)).sum();
             let expected_total = f64::from(numbers("total")[0]);
             assert!((total / expected_total - 1.0).abs() <= f64::from(TOLERANCE_OF_MANY), "{name}: {total}");

@@ -21,7 +21,8 @@ fn threads_instructions_and_residence_change_no_bit() {
         let dir = workplace(checkpoint);
         let dir = dir.path();
         let imatrix = |options: &str| {
-            let args = "imatrix model text.txt -o i.gguf -f --quiet --no-manifest --context 64 --process-output";
+            let args =
+                "imatrix model text.txt -o i.gguf -f --quiet --no-manifest --context 64 --process-output";
             succeed(dir, &format!("{args} {options}"));
             bytes(dir, "i.gguf")
         };
@@ -74,7 +75,11 @@ fn batches_change_no_bit() {
         let whole = collected(&decoder, &tokens, chunk_len, chunk_len);
         assert_eq!(whole.n_chunks(), 3);
         for batch_tokens in [1, 7, 2 * chunk_len, 1000] {
-            assert_eq!(collected(&decoder, &tokens, chunk_len, batch_tokens), whole, "{model} {batch_tokens}");
+            assert_eq!(
+                collected(&decoder, &tokens, chunk_len, batch_tokens),
+                whole,
+                "{model} {batch_tokens}"
+            );
         }
     }
 }
@@ -140,7 +145,8 @@ fn it_has_a_manifest_that_can_be_replayed() {
     assert_eq!(b["job"]["command"], "imatrix");
     assert_eq!(b["outputs"][0]["role"], "importance");
     assert_eq!(b["outputs"][0]["sha256"], json["file"]["sha256"]);
-    let roles: Vec<&str> = b["inputs"].as_array().unwrap().iter().map(|i| i["role"].as_str().unwrap()).collect();
+    let roles: Vec<&str> =
+        b["inputs"].as_array().unwrap().iter().map(|i| i["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["model", "model_files", "text", "importance"]);
     // the earlier file's manifest is named by its digest
     assert_eq!(b["inputs"][3]["sha256"], a["outputs"][0]["sha256"]);
@@ -150,7 +156,9 @@ fn it_has_a_manifest_that_can_be_replayed() {
     assert_eq!(serde_json::from_str::<Json>(&said).unwrap()["agrees"], true);
     // the outputs name the text as the first run did, wherever it is now
     std::fs::rename(dir.join("text.txt"), dir.join("moved.txt")).unwrap();
-    assert!(succeed(dir, "replay a.gguf.manifest.json --input text.txt=moved.txt").ends_with("the bits agree\n"));
+    assert!(
+        succeed(dir, "replay a.gguf.manifest.json --input text.txt=moved.txt").ends_with("the bits agree\n")
+    );
     succeed(dir, "imatrix -o c.gguf --in-file a.gguf --in-file b.dat --quiet");
     assert!(succeed(dir, "replay c.gguf.manifest.json").ends_with("the bits agree\n"));
     // and quantize's manifest names it

@@ -73,11 +73,8 @@ impl ImatrixJob {
         let chunk_len = self.chunk_len(decoder.context_length());
         let mut sums = self.added(chunk_len, Some(&sites))?;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let extent = Extent {
-            chunk_len,
-            from_chunk: number(settings.from_chunk),
-            limit: settings.chunks.map(number),
-        };
+        let extent =
+            Extent { chunk_len, from_chunk: number(settings.from_chunk), limit: settings.chunks.map(number) };
         let (tokens, bos) = text.tokens(&model, settings.parse_special)?;
         let chunks = extent.cut(tokens, bos)?;
         let mut collector = Collector::new(decoder.compute(), sites, settings.process_output);
@@ -121,11 +118,7 @@ impl ImatrixJob {
     }
 
     /// Returns the sum of the files, which are to be of the model of these sites.
-    fn added(
-        &self,
-        chunk_len: usize,
-        sites: Option<&[SiteTensors]>,
-    ) -> Result<ImportanceSums, Failure> {
+    fn added(&self, chunk_len: usize, sites: Option<&[SiteTensors]>) -> Result<ImportanceSums, Failure> {
         let mut sums = ImportanceSums::default();
         for ImportanceFile { path, named } in &self.in_files {
             let of_file = ImportanceSums::open(path, chunk_len)?;

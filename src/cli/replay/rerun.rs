@@ -16,7 +16,8 @@ use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
 use crate::eval::report::markdown;
 use crate::provenance::{
-    EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role, sha256_of_file,
+    EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role,
+    sha256_of_file,
 };
 use crate::quantize::Control;
 

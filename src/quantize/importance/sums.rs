@@ -137,12 +137,23 @@ impl Sums {
         if let Some(column) = squares.iter().position(|sum| !(sum.is_finite() && *sum >= 0.0)) {
             return Err(bad("sum of squares", &squares, column));
         }
+        if let Some(n_values) = values.as_ref().map(Vec::len).filter(|n| *n != squares.len()) {
+            let (n_expected, n_parts) = (squares.len(), counts.len());
+            let (path, n_counts) = (path.into(), n_parts);
+            return Err(ImportanceError::OfAnother {
+                path,
+                entry: name,
+                n_values,
+                n_counts,
+                n_expected,
+                n_parts,
+            });
+        }
         if let Some(values) = &values
             && let Some(column) = values.iter().position(|sum| !sum.is_finite())
         {
             return Err(bad("sum", values, column));
         }
-        let values = values.filter(|values| values.len() == squares.len());
         let times = |sums: Vec<f32>| sums.into_iter().map(|sum| f64::from(sum) * factor).collect();
         Ok(Sums {
             squares: times(squares),
