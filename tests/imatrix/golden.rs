@@ -9,11 +9,14 @@ use super::{golden_dir, succeed, tensors, workplace};
 use crate::common::test_data;
 
 /// Largest difference of two sums, by the greatest sum of their tensor. The reference adds squares up in f32, and computes
-/// activations by other orders of f32 sums.
-const TOLERANCE: f32 = 1e-5;
+/// activations by other orders of f32 sums; 7e-7 was seen.
+const TOLERANCE: f32 = 2e-6;
 
-/// The same, over tens of thousands of rows.
-const TOLERANCE_OF_MANY: f32 = 1e-4;
+/// The same, over 10240 rows; 1.8e-5 was seen.
+const TOLERANCE_OF_MANY: f32 = 3e-5;
+
+/// The same, for Gemma: the reference takes its GELU from a table of F16. 1.6e-4 was seen.
+const TOLERANCE_OF_GELU: f32 = 5e-4;
 
 fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) -> f32 {
     assert_eq!(found.len(), expected.len(), "{name}");
@@ -78,7 +81,8 @@ fn tiny_models_of_every_family_are_measured_as_by_the_reference() {
             format!("imatrix model text.txt -o found.gguf --compute f32 --quiet --no-manifest {options}");
         succeed(dir, &args);
         let golden = golden_dir().join("imatrix").join(golden);
-        let most = assert_same(&dir.join("found.gguf"), &golden, TOLERANCE);
+        let tolerance = if checkpoint.starts_with("gemma") { TOLERANCE_OF_GELU } else { TOLERANCE };
+        let most = assert_same(&dir.join("found.gguf"), &golden, tolerance);
         println!("{}: {most:e}", golden.display());
     }
 }

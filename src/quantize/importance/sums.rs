@@ -241,14 +241,41 @@ impl Observer for Collector<'_> {
         of_site.counts[inputs.expert] += (inputs.x.len() / columns) as u64;
         // files hold f32
         let Some(column) = squares.iter().position(|sum| !(*sum as f32).is_finite()) else { return Ok(()) };
-        let mut rows = inputs.x.chunks_exact(columns);
-        let last = rows.len().saturating_sub(1);
-        let row = rows.position(|row| !row[column].is_finite()).unwrap_or(last);
+        let row = first_beyond(inputs.x.iter().skip(column).step_by(columns).copied(), squares[column]);
         Err(NotFinite {
             tensor: of_site.tensors.names.first().cloned().unwrap_or_default(),
             row: inputs.rows.map_or(row, |rows| rows[row]),
             column,
             value: squares[column] as f32,
         })
+    }
+}
+
+/// Returns which of the values first makes a sum of squares, which came to `sum`, no finite f32.
+fn first_beyond(values: impl ExactSizeIterator<Item = f32> + Clone, sum: f64) -> usize {
+    if let Some(at) = values.clone().position(|x| !x.is_finite()) {
+        return at;
+    }
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let mut so_far = sum - values.clone().map(square).sum::<f64>();
+    let last = values.len().saturating_sub(1);
+    let mut is_beyond = |x| {
+        so_far += square(x);
+        !(so_far as f32).is_finite()
+    };
+    values.into_iter().position(&mut is_beyond).unwrap_or(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_that_is_too_much_is_found() {
+        let of = |values: &[f32], sum| first_beyond(values.iter().copied(), sum);
+        assert_eq!(of(&[1.0, f32::INFINITY, f32::NAN], f64::NAN), 1);
+        assert_eq!(of(&[1.0, 2.0, 3e19, 4.0], 9e38), 2);
+        // what was there before counts
+        assert_eq!(of(&[1.0, 1e19, 2.0], 3.35e38 + 1e38), 1);
     }
 }
