@@ -252,18 +252,18 @@ impl Observer for Collector<'_> {
 }
 
 /// Returns which of the values first makes a sum of squares, which came to `sum`, no finite f32.
-fn first_beyond(values: impl ExactSizeIterator<Item = f32> + Clone, sum: f64) -> usize {
+fn first_beyond(mut values: impl ExactSizeIterator<Item = f32> + Clone, sum: f64) -> usize {
     if let Some(at) = values.clone().position(|x| !x.is_finite()) {
         return at;
     }
     let square = |x: f32| f64::from(x) * f64::from(x);
     let mut so_far = sum - values.clone().map(square).sum::<f64>();
     let last = values.len().saturating_sub(1);
-    let mut is_beyond = |x| {
+    let is_beyond = |x| {
         so_far += square(x);
         !(so_far as f32).is_finite()
     };
-    values.into_iter().position(&mut is_beyond).unwrap_or(last)
+    values.position(is_beyond).unwrap_or(last)
 }
 
 #[cfg(test)]
