@@ -14,6 +14,7 @@ mod gate;
 mod generate;
 #[cfg(feature = "hub")]
 mod hub;
+mod imatrix;
 mod inspect;
 mod mistakes;
 mod nn;

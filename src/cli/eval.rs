@@ -11,7 +11,7 @@ mod text;
 
 pub use interrupt::Interrupt;
 pub use kld::check_same;
-pub use manifest::{Places, args_of};
+pub use manifest::{Places, UnknownSetting, args_of, licences};
 pub use progress::EvalProgress;
 pub use suite::data_files;
 pub use text::TextFile;

@@ -7,7 +7,7 @@ use clap::Command;
 /// The commands in the order in which a newcomer meets them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("First", &["demo", "doctor"]),
-    ("Models", &["inspect", "pull", "quantize", "generate", "tokenizer"]),
+    ("Models", &["inspect", "pull", "imatrix", "quantize", "generate", "tokenizer"]),
     ("Training", &["recipe", "finetune", "merge"]),
     ("Evaluation", &["suite", "eval", "report", "gate", "replay"]),
     ("Shell", &["completions"]),
@@ -27,7 +27,7 @@ pub fn with_overview(command: Command) -> Command {
 fn overview(command: &Command) -> String {
     let bold = command.get_styles().get_header();
     let mut text = String::from(
-        "Quantize, fine-tune and evaluate open-weight language models, offline\n\n{usage-heading} {usage}\n\n",
+        "Quantize, fine-tune and evaluate open-weight language models, offline\n{usage-heading} {usage}\n\n",
     );
     for (group, names) in GROUPS {
         let mut title = group;

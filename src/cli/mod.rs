@@ -10,6 +10,7 @@ mod gate;
 mod generate;
 mod gpu_check;
 mod help;
+mod imatrix;
 mod inspect;
 mod machine;
 mod merge;
@@ -59,6 +60,7 @@ enum Command {
     Finetune(finetune::Args),
     Merge(merge::Args),
     Quantize(quantize::Args),
+    Imatrix(imatrix::Args),
     Recipe(recipe::Args),
     Inspect(inspect::Args),
     Eval(Box<eval::Args>),
@@ -119,6 +121,7 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
         Command::Finetune(args) => return finetune::run(args, device),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
+        Command::Imatrix(args) => imatrix::run(&args)?,
         Command::Recipe(args) => recipe::run(&args)?,
         Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),

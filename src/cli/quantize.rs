@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(short, long)]
     force: bool,
 
-    /// Weigh errors by an importance matrix (GGUF or legacy .dat, from llama-imatrix)
+    /// Weigh errors by an importance matrix (GGUF or legacy .dat, from `lctl imatrix` or llama-imatrix)
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
 

@@ -193,6 +193,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             say(args, &format!("inputs are what they were; {} again", manifest.job.command()));
             match &manifest.job {
                 Job::Quantize(settings) => rerun::quantize(&manifest, settings, &places, &how)?,
+                Job::Imatrix(settings) => rerun::imatrix(&manifest, settings, &places, &how)?,
                 Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
                 Job::Gate(_) => rerun::gate(&manifest, &places, &how)?,
                 Job::Finetune(settings) => train::finetune(&manifest, settings, &places, &how)?,

@@ -118,7 +118,8 @@ impl Chunks {
         }
     }
 
-    fn inputs(&self, piece: &Piece) -> Vec<u32> {
+    /// Returns the tokens of a piece as the model gets them.
+    pub(super) fn inputs(&self, piece: &Piece) -> Vec<u32> {
         let start = piece.chunk * self.chunk_len;
         let mut inputs = self.tokens[start + piece.positions.start..start + piece.positions.end].to_vec();
         if let (0, Some(bos)) = (piece.positions.start, self.bos) {

@@ -60,6 +60,9 @@ pub enum Error {
     #[error("the text has {found} tokens; 2 chunks of {chunk_len} need {needed}")]
     TextTooShort { found: usize, needed: usize, chunk_len: usize },
 
+    #[error("the text has {found} tokens; a chunk of {chunk_len}{} needs {needed}", behind(*from_chunk))]
+    NoWholeChunk { found: usize, needed: usize, chunk_len: usize, from_chunk: usize },
+
     #[error("a chunk of {found} tokens is too short: the least is {min}")]
     ChunkTooShort { found: usize, min: usize },
 
@@ -90,11 +93,21 @@ pub enum Error {
     #[error("chunk {chunk}: a logit is {value}")]
     NotFinite { chunk: usize, value: f32 },
 
+    #[error(
+        "chunk {chunk}: the squared inputs of `{}` add up to {} at column {}",
+        found.tensor, found.value, found.column
+    )]
+    InputNotFinite { chunk: usize, found: crate::model::observe::NotFinite },
+
     #[error(transparent)]
     Model(Box<crate::model::Error>),
 
     #[error(transparent)]
     File(Box<crate::tensor::Error>),
+}
+
+fn behind(n_chunks: usize) -> String {
+    if n_chunks > 0 { format!(" behind the first {n_chunks}") } else { String::new() }
 }
 
 impl From<crate::tensor::Error> for Error {
@@ -117,7 +130,7 @@ impl Diagnostic for Error {
             Error::TokenOutOfRange { .. } => "the tokenizer belongs to another model",
             Error::CacheTooSmall { .. } => "lower --context, or allow more memory",
             Error::NoTokenizer { .. } => return None,
-            Error::NoToken { .. } | Error::NoProbability { .. } => {
+            Error::NoToken { .. } | Error::NoProbability { .. } | Error::InputNotFinite { .. } => {
                 "the weights are damaged: some product is NaN or infinite"
             }
             Error::JournalExists { .. } => {
@@ -132,7 +145,12 @@ impl Diagnostic for Error {
             Error::JournalKind { .. } => "the journal is damaged: start a new one",
             Error::Read(source) => return source.hint(),
             Error::Io { .. } => return None,
-            Error::TextTooShort { .. } => "give a longer text or a smaller --context",
+            Error::NoWholeChunk { from_chunk: 1.., .. } => {
+                "give a longer text, or a smaller --from-chunk or --context"
+            }
+            Error::TextTooShort { .. } | Error::NoWholeChunk { .. } => {
+                "give a longer text or a smaller --context"
+            }
             Error::ChunkTooShort { .. } => "give a greater --context",
             Error::ChunkTooLong { .. } => "give a smaller --context",
             Error::TextToken { .. } => "the tokenizer belongs to another model",

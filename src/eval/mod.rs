@@ -4,6 +4,7 @@
 
 pub mod audit;
 mod chunks;
+pub mod collect;
 pub mod contamination;
 pub mod cvss;
 pub mod data;

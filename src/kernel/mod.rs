@@ -4,6 +4,7 @@ pub mod activation;
 mod aligned;
 mod arena;
 pub mod attention;
+pub mod column_moments;
 pub mod convert;
 pub(crate) mod disjoint;
 pub mod dropout;

@@ -9,6 +9,7 @@ use super::batch::{Batch, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
 use super::decode::{Scored, Segment, Wanted};
 use super::moe::rows_of_experts;
+use super::observe::{Input, Observer, Watch};
 use super::residence::{self, Residence};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
@@ -130,10 +131,40 @@ impl Decoder {
     /// # Panics
     /// If a sequence is in two segments, is not the cache's, or a wanted index is none of its segment's.
     pub fn forward(&self, cache: &mut KvCache, segments: &[Segment<'_>]) -> Result<Tensor, Error> {
+        self.watched(cache, segments, Watch::default())
+    }
+
+    /// As [`Decoder::forward`]; the observer hears of the inputs of all products, the output layer's included. Of the last layer
+    /// those are the wanted tokens' alone; of a sequence that is computed anew (LongRoPE), all of it.
+    ///
+    /// Errors as `forward`, and if the observer does.
+    pub fn forward_observed(
+        &self,
+        cache: &mut KvCache,
+        segments: &[Segment<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor, Error> {
+        self.watched(cache, segments, Watch::of(observer))
+    }
+
+    /// Returns true if a sequence that grows to `length` tokens in several calls is computed anew on its way.
+    pub fn starts_anew_within(&self, length: usize) -> bool {
+        self.ropes.change_between(1, length)
+    }
+
+    fn watched(
+        &self,
+        cache: &mut KvCache,
+        segments: &[Segment<'_>],
+        mut watch: Watch<'_>,
+    ) -> Result<Tensor, Error> {
         let lengths: Vec<usize> = segments.iter().map(|segment| cache.len(segment.sequence)).collect();
         let mut batch = Batch::default();
         let laid_out = segments.iter().try_for_each(|segment| self.lay_out(cache, segment, &mut batch));
-        let result = laid_out.and_then(|()| Ok(self.run(cache, &batch)?));
+        let result = laid_out.and_then(|()| {
+            let hidden = self.run(&mut Pass { cache, watch: &mut watch }, &batch)?;
+            watch.refused.take().map_or(Ok(hidden), |refused| Err(Error::InputNotFinite(refused)))
+        });
         for (sequence, by) in batch.anew {
             match result {
                 Ok(_) => cache.replace(sequence, by),
@@ -190,7 +221,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn run(&self, cache: &mut KvCache, batch: &Batch) -> candle_core::Result<Tensor> {
+    fn run(&self, pass: &mut Pass<'_, '_>, batch: &Batch) -> candle_core::Result<Tensor> {
         let config = &self.config;
         if batch.tokens.is_empty() {
             return Tensor::zeros((0, config.d_model), candle_core::DType::F32, &Device::Cpu);
@@ -203,18 +234,20 @@ impl Decoder {
         };
         let all = RowsOf { batch, spans: &batch.spans, picked: None };
         for (i, layer) in layers.iter().enumerate() {
-            x = self.layer(cache, i, layer, &x, &all)?;
+            x = self.layer(pass, i, layer, &x, &all)?;
         }
         // the last layer's keys and values are for later tokens; the rest only for the wanted rows
         let spans = wanted_spans(batch);
         let picked = (batch.wanted.len() < batch.tokens.len()).then_some(batch.wanted.as_slice());
-        let x = self.layer(cache, layers.len(), last, &x, &RowsOf { batch, spans: &spans, picked })?;
-        self.norm(&x, &self.weights.output_norm) // [R, C]
+        let x = self.layer(pass, layers.len(), last, &x, &RowsOf { batch, spans: &spans, picked })?;
+        let hidden = self.norm(&x, &self.weights.output_norm)?; // [R, C]
+        pass.watch.all(config.n_layers, Input::Output, &hidden)?;
+        Ok(hidden)
     }
 
     fn layer(
         &self,
-        cache: &mut KvCache,
+        pass: &mut Pass<'_, '_>,
         index: usize,
         layer: &Layer,
         x: &Tensor,
@@ -222,6 +255,7 @@ impl Decoder {
     ) -> candle_core::Result<Tensor> {
         let config = &self.config;
         let normed = self.norm(x, &layer.attn_norm)?;
+        pass.watch.all(index, Input::Attention, &normed)?;
         let [q, k, v] = match rows.picked {
             None => take(self.linears(&normed, &[&layer.q, &layer.k, &layer.v])?)?,
             Some(picked) => {
@@ -234,7 +268,7 @@ impl Decoder {
         let turns = self.turns(rows.batch, local);
         let k = self.head_norm(&k, &layer.k_norm)?;
         let k = nn::rope(&self.compute, &k, config.head_dim, &turns)?;
-        self.store(cache, index, rows.batch, &k, &v)?;
+        self.store(pass.cache, index, rows.batch, &k, &v)?;
         let picked_x = match rows.picked {
             None => x.clone(),
             Some([]) => return nn::gather(x, &[]),
@@ -250,14 +284,15 @@ impl Decoder {
             softcap: config.attn_logit_softcap.filter(|cap| *cap != 0.0),
             window: config.sliding_window.filter(|_| local),
         };
-        let attending = nn::AttendingRows { cache, layer: index, spans: rows.spans };
+        let attending = nn::AttendingRows { cache: pass.cache, layer: index, spans: rows.spans };
         let attended = nn::attention(&self.compute, shape, &q, attending)?;
+        pass.watch.all(index, Input::Attended, &attended)?;
         let [mut y] = take(self.linears(&attended, &[&layer.o])?)?;
         if let Some(norm) = &layer.post_attn_norm {
             y = self.norm(&y, norm)?;
         }
         let x = nn::add(&self.compute, &picked_x, &y)?;
-        let mut y = self.feed_forward(&layer.ffn, &self.norm(&x, &layer.ffn_norm)?)?;
+        let mut y = self.feed_forward(pass.watch, index, &layer.ffn, &self.norm(&x, &layer.ffn_norm)?)?;
         if let Some(norm) = &layer.post_ffn_norm {
             y = self.norm(&y, norm)?;
         }
@@ -291,22 +326,46 @@ impl Decoder {
         })?
     }
 
-    fn feed_forward(&self, ffn: &FeedForward, x: &Tensor) -> candle_core::Result<Tensor> {
+    fn feed_forward(
+        &self,
+        watch: &mut Watch<'_>,
+        index: usize,
+        ffn: &FeedForward,
+        x: &Tensor,
+    ) -> candle_core::Result<Tensor> {
         match ffn {
-            FeedForward::Dense(mlp) => self.mlp(mlp, x),
-            FeedForward::Experts { router, experts } => self.experts(router, experts, x),
+            FeedForward::Dense(mlp) => self.mlp(mlp, x, |input, x| watch.all(index, input, x)),
+            FeedForward::Experts { router, experts } => {
+                watch.all(index, Input::Router, x)?;
+                self.experts(router, experts, x, |input, expert, x| watch.part(index, input, Some(expert), x))
+            }
         }
     }
 
-    fn mlp(&self, mlp: &Mlp, x: &Tensor) -> candle_core::Result<Tensor> {
+    /// `see` is told what goes into the products.
+    fn mlp(
+        &self,
+        mlp: &Mlp,
+        x: &Tensor,
+        mut see: impl FnMut(Input, &Tensor) -> candle_core::Result<()>,
+    ) -> candle_core::Result<Tensor> {
+        see(Input::FeedForward, x)?;
         let [gate, up] = take(self.linears(x, &[&mlp.gate, &mlp.up])?)?;
         let hidden = nn::gated(&self.compute, self.config.activation, &gate, &up)?;
+        see(Input::Gated, &hidden)?;
         let [y] = take(self.linears(&hidden, &[&mlp.down])?)?;
         Ok(y)
     }
 
-    /// Each expert computes its tokens' rows at once; a token's experts are summed in ascending index.
-    fn experts(&self, router: &Linear, experts: &[Mlp], x: &Tensor) -> candle_core::Result<Tensor> {
+    /// Each expert computes its tokens' rows at once; a token's experts are summed in ascending index. `see` is told what goes
+    /// into the products of which expert, and of which rows.
+    fn experts(
+        &self,
+        router: &Linear,
+        experts: &[Mlp],
+        x: &Tensor,
+        mut see: impl FnMut(Input, (usize, &[usize]), &Tensor) -> candle_core::Result<()>,
+    ) -> candle_core::Result<Tensor> {
         let Some(config) = &self.config.experts else { candle_core::bail!("experts without a config") };
         // a router is F32 in every GGUF, so it is computed in f32 whatever a checkpoint stores it in
         let [logits] = take(nn::products(&self.compute, x, vec![router.product(Arithmetic::F32)])?)?;
@@ -314,9 +373,10 @@ impl Decoder {
         let probabilities = nn::softmax(&self.compute, &logits)?; // [T, E]
         let rows_of = rows_of_experts(&probabilities, config)?;
         let mut y = vec![0.0; x.elem_count()];
-        for (mlp, rows) in experts.iter().zip(&rows_of).filter(|(_, rows)| !rows.is_empty()) {
+        for (e, (mlp, rows)) in experts.iter().zip(&rows_of).enumerate().filter(|(_, (_, r))| !r.is_empty()) {
             let indexes: Vec<usize> = rows.iter().map(|(row, _)| *row).collect();
-            let expert = self.mlp(mlp, &nn::gather(x, &indexes)?)?;
+            let taken = nn::gather(x, &indexes)?;
+            let expert = self.mlp(mlp, &taken, |input, x| see(input, (e, &indexes), x))?;
             nn::scatter_scaled(&expert, rows, &mut y)?;
         }
         Tensor::from_vec(y, x.shape(), &Device::Cpu)
@@ -380,6 +440,12 @@ impl Decoder {
         }
         Ok(scored)
     }
+}
+
+/// What a forward writes to besides its result.
+struct Pass<'a, 'w> {
+    cache: &'a mut KvCache,
+    watch: &'a mut Watch<'w>,
 }
 
 /// Returns what a model of that config (of `path`) runs on.

@@ -80,6 +80,12 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    #[error(
+        "the squared inputs of `{}` add up to {} at column {}, with row {}",
+        .0.tensor, .0.value, .0.column, .0.row
+    )]
+    InputNotFinite(super::observe::NotFinite),
+
     #[error("a tensor operation failed")]
     Operation(#[from] candle_core::Error),
 
@@ -147,6 +153,9 @@ impl Diagnostic for Error {
                 Some("the tokenizer may belong to another model".to_owned())
             }
             Error::Cache(error) => error.hint(),
+            Error::InputNotFinite(_) => {
+                Some("the weights are damaged: some product is NaN or infinite".to_owned())
+            }
             Error::Quantized { .. } => {
                 Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
             }

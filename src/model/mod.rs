@@ -19,6 +19,7 @@ mod mapper;
 mod moe;
 mod name;
 mod names;
+pub mod observe;
 mod peft;
 mod residence;
 mod rope_scaling;

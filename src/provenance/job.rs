@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "command", content = "settings", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Job {
     Quantize(QuantizeSettings),
+    Imatrix(ImatrixSettings),
     Eval(EvalSettings),
     Gate(GateSettings),
     Finetune(FinetuneSettings),
@@ -19,6 +20,7 @@ impl Job {
     pub fn command(&self) -> &'static str {
         match self {
             Job::Quantize(_) => "quantize",
+            Job::Imatrix(_) => "imatrix",
             Job::Eval(_) => "eval",
             Job::Gate(_) => "gate",
             Job::Finetune(_) => "finetune",
@@ -73,6 +75,24 @@ impl QuantizeSettings {
 pub struct TensorType {
     pub pattern: String,
     pub format: String,
+}
+
+/// Settings of `lctl imatrix`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImatrixSettings {
+    /// `gguf` or `dat`.
+    pub format: String,
+    /// `--context`, if it was given.
+    pub context: Option<u32>,
+    /// Most chunks.
+    pub chunks: Option<u64>,
+    /// Chunks left out at the text's beginning.
+    pub from_chunk: u64,
+    pub process_output: bool,
+    pub parse_special: bool,
+    /// `auto`, `f32`, `bf16` or `int8`.
+    pub compute: String,
 }
 
 /// Settings of `lctl eval`.

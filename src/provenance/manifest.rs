@@ -144,6 +144,8 @@ pub enum OutputRole {
     Logits,
     Verdict,
     Adapter,
+    /// An importance matrix.
+    Importance,
 }
 
 /// What a digest of an output is of.

@@ -25,7 +25,10 @@ pub use draft::{
 };
 pub use files::{InputFile, InputFiles, Parent, parent_of};
 pub use host::RunFacts;
-pub use job::{EvalMode, EvalSettings, FinetuneSettings, GateSettings, Job, QuantizeSettings, TensorType};
+pub use job::{
+    EvalMode, EvalSettings, FinetuneSettings, GateSettings, ImatrixSettings, Job, QuantizeSettings,
+    TensorType,
+};
 pub use licence::{UNKNOWN, licence_beside, licence_of_model};
 pub use manifest::{
     Content, DataLicence, Input, Licences, Manifest, ManifestError, Output, OutputRole, Program, Role,

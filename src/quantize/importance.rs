@@ -4,11 +4,17 @@
 //! `.dat`. A weight is `in_sum2 / count`; where the count is 0 (an expert never routed to) it is 1.
 
 mod legacy;
+mod statistics;
+mod sums;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use legacy::LegacyError;
+pub use statistics::Statistics;
+pub use sums::{Collector, ImportanceSums};
+pub use write::Form;
 
 use crate::error::Diagnostic;
 use crate::read::{ReadError, refuse_endless};
@@ -29,9 +35,22 @@ pub struct Importance {
 /// What a parser found, unchecked.
 #[derive(Debug, Default)]
 struct Parsed {
-    entries: Vec<(String, Vec<f32>)>,
+    entries: Vec<ParsedEntry>,
     datasets: Vec<String>,
     n_chunks: Option<u32>,
+    /// Tokens per chunk; a legacy file does not say.
+    chunk_len: Option<u32>,
+    is_legacy: bool,
+}
+
+/// One tensor's entry. Of a legacy file the squares are `mean square * count`, and counts calls.
+#[derive(Debug)]
+struct ParsedEntry {
+    name: String,
+    squares: Vec<f32>,
+    /// Sums of the inputs themselves.
+    values: Option<Vec<f32>>,
+    counts: Vec<f32>,
 }
 
 /// What can be wrong with an importance matrix.
@@ -84,6 +103,27 @@ pub enum ImportanceError {
     )]
     WrongLength { path: PathBuf, tensor: String, n_values: usize, n_columns: usize, n_experts: usize },
 
+    #[error(
+        "{path}: `{entry}` has {n_values} sums in {n_counts} part(s), others of it {n_expected} in {n_parts}"
+    )]
+    OfAnother {
+        path: PathBuf,
+        entry: String,
+        n_values: usize,
+        n_counts: usize,
+        n_expected: usize,
+        n_parts: usize,
+    },
+
+    #[error("{path}: the model multiplies by no `{entry}`")]
+    NoSuchTensor { path: PathBuf, entry: String },
+
+    #[error("{path}: {n} of `{entry}` are too many for a legacy file, which counts in 31 bits")]
+    TooMany { path: PathBuf, entry: String, n: u64 },
+
+    #[error(transparent)]
+    Write(#[from] crate::tensor::Error),
+
     #[error("{path}: no entry of it names a tensor of this model")]
     OfNoTensor { path: PathBuf },
 
@@ -95,43 +135,35 @@ impl Diagnostic for ImportanceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             ImportanceError::File(source) => return source.hint(),
-            ImportanceError::Io { .. } => "give a file that llama-imatrix wrote".into(),
-            ImportanceError::WrongLength { .. } | ImportanceError::OfNoTensor { .. } => {
-                "was it made from this very model?".into()
-            }
+            ImportanceError::Write(source) => return source.hint(),
+            ImportanceError::TooMany { .. } => "write a GGUF".into(),
+            ImportanceError::Io { .. } => "give a file that `lctl imatrix` or llama-imatrix wrote".into(),
+            ImportanceError::WrongLength { .. }
+            | ImportanceError::OfNoTensor { .. }
+            | ImportanceError::OfAnother { .. }
+            | ImportanceError::NoSuchTensor { .. } => "was it made from this very model?".into(),
             ImportanceError::Missing { tensor, .. } => {
                 let name = tensor.replace('.', "\\.");
                 format!(
                     "let the calibration text reach it, or name another type: `--tensor-type '{name}=Q4_K'`"
                 )
             }
-            _ => "make it again with llama-imatrix, in GGUF form (`-o imatrix.gguf`)".into(),
+            _ => "make it again: `lctl imatrix MODEL TEXT -o imatrix.gguf`".into(),
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            ImportanceError::Write(source) => source.exit_code(),
+            _ => 2,
+        }
     }
 }
 
 impl Importance {
     /// Returns the importance matrix in `path`, of either form; every weight is finite and >= 0.
     pub fn open(path: &Path) -> Result<Self, ImportanceError> {
-        let io = |source| ImportanceError::Io { path: path.to_owned(), source };
-        match refuse_endless(path) {
-            Err(ReadError::Io { source, .. }) => return Err(io(source)),
-            checked => checked?,
-        }
-        let mut magic = [0u8; 4];
-        let is_gguf = {
-            use std::io::Read;
-            let mut file = std::fs::File::open(path).map_err(io)?;
-            file.read_exact(&mut magic).is_ok() && &magic == b"GGUF"
-        };
-        let parsed = if is_gguf {
-            parse_gguf(path)?
-        } else {
-            let bytes = std::fs::read(path).map_err(io)?;
-            legacy::parse(&bytes)
-                .map_err(|source| ImportanceError::Legacy { path: path.to_owned(), source })?
-        };
-        Self::checked(path, parsed)
+        Self::checked(path, parse(path, false)?)
     }
 
     /// Returns the importance matrix in the bytes of a legacy file; `path` is for messages.
@@ -143,7 +175,11 @@ impl Importance {
 
     fn checked(path: &Path, parsed: Parsed) -> Result<Self, ImportanceError> {
         let mut entries = BTreeMap::new();
-        for (entry, values) in parsed.entries {
+        for ParsedEntry { name: entry, squares, counts, .. } in parsed.entries {
+            let values = match parsed.is_legacy {
+                true => legacy::per_call(squares, &counts),
+                false => mean_squares(path, &entry, squares, &counts)?,
+            };
             if let Some(column) = values.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
                 let value = values[column];
                 return Err(ImportanceError::BadValue {
@@ -252,7 +288,27 @@ fn cut_text(text: &str) -> Value {
     Value::String(text[..end].to_owned())
 }
 
-fn parse_gguf(path: &Path) -> Result<Parsed, ImportanceError> {
+/// Returns what is in a file of either form; sums of the inputs themselves only if `with_values`.
+fn parse(path: &Path, with_values: bool) -> Result<Parsed, ImportanceError> {
+    let io = |source| ImportanceError::Io { path: path.to_owned(), source };
+    match refuse_endless(path) {
+        Err(ReadError::Io { source, .. }) => return Err(io(source)),
+        checked => checked?,
+    }
+    let mut magic = [0u8; 4];
+    let is_gguf = {
+        use std::io::Read;
+        let mut file = std::fs::File::open(path).map_err(io)?;
+        file.read_exact(&mut magic).is_ok() && &magic == b"GGUF"
+    };
+    if is_gguf {
+        return parse_gguf(path, with_values);
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
+    legacy::parse(&bytes).map_err(|source| ImportanceError::Legacy { path: path.to_owned(), source })
+}
+
+fn parse_gguf(path: &Path, with_values: bool) -> Result<Parsed, ImportanceError> {
     let wrap = |source| ImportanceError::Gguf { path: path.to_owned(), source: Box::new(source) };
     let file = Gguf::open(path).map_err(wrap)?;
     let mut parsed = Parsed::default();
@@ -267,8 +323,13 @@ fn parse_gguf(path: &Path) -> Result<Parsed, ImportanceError> {
         };
         let counts =
             file.find(&format!("{entry}.counts")).ok_or_else(|| lonely(path, entry, "in_sum2", "counts"))?;
-        let values = mean_squares(path, entry, read_f32(&file, sums)?, &read_f32(&file, counts)?)?;
-        parsed.entries.push((entry.to_owned(), values));
+        let values = with_values.then(|| file.find(&format!("{entry}.in_sum"))).flatten();
+        parsed.entries.push(ParsedEntry {
+            name: entry.to_owned(),
+            squares: read_f32(&file, sums)?,
+            values: values.map(|values| read_f32(&file, values)).transpose()?,
+            counts: read_f32(&file, counts)?,
+        });
     }
     if parsed.entries.is_empty() {
         return Err(ImportanceError::Empty { path: path.into(), n_tensors: file.tensors().len() });
@@ -276,8 +337,9 @@ fn parse_gguf(path: &Path) -> Result<Parsed, ImportanceError> {
     if let Some(Value::Array(Array::String(names))) = file.metadata().get("imatrix.datasets") {
         parsed.datasets.clone_from(names);
     }
-    let n_chunks = file.metadata().get("imatrix.chunk_count").and_then(Value::as_u64);
-    parsed.n_chunks = n_chunks.and_then(|n| u32::try_from(n).ok());
+    let number = |key: &str| file.metadata().get(key)?.as_u64().and_then(|n| u32::try_from(n).ok());
+    parsed.n_chunks = number("imatrix.chunk_count");
+    parsed.chunk_len = number("imatrix.chunk_size");
     Ok(parsed)
 }
 
@@ -306,30 +368,35 @@ fn mean_squares(
     mut sums: Vec<f32>,
     counts: &[f32],
 ) -> Result<Vec<f32>, ImportanceError> {
-    if counts.is_empty() || sums.is_empty() || !sums.len().is_multiple_of(counts.len()) {
-        return Err(ImportanceError::Uneven {
-            path: path.into(),
-            entry: entry.into(),
-            n_values: sums.len(),
-            n_counts: counts.len(),
-        });
-    }
+    check_counts(path, entry, sums.len(), counts)?;
     let n_columns = sums.len() / counts.len();
-    for (expert, (row, count)) in sums.chunks_exact_mut(n_columns).zip(counts).enumerate() {
-        if !(count.is_finite() && *count >= 0.0) {
-            let (entry, value) = (entry.to_owned(), *count);
-            return Err(ImportanceError::BadValue {
-                path: path.into(),
-                entry,
-                what: "count",
-                value,
-                column: expert,
-            });
-        }
+    for (row, count) in sums.chunks_exact_mut(n_columns).zip(counts) {
         let count = count.round();
         row.iter_mut().for_each(|sum| *sum = if count > 0.0 { *sum / count } else { 1.0 });
     }
     Ok(sums)
+}
+
+/// Errors unless the sums divide among counts that are some.
+fn check_counts(path: &Path, entry: &str, n_values: usize, counts: &[f32]) -> Result<(), ImportanceError> {
+    if counts.is_empty() || n_values == 0 || !n_values.is_multiple_of(counts.len()) {
+        return Err(ImportanceError::Uneven {
+            path: path.into(),
+            entry: entry.into(),
+            n_values,
+            n_counts: counts.len(),
+        });
+    }
+    match counts.iter().position(|count| !(count.is_finite() && *count >= 0.0)) {
+        None => Ok(()),
+        Some(expert) => Err(ImportanceError::BadValue {
+            path: path.into(),
+            entry: entry.to_owned(),
+            what: "count",
+            value: counts[expert],
+            column: expert,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("an output in a directory that does not exist", "quantize model -t F16 -o out/new.gguf"),
     ("a device as output", "quantize model -t F16 -o /dev/null --force"),
     ("a text in place of an importance matrix", "quantize model -t int4 -o new.gguf --imatrix text.txt"),
+    ("a model without a text to measure it over", "imatrix model -o new.gguf"),
+    ("a text too short for one chunk", "imatrix model text.txt -o new.gguf --quiet"),
     ("a suite by its name", "eval model.gguf --suite log-triage"),
     ("a misspelt suite", "eval model.gguf --suite evalsuites/log-triaje.yaml"),
     ("a directory in place of a suite", "eval model.gguf --suite evalsuites"),

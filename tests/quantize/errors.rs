@@ -200,13 +200,13 @@ fn importance_of_another_model() {
         dir,
         &quantize("short.dat"),
         "error: short.dat: no importance matrix\n  caused by: entry count at byte 0: 4 bytes expected, 3 left\n\
-         hint: make it again with llama-imatrix, in GGUF form (`-o imatrix.gguf`)",
+         hint: make it again: `lctl imatrix MODEL TEXT -o imatrix.gguf`",
     );
     fails(
         dir,
         &quantize("m.gguf"),
         "error: m.gguf: no `.in_sum2` tensor among 21\n\
-         hint: make it again with llama-imatrix, in GGUF form (`-o imatrix.gguf`)",
+         hint: make it again: `lctl imatrix MODEL TEXT -o imatrix.gguf`",
     );
 }
 

@@ -198,6 +198,12 @@ pub struct UnknownSetting {
     found: String,
 }
 
+impl UnknownSetting {
+    pub fn new(key: &'static str, found: &str) -> Self {
+        UnknownSetting { key, found: found.to_owned() }
+    }
+}
+
 impl Diagnostic for UnknownSetting {
     fn hint(&self) -> Option<String> {
         Some("was the manifest edited, or written by another version of lctl?".into())
@@ -224,7 +230,7 @@ pub struct Places {
 ///
 /// Errors if a setting has a value that no argument has.
 pub fn args_of(settings: &EvalSettings, places: Places) -> Result<Args, UnknownSetting> {
-    let unknown = |key, found: &str| UnknownSetting { key, found: found.to_owned() };
+    let unknown = UnknownSetting::new;
     let compute = ComputeArg::from_str(&settings.compute, false);
     let chat_template = ChatTemplateUse::from_str(&settings.chat_template, false);
     let context = settings.context.filter(|context| *context < 2);

@@ -86,14 +86,23 @@ impl TextFile {
         chunk_len: usize,
         limit: Option<usize>,
     ) -> Result<Chunks, Failure> {
+        let (tokens, bos) = self.tokens(model, false)?;
+        Ok(Chunks::new(tokens, chunk_len, bos, limit)?)
+    }
+
+    /// Returns the text's tokens, and the BOS if they begin with one. A token for the text's end, which some tokenizers add,
+    /// is left out; the text of special tokens is such a token if `parse_special`.
+    pub fn tokens(
+        &self,
+        model: &LoadedModel,
+        parse_special: bool,
+    ) -> Result<(Vec<u32>, Option<u32>), Failure> {
         let tokenizer = &model.tokenizer;
-        let mut tokens =
-            tokenizer.encode(&self.text, EncodeOptions { add_special: true, parse_special: false })?;
+        let mut tokens = tokenizer.encode(&self.text, EncodeOptions { add_special: true, parse_special })?;
         if tokenizer.adds_eos() && tokens.last().copied() == tokenizer.eos() {
             tokens.pop();
         }
-        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        Ok(Chunks::new(tokens, chunk_len, bos, limit)?)
+        Ok((tokens, tokenizer.bos().filter(|_| tokenizer.adds_bos())))
     }
 
     /// Returns the last part of its path.

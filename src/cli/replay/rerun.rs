@@ -10,11 +10,14 @@ use super::inputs::Places;
 use super::{How, ReplayError};
 use crate::cli::eval;
 use crate::cli::gate::{self, GateJob, Models, Place};
+use crate::cli::imatrix::{self, ImatrixJob};
+use crate::cli::model::WeightsArg;
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
 use crate::eval::report::markdown;
 use crate::provenance::{
-    EvalMode, EvalSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role, sha256_of_file,
+    EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role,
+    sha256_of_file,
 };
 use crate::quantize::Control;
 
@@ -42,6 +45,38 @@ pub fn quantize(
     let outcome = prepared.execute(&job.output(&path, how.isa, how.n_threads), &control);
     progress.finish();
     Ok(Comparison::of_outputs(&manifest.outputs, &quantize::outputs(&outcome?)))
+}
+
+pub fn imatrix(
+    manifest: &Manifest,
+    settings: &ImatrixSettings,
+    places: &Places,
+    how: &How,
+) -> Result<Comparison, Failure> {
+    let work = work_dir(how)?;
+    let one = |role| manifest.inputs_of(role).next();
+    let source = one(Role::Model).zip(one(Role::Text)).map(|(model, text)| imatrix::Source {
+        model: places.given(model),
+        adapter: one(Role::Adapter).map(|adapter| places.given(adapter).into()),
+        text: places.given(text).into(),
+        dataset: text.path.clone(),
+    });
+    let in_file =
+        |input: &Input| ImportanceFile { path: places.given(input).into(), named: input.path.clone().into() };
+    let in_files = manifest.inputs_of(Role::Importance).map(in_file).collect();
+    let job = ImatrixJob { settings: settings.clone(), source, in_files };
+    let interrupt = eval::Interrupt::install();
+    interrupt.set_temporary(work.path().to_owned());
+    let made = job.make(&imatrix::How {
+        threads: how.threads_given,
+        isa: how.isa_given,
+        weights: WeightsArg::default(),
+        offline: true,
+        quiet: how.quiet,
+        digests: false,
+    })?;
+    let file = made.sums.write(&work.path().join("imatrix"), job.form()?, false)?;
+    Ok(Comparison::of_outputs(&manifest.outputs, &[imatrix::output(&file)]))
 }
 
 pub fn eval(

@@ -47,6 +47,7 @@ impl Manifest {
     fn check_outputs(&self) -> Result<(), String> {
         let expected: &[OutputRole] = match &self.job {
             Job::Quantize(_) => &[OutputRole::Model],
+            Job::Imatrix(_) => &[OutputRole::Importance],
             Job::Eval(EvalSettings { mode: EvalMode::Suite, .. }) => {
                 &[OutputRole::Report, OutputRole::Samples, OutputRole::Verdict]
             }
@@ -72,6 +73,14 @@ impl Manifest {
         const ANY: usize = usize::MAX;
         match &self.job {
             Job::Quantize(_) => &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Importance, 0, 1)],
+            // earlier matrices can be added up without a model
+            Job::Imatrix(_) => &[
+                (R::Model, 0, 1),
+                (R::ModelFiles, 0, 1),
+                (R::Adapter, 0, 1),
+                (R::Text, 0, 1),
+                (R::Importance, 0, ANY),
+            ],
             Job::Eval(settings) => match settings.mode {
                 EvalMode::Suite => &[
                     (R::Model, 1, 1),

@@ -3,7 +3,7 @@
 //! Little-endian: `i32 n_entries`; per entry `i32 len`, name, `i32 n_calls`, `i32 n_values`, f32 values;
 //! then, optionally, `i32 n_chunks`, `i32 len`, data set name.
 
-use super::Parsed;
+use super::{Parsed, ParsedEntry};
 
 /// What a legacy file can say wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,11 +56,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Returns the entries of a legacy file: values divided by the number of calls.
+/// Returns what is in a legacy file.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, LegacyError> {
     let mut cursor = Cursor { bytes, at: 0 };
     let n_entries = cursor.count("entry count", 1)?;
-    let mut parsed = Parsed::default();
+    let mut parsed = Parsed { is_legacy: true, ..Parsed::default() };
     for _ in 0..n_entries {
         let name_len = cursor.count("name length", 1)?;
         let name = cursor.text(name_len, "entry name")?;
@@ -68,9 +68,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, LegacyError> {
         let n_values = cursor.count("value count", 1)?;
         // n_values < 2^31, so the product fits where usize has 64 bits; take() refuses it elsewhere
         let data = cursor.take(n_values.saturating_mul(4), "values")?;
-        let divisor = if n_calls > 0 { n_calls as f32 } else { 1.0 };
-        let values = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b) / divisor).collect();
-        parsed.entries.push((name, values));
+        let squares = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        parsed.entries.push(ParsedEntry { name, squares, values: None, counts: vec![n_calls as f32] });
     }
     if cursor.at < bytes.len() {
         let n_chunks = cursor.i32("chunk count")?;
@@ -83,4 +82,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, LegacyError> {
         }
     }
     Ok(parsed)
+}
+
+/// Returns an entry's values divided by its number of calls, if it has one.
+pub(super) fn per_call(mut values: Vec<f32>, n_calls: &[f32]) -> Vec<f32> {
+    let divisor = n_calls.first().copied().filter(|n| *n > 0.0).unwrap_or(1.0);
+    values.iter_mut().for_each(|value| *value /= divisor);
+    values
 }

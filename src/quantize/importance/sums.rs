@@ -1,0 +1,281 @@
+//! What importance matrices are made of: sums over the inputs of products, collected from a model or read from files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::{ImportanceError, ParsedEntry, check_counts, parse};
+use crate::kernel::Compute;
+use crate::kernel::column_moments::add_column_moments;
+use crate::model::observe::{Input, Inputs, NotFinite, Observer, Site, SiteTensors};
+
+/// Per tensor and input column, the sums of the inputs and of their squares, and how many rows they are of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImportanceSums {
+    pub(super) entries: BTreeMap<String, Sums>,
+    pub(super) datasets: Vec<String>,
+    /// Tokens per chunk.
+    pub(super) chunk_len: usize,
+}
+
+/// Of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sums {
+    /// `[experts, columns]`
+    pub squares: Vec<f64>,
+    /// Of the inputs themselves; a legacy file lacks them, and so does what such a file was added to.
+    pub values: Option<Vec<f64>>,
+    /// Rows of each expert.
+    pub counts: Vec<u64>,
+}
+
+impl ImportanceSums {
+    /// Returns the sums in a file of either form. `chunk_len` is for a file that does not say how many tokens its chunks have:
+    /// a legacy one holds means, of which that makes sums.
+    ///
+    /// Errors if it is none, or a sum is no number.
+    pub fn open(path: &Path, chunk_len: usize) -> Result<Self, ImportanceError> {
+        let parsed = parse(path, true)?;
+        let chunk_len = parsed.chunk_len.map_or(chunk_len, |n| n as usize).max(1);
+        let mut entries = BTreeMap::new();
+        for entry in parsed.entries {
+            let name = entry.name.clone();
+            let sums = Sums::checked(path, entry, if parsed.is_legacy { chunk_len as f64 } else { 1.0 })?;
+            if entries.insert(name.clone(), sums).is_some() {
+                return Err(ImportanceError::Duplicate { path: path.into(), entry: name });
+            }
+        }
+        Ok(ImportanceSums { entries, datasets: parsed.datasets, chunk_len })
+    }
+
+    /// Adds those of `other`, which `path` named. The chunks' length stays, unless there was nothing yet.
+    ///
+    /// Errors if a tensor has another length there.
+    pub fn add(&mut self, other: ImportanceSums, path: &Path) -> Result<(), ImportanceError> {
+        if self.entries.is_empty() {
+            self.chunk_len = other.chunk_len;
+        }
+        self.datasets.extend(other.datasets);
+        for (name, sums) in other.entries {
+            match self.entries.get_mut(&name) {
+                None => {
+                    self.entries.insert(name, sums);
+                }
+                Some(so_far) if so_far.fits(&sums) => so_far.add(sums),
+                Some(so_far) => {
+                    let (n_expected, n_parts) = (so_far.squares.len(), so_far.counts.len());
+                    return Err(sums.of_another(path, name, n_expected, n_parts));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors if one of these, which `path` named, is of no tensor of the model, or of one with other columns.
+    pub fn check(&self, path: &Path, sites: &[SiteTensors]) -> Result<(), ImportanceError> {
+        let tensors = sites.iter().flat_map(|site| site.names.iter().map(move |name| (name.as_str(), site)));
+        let tensors: HashMap<&str, &SiteTensors> = tensors.collect();
+        for (name, sums) in &self.entries {
+            let Some(site) = tensors.get(name.as_str()) else {
+                return Err(ImportanceError::NoSuchTensor { path: path.into(), entry: name.clone() });
+            };
+            let n_expected = site.columns * site.n_experts;
+            if sums.squares.len() != n_expected || ![1, site.n_experts].contains(&sums.counts.len()) {
+                return Err(sums.of_another(path, name.clone(), n_expected, site.n_experts));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of tensors.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns true if there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Returns the names of the texts, in the order in which they were added.
+    pub fn datasets(&self) -> &[String] {
+        &self.datasets
+    }
+
+    /// Returns the tokens per chunk.
+    pub fn chunk_len(&self) -> usize {
+        self.chunk_len
+    }
+
+    /// Returns how many chunks the tensor with the most rows has seen.
+    pub fn n_chunks(&self) -> u64 {
+        let most = self.entries.values().flat_map(|sums| sums.counts.iter().copied()).max().unwrap_or(0);
+        let chunk_len = self.chunk_len.max(1) as u64;
+        most.saturating_add(chunk_len / 2) / chunk_len
+    }
+
+    /// Returns the tensors some of whose experts have seen no row, and how many those are.
+    pub fn with_idle_experts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.entries.iter().filter_map(|(name, sums)| {
+            let idle = sums.counts.iter().filter(|count| **count == 0).count();
+            (idle > 0).then_some((name.as_str(), idle))
+        })
+    }
+}
+
+impl Sums {
+    /// Returns what a file holds of a tensor, times `factor`.
+    fn checked(path: &Path, entry: ParsedEntry, factor: f64) -> Result<Sums, ImportanceError> {
+        let ParsedEntry { name, squares, values, counts } = entry;
+        check_counts(path, &name, squares.len(), &counts)?;
+        let bad = |what, values: &[f32], column: usize| ImportanceError::BadValue {
+            path: path.into(),
+            entry: name.clone(),
+            what,
+            value: values[column],
+            column,
+        };
+        if let Some(column) = squares.iter().position(|sum| !(sum.is_finite() && *sum >= 0.0)) {
+            return Err(bad("sum of squares", &squares, column));
+        }
+        if let Some(n_values) = values.as_ref().map(Vec::len).filter(|n| *n != squares.len()) {
+            let (n_expected, n_parts) = (squares.len(), counts.len());
+            let (path, n_counts) = (path.into(), n_parts);
+            return Err(ImportanceError::OfAnother {
+                path,
+                entry: name,
+                n_values,
+                n_counts,
+                n_expected,
+                n_parts,
+            });
+        }
+        if let Some(values) = &values
+            && let Some(column) = values.iter().position(|sum| !sum.is_finite())
+        {
+            return Err(bad("sum", values, column));
+        }
+        let times = |sums: Vec<f32>| sums.into_iter().map(|sum| f64::from(sum) * factor).collect();
+        Ok(Sums {
+            squares: times(squares),
+            values: values.map(times),
+            // counts are whole, and far below 2^53
+            counts: counts.iter().map(|count| (f64::from(*count).round() * factor) as u64).collect(),
+        })
+    }
+
+    /// Returns true if the other can be added: as many sums, in as many parts, or in one.
+    fn fits(&self, other: &Sums) -> bool {
+        let (a, b) = (self.counts.len(), other.counts.len());
+        self.squares.len() == other.squares.len() && (a == b || a == 1 || b == 1)
+    }
+
+    /// Adds one that fits. A single count stands for every expert.
+    fn add(&mut self, other: Sums) {
+        let spread = |counts: Vec<u64>, n: usize| match counts.as_slice() {
+            [one] => vec![*one; n],
+            _ => counts,
+        };
+        let n = self.counts.len().max(other.counts.len());
+        self.counts = spread(std::mem::take(&mut self.counts), n);
+        let pairs = self.counts.iter_mut().zip(spread(other.counts, n));
+        pairs.for_each(|(count, more)| *count = count.saturating_add(more));
+        let add = |sums: &mut Vec<f64>, more: Vec<f64>| {
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        };
+        add(&mut self.squares, other.squares);
+        self.values = self.values.take().zip(other.values).map(|(mut values, more)| {
+            add(&mut values, more);
+            values
+        });
+    }
+
+    fn of_another(&self, path: &Path, entry: String, n_expected: usize, n_parts: usize) -> ImportanceError {
+        let (n_values, n_counts) = (self.squares.len(), self.counts.len());
+        ImportanceError::OfAnother { path: path.into(), entry, n_values, n_counts, n_expected, n_parts }
+    }
+}
+
+/// Sums what a decoder multiplies.
+pub struct Collector<'a> {
+    compute: &'a Compute,
+    sites: HashMap<Site, Collected>,
+}
+
+struct Collected {
+    tensors: SiteTensors,
+    squares: Vec<f64>,
+    values: Vec<f64>,
+    counts: Vec<u64>,
+}
+
+impl<'a> Collector<'a> {
+    /// Returns one that has seen nothing of these sites; those of the output layer only if `with_output`.
+    pub fn new(compute: &'a Compute, sites: Vec<SiteTensors>, with_output: bool) -> Self {
+        let wanted = sites.into_iter().filter(|tensors| with_output || tensors.site.input != Input::Output);
+        let collected = |tensors: SiteTensors| {
+            let n = tensors.columns * tensors.n_experts;
+            let (squares, values, counts) = (vec![0.0; n], vec![0.0; n], vec![0; tensors.n_experts]);
+            (tensors.site, Collected { tensors, squares, values, counts })
+        };
+        Collector { compute, sites: wanted.map(collected).collect() }
+    }
+
+    /// Returns the sums, of a text of that name in chunks of that length.
+    pub fn finish(self, dataset: String, chunk_len: usize) -> ImportanceSums {
+        let mut entries = BTreeMap::new();
+        for Collected { tensors, squares, values, counts } in self.sites.into_values() {
+            let sums = Sums { squares, values: Some(values), counts };
+            entries.extend(tensors.names.into_iter().map(|name| (name, sums.clone())));
+        }
+        ImportanceSums { entries, datasets: vec![dataset], chunk_len }
+    }
+}
+
+impl Observer for Collector<'_> {
+    fn inputs(&mut self, inputs: &Inputs<'_>) -> Result<(), NotFinite> {
+        let Some(of_site) = self.sites.get_mut(&inputs.site) else { return Ok(()) };
+        let columns = of_site.tensors.columns;
+        let part = inputs.expert * columns..(inputs.expert + 1) * columns;
+        let squares = &mut of_site.squares[part.clone()];
+        add_column_moments(self.compute, inputs.x, &mut of_site.values[part], squares);
+        of_site.counts[inputs.expert] += (inputs.x.len() / columns) as u64;
+        // files hold f32
+        let Some(column) = squares.iter().position(|sum| !(*sum as f32).is_finite()) else { return Ok(()) };
+        let row = first_beyond(inputs.x.iter().skip(column).step_by(columns).copied(), squares[column]);
+        Err(NotFinite {
+            tensor: of_site.tensors.names.first().cloned().unwrap_or_default(),
+            row: inputs.rows.map_or(row, |rows| rows[row]),
+            column,
+            value: squares[column] as f32,
+        })
+    }
+}
+
+/// Returns which of the values first makes a sum of squares, which came to `sum`, no finite f32.
+fn first_beyond(mut values: impl ExactSizeIterator<Item = f32> + Clone, sum: f64) -> usize {
+    if let Some(at) = values.clone().position(|x| !x.is_finite()) {
+        return at;
+    }
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let mut so_far = sum - values.clone().map(square).sum::<f64>();
+    let last = values.len().saturating_sub(1);
+    let is_beyond = |x| {
+        so_far += square(x);
+        !(so_far as f32).is_finite()
+    };
+    values.position(is_beyond).unwrap_or(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_that_is_too_much_is_found() {
+        let of = |values: &[f32], sum| first_beyond(values.iter().copied(), sum);
+        assert_eq!(of(&[1.0, f32::INFINITY, f32::NAN], f64::NAN), 1);
+        assert_eq!(of(&[1.0, 2.0, 3e19, 4.0], 9e38), 2);
+        // what was there before counts
+        assert_eq!(of(&[1.0, 1e19, 2.0], 3.35e38 + 1e38), 1);
+    }
+}
