@@ -5,14 +5,12 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::super::linear::Group;
+use super::cast::{narrowed, widened};
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
-use super::weights::Ready;
 use crate::cuda::buffer::{Buffer, Float};
-use crate::cuda::op::elementwise::{
-    Combined, DropoutRows, add_to, combine_rows, gather_rows, to_bf16, to_f32,
-};
+use crate::cuda::op::elementwise::{Combined, DropoutRows, add_to, combine_rows, gather_rows};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::kernel::softmax::{softmax_rows, softmax_rows_backward};
@@ -204,30 +202,4 @@ fn gathered<T: Float>(
     let mut rows = Buffer::uninit(device, ids.len() * cols)?;
     gather_rows(device, x, ids, 1.0, &mut rows)?;
     Ok(rows)
-}
-
-/// Returns x in f32.
-fn widened<'a, T: Float>(device: &Device, x: &'a Buffer<T>) -> Result<Ready<'a, f32>, CudaError> {
-    match (x.as_type::<f32>(), x.as_type()) {
-        (Some(x), _) => Ok(Ready::Here(x)),
-        (None, Some(x)) => {
-            let mut wide = Buffer::uninit(device, x.len())?;
-            to_f32(device, x, &mut wide)?;
-            Ok(Ready::Made(wide))
-        }
-        _ => panic!("activations are f32 or bf16"),
-    }
-}
-
-/// Returns x in the type of activations.
-fn narrowed<'a, T: Float>(device: &Device, x: &'a Buffer<f32>) -> Result<Ready<'a, T>, CudaError> {
-    if let Some(x) = x.as_type::<T>() {
-        return Ok(Ready::Here(x));
-    }
-    let mut narrow = Buffer::uninit(device, x.len())?;
-    to_bf16(device, x, &mut narrow)?;
-    match narrow.into_type::<T>() {
-        Some(narrow) => Ok(Ready::Made(narrow)),
-        None => panic!("activations are f32 or bf16"),
-    }
 }

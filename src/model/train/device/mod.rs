@@ -1,10 +1,12 @@
 //! The decoder as it is trained, on a device: the CPU's forward and backward, step for step, with the operations of [`crate::cuda::op`].
 //!
 //! Frozen weights are copied once: dense ones as the products take them, blocks as they are stored. Parameters and their gradients are
-//! flat f32 vectors of the CPU's layout. Activations are of the products' type, f32 or bf16. The order of all sums depends on shapes alone.
+//! flat f32 vectors of the CPU's layout. The residual stream and its gradient are f32; all other activations are of the products' type,
+//! f32 or bf16. The order of all sums depends on shapes alone.
 
 mod batch;
 mod block;
+mod cast;
 mod dora;
 mod experts;
 mod linear;
