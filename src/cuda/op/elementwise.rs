@@ -379,8 +379,8 @@ pub fn embedding_backward<T: Float>(
 
 /// Where the rows of a batch stand, on the device: `kernel::dropout::MaskKey`.
 pub struct DropoutRows {
-    documents: Buffer<u32>,
-    positions: Buffer<u32>,
+    pub(super) documents: Buffer<u32>,
+    pub(super) positions: Buffer<u32>,
 }
 
 /// Some of these rows.
@@ -405,6 +405,20 @@ impl DropoutRows {
     pub fn slice(&self, range: Range<usize>) -> DropoutPart<'_> {
         let (documents, positions) = (self.documents.part(range.clone()), self.positions.part(range));
         DropoutPart { part: DropoutRows { documents, positions }, of: PhantomData }
+    }
+
+    /// Returns how many rows there are.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Returns places of n rows that are not known yet.
+    pub(super) fn uninit(device: &Device, n: usize) -> Result<DropoutRows, CudaError> {
+        Ok(DropoutRows { documents: Buffer::uninit(device, n)?, positions: Buffer::uninit(device, n)? })
     }
 
     pub fn new(device: &Device, rows: &[RowPlace]) -> Result<DropoutRows, CudaError> {

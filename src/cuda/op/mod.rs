@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod routing;
 
 use super::CudaError;
 use super::buffer::Float;

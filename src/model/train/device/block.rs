@@ -3,14 +3,14 @@
 use super::super::block::Block;
 use super::super::feed_forward::FeedForward;
 use super::cast::narrowed;
-use super::experts::{ExpertsOn, Places, SavedExperts};
+use super::experts::{ExpertsOn, SavedExperts};
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::{NormOn, Pass};
 use super::weights::Ready;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::{Gradients, Operands, Saved as OfAttention};
-use crate::cuda::op::elementwise::{Turn, add_scaled, gather_rows, rope, scatter_rows};
+use crate::cuda::op::elementwise::{DropoutRows, Turn, add_scaled, gather_rows, rope, scatter_rows};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::ModelConfig;
@@ -90,7 +90,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
     }
 
     /// Returns where the rows are that are computed behind attention.
-    fn places<'a>(&self, pass: &Pass<'a>) -> Places<'a> {
+    fn places<'a>(&self, pass: &Pass<'a>) -> &'a DropoutRows {
         pass.batch.places(self.block.is_last)
     }
 
@@ -161,7 +161,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         let device = pass.device;
         let normed: Buffer<T> = self.attn_norm.forward(pass, x)?;
         let ([mut q, mut k, v], qkv_lows) =
-            apart(self.qkv.forward(pass, &normed, pass.batch.places(false).on_device)?);
+            apart(self.qkv.forward(pass, &normed, pass.batch.places(false))?);
         drop(normed);
         for (heads, norm) in [(&mut q, &self.q_norm), (&mut k, &self.k_norm)] {
             if norm.is_none() {
@@ -178,7 +178,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         }
         let places = self.places(pass);
         let picked = self.picked(pass, &attended)?;
-        let ([y], o_lows) = apart(self.o.forward(pass, &picked, places.on_device)?);
+        let ([y], o_lows) = apart(self.o.forward(pass, &picked, places)?);
         drop(picked);
         let (y, attn_y) = behind(pass, &self.post_attn_norm, y)?;
         let picked = self.picked(pass, x)?;
@@ -186,7 +186,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         drop(picked);
         let (y, ffn) = match &self.ffn {
             FeedForwardOn::Dense(mlp) => {
-                let (y, saved) = mlp.forward(pass, &normed, places.on_device)?;
+                let (y, saved) = mlp.forward(pass, &normed, places)?;
                 (y, SavedFeedForward::Dense(Box::new(saved)))
             }
             FeedForwardOn::Experts(experts) => {
@@ -218,7 +218,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             let dy = behind_backward(pass, &self.post_attn_norm, &saved.attn_y, &dy, grads)?;
             let attended = self.picked(pass, &saved.attended)?;
             let (dys, lows) = ([&*dy], &saved.o_lows);
-            let places = self.places(pass).on_device;
+            let places = self.places(pass);
             let back = Back { x: &attended, dys: &dys, lows, places, wants_dx: true };
             let dattended = wanted(self.o.backward(pass, &back, grads)?);
             let dattended = self.picked_backward(pass, &dattended)?;
@@ -230,7 +230,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             x: &normed,
             dys: &[&dqkv[0], &dqkv[1], &dqkv[2]],
             lows: &saved.qkv_lows,
-            places: pass.batch.places(false).on_device,
+            places: pass.batch.places(false),
             wants_dx: wants_dnormed,
         };
         let Some(dnormed) = self.qkv.backward(pass, &back, grads)? else { return Ok(None) };
@@ -252,7 +252,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
             (self.ffn_norm.forward(pass, &saved.middle)?, self.places(pass));
         let dnormed = match (&self.ffn, &saved.ffn) {
             (FeedForwardOn::Dense(mlp), SavedFeedForward::Dense(saved)) => {
-                mlp.backward(pass, saved, (&normed, &dy), places.on_device, grads)?
+                mlp.backward(pass, saved, (&normed, &dy), places, grads)?
             }
             (FeedForwardOn::Experts(experts), SavedFeedForward::Experts(saved)) => {
                 experts.backward(pass, saved, (&normed, &dy), places, grads)?
