@@ -194,6 +194,8 @@ impl Device {
         Ok(Memory { block, bytes, meter })
     }
 
+    /// Writes behind what was asked for before, without waiting for it.
+    ///
     /// # Safety
     /// There is as much memory at `to`, and it is the device's.
     pub(super) unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {

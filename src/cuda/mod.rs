@@ -20,9 +20,13 @@ pub mod launch;
 mod module;
 #[cfg(gpu)]
 pub mod op;
+#[cfg(feature = "cuda")]
+mod pinned;
 pub mod probe;
 #[cfg(gpu)]
 pub mod product;
+#[cfg(gpu)]
+mod staging;
 
 #[cfg(gpu)]
 pub use device::Device;

@@ -192,7 +192,6 @@ impl<T: Float> Steps for Network<'_, T> {
         let values = Values { exact: params, rounded: rounded.as_ref() };
         let batch = Batch::new::<T>(self.device, &self.model.decoder.config, sheet)?;
         let pass = self.pass(values, &batch, false, Some(step));
-        // before the forward: a copy waits for what is asked for before it
         let mut factors = Buffer::zeros(self.device, sheet.targets.len())?;
         if let Slopes::Scale(scale) = slopes {
             factors.write(self.device, &vec![scale; sheet.targets.len()])?;
