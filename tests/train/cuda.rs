@@ -35,6 +35,7 @@ fn on_device(device: &Device, model: &Trainable, params: &Parameters, together: 
     let (mut nll, mut first, mut tokens) = (0.0, 0, 0);
     for documents in documents.chunks(together) {
         let sum = model.forward_backward(documents, 1.0 / n_targets as f32, key(3, first)).unwrap();
+        let sum = sum.read(device).unwrap();
         nll += sum.nll;
         tokens += sum.tokens;
         first += documents.len();
@@ -178,6 +179,7 @@ fn blocks_train_on_a_device_as_what_they_stand_for() {
         let on_device = |model: &Trainable| {
             let mut on_device = OnDevice::new(model, &device, &params).unwrap();
             let sum = on_device.forward_backward(&documents, 1.0, key(0, 0)).unwrap();
+            let sum = sum.read(&device).unwrap();
             (sum.nll, on_device.gradients().read(&device).unwrap())
         };
         let (nll, found) = on_device(&model);
@@ -234,7 +236,7 @@ fn steps_of_a_mixture_are_those_of_peft() {
         let scale = 1.0 / n_targets as f32;
         on_device.set_params(&params).unwrap();
         on_device.clear_gradients().unwrap();
-        let sum = on_device.forward_backward(&documents, scale, key(step, 0)).unwrap();
+        let sum = on_device.forward_backward(&documents, scale, key(step, 0)).unwrap().read(&device).unwrap();
         let found = norm(&on_device.gradients().read(&device).unwrap());
         let off =
             ((sum.nll / n_targets as f64 / losses[step] - 1.0).abs(), (found / norms[step] - 1.0).abs());

@@ -22,14 +22,14 @@ pub(super) enum Slopes<'a> {
 
 /// Forward and backward, whatever the type of activations.
 pub(super) trait Steps {
-    /// Adds to the gradients; returns the negative log-likelihood of every target.
+    /// Adds to the gradients; returns where the negative log-likelihood of every target will be.
     fn backward(
         &self,
         state: &mut State,
         sheet: &Sheet,
         step: StepKey,
         slopes: Slopes<'_>,
-    ) -> Result<Vec<f32>, CudaError>;
+    ) -> Result<Buffer<f32>, CudaError>;
 
     /// Returns the negative log-likelihood of every target, without dropout.
     fn nll(&self, state: &State, sheet: &Sheet, is_base: bool) -> Result<Vec<f32>, CudaError>;
@@ -187,7 +187,7 @@ impl<T: Float> Steps for Network<'_, T> {
         sheet: &Sheet,
         step: StepKey,
         slopes: Slopes<'_>,
-    ) -> Result<Vec<f32>, CudaError> {
+    ) -> Result<Buffer<f32>, CudaError> {
         let State { params, rounded, grads, apart } = state;
         let values = Values { exact: params, rounded: rounded.as_ref() };
         let batch = Batch::new::<T>(self.device, &self.model.decoder.config, sheet)?;
@@ -217,7 +217,7 @@ impl<T: Float> Steps for Network<'_, T> {
         let dx = self.output_norm.backward(&pass, &picked, &dhidden, None, grads)?;
         drop((picked, dhidden));
         self.blocks_backward(&pass, dx, tape, grads)?;
-        nll.read(self.device)
+        Ok(nll)
     }
 
     fn nll(&self, state: &State, sheet: &Sheet, is_base: bool) -> Result<Vec<f32>, CudaError> {
