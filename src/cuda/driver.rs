@@ -79,6 +79,12 @@ impl Driver {
         Ok((free as u64, total as u64))
     }
 
+    /// Returns what tells the GPU, or its part, from every other one.
+    pub fn identity(&self) -> Result<[u8; 16], CudaError> {
+        let uuid = self.context.uuid().map_err(|e| self.error("asking who it is", e))?;
+        Ok(uuid.bytes.map(std::ffi::c_char::cast_unsigned))
+    }
+
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let n = self.context.attribute(attribute).map_err(|e| self.error("asking for its size", e))?;

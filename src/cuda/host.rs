@@ -73,11 +73,16 @@ unsafe extern "C" {
     );
 }
 
+/// Stand-ins that this process has made.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 /// What runs blocks is one for the process (`host.h`).
 static MACHINE: Mutex<()> = Mutex::new(());
 
 pub(super) struct Host {
     options: Options,
+    /// Which of the process's it is.
+    number: u64,
     used: Arc<AtomicU64>,
     done: AtomicU64,
     staging: Mutex<Staging<Half>>,
@@ -165,6 +170,7 @@ impl Host {
     pub fn new(options: Options) -> Host {
         Host {
             options,
+            number: MADE.fetch_add(1, Ordering::Relaxed),
             used: Arc::default(),
             done: AtomicU64::new(0),
             staging: Mutex::default(),
@@ -175,6 +181,13 @@ impl Host {
     pub fn memory(&self) -> Result<(u64, u64), CudaError> {
         let total = self.options.memory_bytes;
         Ok((total.saturating_sub(self.used.load(Ordering::Relaxed)), total))
+    }
+
+    pub fn identity(&self) -> Result<[u8; 16], CudaError> {
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&u64::from(std::process::id()).to_le_bytes());
+        identity[8..].copy_from_slice(&self.number.to_le_bytes());
+        Ok(identity)
     }
 
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {

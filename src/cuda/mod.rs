@@ -18,6 +18,8 @@ pub mod host;
 pub mod launch;
 #[cfg(feature = "cuda")]
 mod module;
+#[cfg(feature = "cuda")]
+pub mod nccl;
 #[cfg(gpu)]
 pub mod op;
 #[cfg(feature = "cuda")]

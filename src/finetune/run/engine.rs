@@ -280,6 +280,9 @@ impl Engine for Gpu<'_> {
         if reducer.world().size == 1 {
             return Ok(());
         }
+        if reducer.sum_on_device(self.device, self.model.gradients_mut())? {
+            return Ok(());
+        }
         // by the host, which has the connections
         let mut gradients = self.model.gradients().read(self.device).map_err(Error::from)?;
         reducer.all_reduce_sum(&mut gradients)?;

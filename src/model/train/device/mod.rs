@@ -183,6 +183,11 @@ impl<'m> OnDevice<'m> {
         &self.state.grads
     }
 
+    /// Returns the same, to be changed there.
+    pub fn gradients_mut(&mut self) -> &mut Buffer<f32> {
+        &mut self.state.grads
+    }
+
     /// Overwrites the parameters' gradients.
     ///
     /// # Panics
