@@ -29,7 +29,9 @@ impl Pinned {
     unsafe fn bytes(&mut self, range: Range<usize>) -> &mut [MaybeUninit<u8>] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: within the memory, which bytes need no alignment for; the rest is the caller's.
-        unsafe { std::slice::from_raw_parts_mut(self.start.cast::<MaybeUninit<u8>>().add(range.start), range.len()) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.cast::<MaybeUninit<u8>>().add(range.start), range.len())
+        }
     }
 }
 
@@ -60,14 +62,16 @@ impl Transfers for Driver {
     unsafe fn send(&self, half: &mut Pinned, range: Range<usize>, to: u64) -> Result<(), CudaError> {
         let failed = |error| self.error("a copy to it", error);
         // SAFETY: the caller's; the bytes stay as they are until the event is waited for.
-        unsafe { result::memcpy_htod_async(to, half.bytes(range), self.stream().cu_stream()) }.map_err(failed)?;
+        unsafe { result::memcpy_htod_async(to, half.bytes(range), self.stream().cu_stream()) }
+            .map_err(failed)?;
         half.done.record(self.stream()).map_err(failed)
     }
 
     unsafe fn receive(&self, half: &mut Pinned, range: Range<usize>, from: u64) -> Result<(), CudaError> {
         let failed = |error| self.error("a copy from it", error);
         // SAFETY: as above; nobody reads them before.
-        unsafe { result::memcpy_dtoh_async(half.bytes(range), from, self.stream().cu_stream()) }.map_err(failed)?;
+        unsafe { result::memcpy_dtoh_async(half.bytes(range), from, self.stream().cu_stream()) }
+            .map_err(failed)?;
         half.done.record(self.stream()).map_err(failed)
     }
 

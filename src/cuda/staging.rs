@@ -276,7 +276,10 @@ mod tests {
         assert!(comes_through(&device, &LENGTHS));
         // they grow to what was asked for
         let halves = device.halves.borrow();
-        assert!(halves[0] == 512 && halves.contains(&1024) && halves.iter().all(|len| *len <= 2048), "{halves:?}");
+        assert!(
+            halves[0] == 512 && halves.contains(&1024) && halves.iter().all(|len| *len <= 2048),
+            "{halves:?}"
+        );
         for len in [1, 255, 256, 257, 512, 2047, 2048, 2049] {
             assert!(comes_through(&Late::default(), &[len; 9]), "{len}");
         }

@@ -59,7 +59,8 @@ fn one(checker: &mut Checker<'_>, rows: usize, experts: &Experts) -> Result<(), 
     checker.near_cpu("routing weights", &shape, weights, &want, 1e-5, Against::Value);
     // of every row: its experts with their weights, and the gradients of these
     let mut chosen = vec![(Vec::new(), Vec::new()); rows];
-    let listed = rows_of.iter().enumerate().flat_map(|(expert, rows)| rows.iter().map(move |row| (expert, row)));
+    let listed =
+        rows_of.iter().enumerate().flat_map(|(expert, rows)| rows.iter().map(move |row| (expert, row)));
     for ((expert, (row, weight)), dweight) in listed.zip(&dweights) {
         chosen[*row].0.push((expert, *weight));
         chosen[*row].1.push(*dweight);

@@ -99,14 +99,8 @@ impl Routed {
     ) -> Result<(), CudaError> {
         let Routed { probabilities, chosen, weights, slots, .. } = self;
         assert!(dweights.len() == weights.len() && dlogits.len() == probabilities.len());
-        let args = [
-            probabilities.arg(),
-            chosen.arg(),
-            weights.arg(),
-            slots.arg(),
-            dweights.arg(),
-            dlogits.arg(),
-        ];
+        let args =
+            [probabilities.arg(), chosen.arg(), weights.arg(), slots.arg(), dweights.arg(), dlogits.arg()];
         // SAFETY: the lengths were checked; slots are below the number of weights.
         unsafe { self.launch(device, "route_rows_backward", &args, weights.len() / self.n_used) }
     }

@@ -73,7 +73,8 @@ fn obstacle(offers: &[Offer]) -> Option<String> {
         return Some(format!("rank {rank} has NCCL {other}, rank 0 has {first}"));
     }
     let pairs = (0..offers.len()).flat_map(|second| (0..second).map(move |first| (first, second)));
-    let shared = pairs.into_iter().find(|(first, second)| offers[*first].identity == offers[*second].identity);
+    let shared =
+        pairs.into_iter().find(|(first, second)| offers[*first].identity == offers[*second].identity);
     shared.map(|(first, second)| format!("ranks {first} and {second} share a GPU"))
 }
 
@@ -260,9 +261,14 @@ mod tests {
                     sums.read(&device).unwrap()
                 });
                 for (found, expected) in on_devices.iter().zip(&on_host) {
-                    assert!(found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{size} {n}");
+                    assert!(
+                        found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{size} {n}"
+                    );
                 }
-                assert!(on_devices[0][n / 2].to_bits() == if n == 1 { on_host[0][0].to_bits() } else { 1 << 31 });
+                assert!(
+                    on_devices[0][n / 2].to_bits() == if n == 1 { on_host[0][0].to_bits() } else { 1 << 31 }
+                );
             }
         }
     }

@@ -7,9 +7,9 @@ use crate::cuda::buffer::Buffer;
 use crate::cuda::op::optimizer::{Clip, Run, Step};
 use crate::finetune::parallel::Reducer;
 use crate::finetune::{Optimizer, OptimizerState, Update, global_norm};
+use crate::model::train::{Document, Error, LossSum, Parameters, StepKey, Trainable};
 #[cfg(gpu)]
 use crate::model::train::{OnDevice, PendingLoss};
-use crate::model::train::{Document, Error, LossSum, Parameters, StepKey, Trainable};
 
 /// Which model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,11 @@ impl<'m> NormOn<'m> {
     }
 
     /// Returns the norm of x, which may be the residual stream.
-    pub fn forward<X: Float, T: Float>(&self, pass: &Pass<'_>, x: &Buffer<X>) -> Result<Buffer<T>, CudaError> {
+    pub fn forward<X: Float, T: Float>(
+        &self,
+        pass: &Pass<'_>,
+        x: &Buffer<X>,
+    ) -> Result<Buffer<T>, CudaError> {
         let (weight, offset) = self.weight(pass)?;
         let mut y = Buffer::uninit(pass.device, x.len())?;
         let op = Op { weight: &weight, offset, eps: pass.config.rms_norm_eps };
