@@ -82,7 +82,7 @@ impl Driver {
     /// Returns what tells the GPU, or its part, from every other one.
     pub fn identity(&self) -> Result<[u8; 16], CudaError> {
         let uuid = self.context.uuid().map_err(|e| self.error("asking who it is", e))?;
-        Ok(uuid.bytes.map(std::ffi::c_char::cast_unsigned))
+        Ok(uuid.bytes.map(|byte| byte.to_ne_bytes()[0]))
     }
 
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {

@@ -91,22 +91,22 @@ pub(super) struct Host {
 
 /// Copies that were asked for and not made yet.
 #[derive(Default)]
-struct Pending(Mutex<Vec<Copy>>);
+struct Pending(Mutex<Vec<Transfer>>);
 
-struct Copy {
+struct Transfer {
     from: u64,
     to: u64,
     bytes: usize,
 }
 
 impl Pending {
-    fn add(&self, copy: Copy) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+    fn add(&self, transfer: Transfer) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(transfer);
     }
 
     /// Makes them: what is asked for now comes behind them.
     fn make(&self) {
-        for Copy { from, to, bytes } in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for Transfer { from, to, bytes } in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // SAFETY: whoever asked made sure of both; blocks and halves make the copies before they are freed.
             unsafe { std::ptr::copy_nonoverlapping(pointer(from).cast_const(), pointer(to), bytes) };
         }
@@ -344,13 +344,13 @@ impl Transfers for Host {
 
     unsafe fn send(&self, half: &mut Half, range: Range<usize>, to: u64) -> Result<(), CudaError> {
         let (from, bytes) = (address(&mut half.memory[range.clone()]), range.len());
-        self.pending.add(Copy { from, to, bytes });
+        self.pending.add(Transfer { from, to, bytes });
         Ok(())
     }
 
     unsafe fn receive(&self, half: &mut Half, range: Range<usize>, from: u64) -> Result<(), CudaError> {
         let (to, bytes) = (address(&mut half.memory[range.clone()]), range.len());
-        self.pending.add(Copy { from, to, bytes });
+        self.pending.add(Transfer { from, to, bytes });
         Ok(())
     }
 

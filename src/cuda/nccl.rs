@@ -29,7 +29,7 @@ pub const ID_BYTES: usize = 128;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct UniqueId([c_char; ID_BYTES]);
+struct UniqueId([u8; ID_BYTES]);
 
 /// `ncclComm_t`
 type Handle = *mut c_void;
@@ -103,7 +103,7 @@ pub fn unique_id() -> Result<[u8; ID_BYTES], String> {
     let mut id = UniqueId([0; ID_BYTES]);
     // SAFETY: the argument is writable.
     nccl.check(unsafe { (nccl.get_unique_id)(&raw mut id) })?;
-    Ok(id.0.map(c_char::cast_unsigned))
+    Ok(id.0)
 }
 
 /// A way to the GPUs of the other processes.
@@ -148,9 +148,8 @@ impl Communicator {
             let connect = || {
                 context.bind_to_thread().map_err(|error| format!("{error:?}"))?;
                 let mut handle = std::ptr::null_mut();
-                let id = UniqueId(id.map(u8::cast_signed));
                 // SAFETY: the argument is writable, the context the thread's.
-                nccl.check(unsafe { (nccl.comm_init_rank)(&raw mut handle, n_ranks, id, own) })?;
+                nccl.check(unsafe { (nccl.comm_init_rank)(&raw mut handle, n_ranks, UniqueId(id), own) })?;
                 Ok(handle)
             };
             // nobody may wait for it any more

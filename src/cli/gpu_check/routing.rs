@@ -42,7 +42,7 @@ fn one(checker: &mut Checker<'_>, rows: usize, experts: &Experts) -> Result<(), 
         let mut all = download(device, &lists.weights)?;
         all.extend(numbers(lists.counts.read(device)?));
         all.extend(numbers(lists.ids.read(device)?));
-        Ok(all)
+        Ok::<_, CudaError>(all)
     })?;
     let (weights, lists) = found.split_at(dweights.len());
 

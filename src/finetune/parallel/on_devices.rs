@@ -72,9 +72,8 @@ fn obstacle(offers: &[Offer]) -> Option<String> {
         let (first, other) = (offers[0].version, offers[rank].version);
         return Some(format!("rank {rank} has NCCL {other}, rank 0 has {first}"));
     }
-    let pairs = (0..offers.len()).flat_map(|second| (0..second).map(move |first| (first, second)));
-    let shared =
-        pairs.into_iter().find(|(first, second)| offers[*first].identity == offers[*second].identity);
+    let mut pairs = (0..offers.len()).flat_map(|second| (0..second).map(move |first| (first, second)));
+    let shared = pairs.find(|(first, second)| offers[*first].identity == offers[*second].identity);
     shared.map(|(first, second)| format!("ranks {first} and {second} share a GPU"))
 }
 
