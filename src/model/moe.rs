@@ -23,7 +23,7 @@ fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32)> {
 
 /// Returns the rows that go to each expert, ascending, each with its weight; `probabilities` is the softmax of the router's
 /// logits, row by row.
-pub(crate) fn rows_of_experts(
+pub(super) fn rows_of_experts(
     probabilities: &Tensor,
     experts: &Experts,
 ) -> candle_core::Result<Vec<Vec<(usize, f32)>>> {

@@ -1,41 +1,52 @@
 //! Routing of a mixture's rows to its experts: the CPU's choice.
 
-use candle_core::Tensor;
-
 use super::run::{Against, Checker, download, noise, upload};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::op::elementwise::DropoutRows;
-use crate::cuda::op::routing::Routed;
+use crate::cuda::op::routing::{Routed, Routing};
 use crate::kernel::softmax::{softmax_rows, softmax_rows_backward};
-use crate::model::config::Experts;
-use crate::model::moe::rows_of_experts;
 use crate::nn::{RowPlace, expert_weights_backward};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     for renormalize in [true, false] {
-        for (rows, n, n_used) in [(11, 8, 2), (1000, 8, 2), (4096, 128, 8)] {
-            one(checker, rows, &Experts { n, n_used, d_ff: 1, renormalize })?;
+        for (rows, n_experts, n_used) in [(11, 8, 2), (1000, 8, 2), (4096, 128, 8)] {
+            one(checker, rows, Routing { n_experts, n_used, renormalize })?;
         }
     }
     Ok(())
 }
 
-fn one(checker: &mut Checker<'_>, rows: usize, experts: &Experts) -> Result<(), CudaError> {
-    let (device, n) = (checker.device, experts.n);
-    let shape = format!("{rows}x{n} top {}", experts.n_used);
+/// Returns the rows of every expert with their weights, ascending, as `model::moe` chooses them.
+fn rows_of(probabilities: &[f32], routing: Routing) -> Vec<Vec<(usize, f32)>> {
+    let mut rows_of = vec![Vec::new(); routing.n_experts];
+    for (row, p) in probabilities.chunks_exact(routing.n_experts).enumerate() {
+        let mut order: Vec<usize> = (0..p.len()).collect();
+        // stable: equal ones keep ascending indexes
+        order.sort_by(|a, b| p[*b].total_cmp(&p[*a]));
+        order.truncate(routing.n_used);
+        let sum: f32 = order.iter().map(|expert| p[*expert]).sum();
+        let by = if routing.renormalize { sum } else { 1.0 };
+        order.into_iter().for_each(|expert| rows_of[expert].push((row, p[expert] / by)));
+    }
+    rows_of
+}
+
+fn one(checker: &mut Checker<'_>, rows: usize, routing: Routing) -> Result<(), CudaError> {
+    let (device, n) = (checker.device, routing.n_experts);
+    let shape = format!("{rows}x{n} top {}", routing.n_used);
     let logits = noise::<f32>(rows * n, 1, 4.0);
     // rows of a check are few
     let places: Vec<RowPlace> =
         (0..rows as u32).map(|row| RowPlace { document: row / 7, position: row % 7 }).collect();
     let places = DropoutRows::new(device, &places)?;
     let on_device = upload::<f32>(device, &logits)?;
-    let dweights = noise::<f32>(rows * experts.n_used, 2, 1.0);
+    let dweights = noise::<f32>(rows * routing.n_used, 2, 1.0);
     let dweights_on_device = upload::<f32>(device, &dweights)?;
     let numbers = |values: Vec<u32>| values.into_iter().map(|value| value as f32);
     let mut gradients = Vec::new();
     let found = checker.twice("routing", &shape, &mut || {
-        let (routed, lists) = Routed::new(device, experts, &on_device, &places)?;
+        let (routed, lists) = Routed::new(device, routing, &on_device, &places)?;
         let mut dlogits = Buffer::<f32>::zeros(device, rows * n)?;
         routed.backward(device, &dweights_on_device, &mut dlogits)?;
         gradients = download(device, &dlogits)?;
@@ -48,9 +59,7 @@ fn one(checker: &mut Checker<'_>, rows: usize, experts: &Experts) -> Result<(), 
 
     let mut probabilities = logits;
     softmax_rows(&checker.compute, &mut probabilities, n);
-    let rows_of = Tensor::from_slice(&probabilities, (rows, n), &candle_core::Device::Cpu)
-        .and_then(|probabilities| rows_of_experts(&probabilities, experts))
-        .expect("rows of as many values as there are experts");
+    let rows_of = rows_of(&probabilities, routing);
     let all = rows_of.concat();
     let counts = rows_of.iter().map(|rows| rows.len() as f32);
     let want: Vec<f32> = counts.chain(all.iter().map(|(row, _)| *row as f32)).collect();
@@ -67,7 +76,7 @@ fn one(checker: &mut Checker<'_>, rows: usize, experts: &Experts) -> Result<(), 
     }
     let mut want = vec![0.0; rows * n];
     for ((p, dp), (chosen, dw)) in probabilities.chunks_exact(n).zip(want.chunks_exact_mut(n)).zip(&chosen) {
-        expert_weights_backward(p, chosen, dw, experts.renormalize, dp);
+        expert_weights_backward(p, chosen, dw, routing.renormalize, dp);
     }
     softmax_rows_backward(&checker.compute, &probabilities, &mut want, n);
     checker.near_cpu("routing backward", &shape, &gradients, &want, 1e-5, Against::Largest);

@@ -6,16 +6,23 @@ use super::super::device::Device;
 use super::super::launch::{Arg, Launch};
 use super::elementwise::DropoutRows;
 use super::{THREADS, arg, blocks, over_rows};
-use crate::model::config::Experts;
 
 /// Rows that a block routes: a warp each.
 const ROWS: usize = 8;
 
+/// How rows choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Routing {
+    pub n_experts: usize,
+    /// Of a row, `1 <= n_used <= n_experts`.
+    pub n_used: usize,
+    /// Whether the weights of a row are divided by their sum.
+    pub renormalize: bool,
+}
+
 /// Where rows went.
 pub struct Routed {
-    n_experts: usize,
-    n_used: usize,
-    renormalizes: bool,
+    routing: Routing,
     /// `[R, n_experts]`
     probabilities: Buffer<f32>,
     /// The experts of every row, ascending, `[R, n_used]`.
@@ -36,23 +43,21 @@ pub struct Lists {
 }
 
 impl Routed {
-    /// Chooses every row's experts by the router's logits, `[R, experts.n]`; `places` are the rows'.
+    /// Chooses every row's experts by the router's logits, `[R, n_experts]`; `places` are the rows'.
     ///
     /// # Panics
     /// If there are not as many logits, or more experts are used than there are.
     pub fn new(
         device: &Device,
-        experts: &Experts,
+        routing: Routing,
         logits: &Buffer<f32>,
         places: &DropoutRows,
     ) -> Result<(Routed, Lists), CudaError> {
-        let (rows, n, n_used) = (places.len(), experts.n, experts.n_used);
+        let (rows, n, n_used) = (places.len(), routing.n_experts, routing.n_used);
         assert!(logits.len() == rows * n && (1..=n).contains(&n_used));
         let all = rows * n_used;
         let routed = Routed {
-            n_experts: n,
-            n_used,
-            renormalizes: experts.renormalize,
+            routing,
             probabilities: Buffer::uninit(device, rows * n)?,
             chosen: Buffer::uninit(device, all)?,
             weights: Buffer::uninit(device, all)?,
@@ -102,7 +107,7 @@ impl Routed {
         let args =
             [probabilities.arg(), chosen.arg(), weights.arg(), slots.arg(), dweights.arg(), dlogits.arg()];
         // SAFETY: the lengths were checked; slots are below the number of weights.
-        unsafe { self.launch(device, "route_rows_backward", &args, weights.len() / self.n_used) }
+        unsafe { self.launch(device, "route_rows_backward", &args, weights.len() / self.routing.n_used) }
     }
 
     /// Launches a kernel of which a warp has a row.
@@ -116,7 +121,8 @@ impl Routed {
         args: &[Arg],
         rows: usize,
     ) -> Result<(), CudaError> {
-        let sizes = [arg(rows), arg(self.n_experts), arg(self.n_used), Arg::I32(self.renormalizes.into())];
+        let Routing { n_experts, n_used, renormalize } = self.routing;
+        let sizes = [arg(rows), arg(n_experts), arg(n_used), Arg::I32(renormalize.into())];
         let args = [args, &sizes].concat();
         let grid = (blocks(rows.div_ceil(ROWS)), 1);
         // SAFETY: the caller's.

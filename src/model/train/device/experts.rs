@@ -10,7 +10,7 @@ use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::elementwise::{Combined, DropoutRows, add_to, combine_rows, gather_rows};
-use crate::cuda::op::routing::{Lists, Routed};
+use crate::cuda::op::routing::{Lists, Routed, Routing};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::Experts;
@@ -20,7 +20,7 @@ pub(super) struct ExpertsOn<'m, T> {
     /// Its products are f32, whatever the others are.
     router: GroupOn<'m, f32>,
     experts: Vec<MlpOn<'m, T>>,
-    settings: &'m Experts,
+    routing: Routing,
 }
 
 /// What an expert did, for its range of the listed rows.
@@ -43,11 +43,13 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         device: &Device,
         compute: &Compute,
         (router, experts): (&'m Group, &'m [Mlp]),
-        settings: &'m Experts,
+        settings: &Experts,
     ) -> Result<ExpertsOn<'m, T>, CudaError> {
         let experts = experts.iter().map(|mlp| MlpOn::new(device, compute, mlp));
         let experts = experts.collect::<Result<_, _>>()?;
-        Ok(ExpertsOn { router: GroupOn::new(device, compute, router)?, experts, settings })
+        let &Experts { n: n_experts, n_used, renormalize, .. } = settings;
+        let routing = Routing { n_experts, n_used, renormalize };
+        Ok(ExpertsOn { router: GroupOn::new(device, compute, router)?, experts, routing })
     }
 
     /// Returns the output for rows x, and what the backward needs besides x. A token's experts are summed in ascending index.
@@ -61,7 +63,7 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         let wide = widened(device, x)?;
         let ([logits], router_lows) = apart(self.router.forward(pass, &wide, places)?);
         drop(wide);
-        let (routed, lists) = Routed::new(device, self.settings, &logits, places)?;
+        let (routed, lists) = Routed::new(device, self.routing, &logits, places)?;
         let counts = lists.counts.read(device)?;
         let cols = x.len() / places.len();
         let mut y = Buffer::zeros(device, x.len())?;
