@@ -2,6 +2,7 @@
 //! ranks. So the bits are those of [`super::TcpReducer`], which does everything else.
 
 use std::sync::{Mutex, PoisonError};
+#[cfg(feature = "cuda")]
 use std::time::Duration;
 
 use super::{Error, Patience, Reducer, World};
@@ -19,15 +20,15 @@ pub struct OnDevices {
     /// Does what is not done here.
     others: Box<dyn Reducer>,
     way: Mutex<Way>,
-    silence: Duration,
     /// Values of all ranks that are added at a time.
     at_once: usize,
 }
 
 /// How parts get to all devices.
 enum Way {
+    /// With the time after which a process that gives no sign is gone.
     #[cfg(feature = "cuda")]
-    Nccl(Communicator),
+    Nccl(Communicator, Duration),
     /// For tests: the reducer of the host carries them, and adds nothing.
     #[cfg(feature = "cuda-host")]
     ThroughHost,
@@ -100,13 +101,13 @@ impl OnDevices {
             return Ok((reducer, Some(through_host(&why))));
         }
         match connect(reducer.as_ref(), device, patience)? {
-            Ok(way) => Ok((Box::new(OnDevices::by(way, reducer, patience, AT_ONCE)), None)),
+            Ok(way) => Ok((Box::new(OnDevices::by(way, reducer, AT_ONCE)), None)),
             Err(why) => Ok((reducer, Some(through_host(&why)))),
         }
     }
 
-    fn by(way: Way, others: Box<dyn Reducer>, patience: Patience, at_once: usize) -> OnDevices {
-        OnDevices { others, way: Mutex::new(way), silence: patience.silence, at_once }
+    fn by(way: Way, others: Box<dyn Reducer>, at_once: usize) -> OnDevices {
+        OnDevices { others, way: Mutex::new(way), at_once }
     }
 
     /// Writes every rank's `own` to `all`, one behind another.
@@ -121,9 +122,9 @@ impl OnDevices {
         let _ = device;
         match way {
             #[cfg(feature = "cuda")]
-            Way::Nccl(communicator) => {
+            Way::Nccl(communicator, silence) => {
                 communicator.gather(own, all)?;
-                Ok(communicator.wait(self.silence)?)
+                Ok(communicator.wait(*silence)?)
             }
             #[cfg(feature = "cuda-host")]
             Way::ThroughHost => {
@@ -174,7 +175,7 @@ fn connect(reducer: &dyn Reducer, device: &Device, patience: Patience) -> Result
         // what one rank alone has is of no use
         let failed = reducer.any(connected.is_err())?;
         match connected {
-            Ok(communicator) if !failed => Ok(Ok(Way::Nccl(communicator))),
+            Ok(communicator) if !failed => Ok(Ok(Way::Nccl(communicator, patience.silence))),
             Ok(_) => Ok(Err("NCCL does not connect another rank".to_owned())),
             Err(why) => Ok(Err(format!("NCCL does not connect: {why}"))),
         }
@@ -253,8 +254,7 @@ mod tests {
                     let rank = reducer.world().rank;
                     let device = Device::host(Options::default());
                     // parts of no whole number
-                    let patience = Patience::default();
-                    let reducer = OnDevices::by(Way::ThroughHost, Box::new(reducer), patience, 2048);
+                    let reducer = OnDevices::by(Way::ThroughHost, Box::new(reducer), 2048);
                     let mut sums = Buffer::of(&device, &part(rank, n)).unwrap();
                     assert!(reducer.sum_on_device(&device, &mut sums).unwrap());
                     sums.read(&device).unwrap()
