@@ -52,7 +52,7 @@ impl Nccl {
     fn get() -> Option<&'static Nccl> {
         static NCCL: OnceLock<Option<Nccl>> = OnceLock::new();
         // SAFETY: NVIDIA's library, which does nothing but set itself up when it is opened.
-        let open = || NAMES.iter().find_map(|name| unsafe { Library::new(name) }.ok()).and_then(Nccl::of);
+        let open = || NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok()).and_then(Nccl::of);
         NCCL.get_or_init(open).as_ref()
     }
 
