@@ -310,11 +310,21 @@ fn meet(
     if !args.quiet {
         term::say(&format!("{size} processes: meeting the others at {}:{}", launch.host, launch.port));
     }
-    let terms = Terms { agreed: &agreed, patience: Patience::default(), interrupted: interrupt.flag() };
-    parallel::connect(launch, &terms).map_err(|error| match error {
-        parallel::Error::Interrupted => Error::NotBegun.into(),
+    let patience = Patience::default();
+    let terms = Terms { agreed: &agreed, patience, interrupted: interrupt.flag() };
+    let reducer = parallel::connect(launch, &terms).map_err(|error| match error {
+        parallel::Error::Interrupted => Failure::from(Error::NotBegun),
         error => error.into(),
-    })
+    })?;
+    #[cfg(gpu)]
+    if let Some(device) = &prepared.device {
+        let (reducer, note) = parallel::OnDevices::new(reducer, device, patience)?;
+        if let Some(note) = note.filter(|_| launch.world.is_first() && !args.quiet) {
+            term::say(&note);
+        }
+        return Ok(reducer);
+    }
+    Ok(reducer)
 }
 
 fn interrupted(args: &Args, outcome: &Outcome) -> Error {

@@ -15,6 +15,8 @@ mod reference;
 #[cfg_attr(not(gpu), allow(dead_code, reason = "filled by the checks of a build with CUDA"))]
 mod report;
 #[cfg(gpu)]
+mod routing;
+#[cfg(gpu)]
 mod run;
 #[cfg(gpu)]
 mod steps;

@@ -157,7 +157,7 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Overwrites all values, once everything before is done.
+    /// Overwrites all values behind what was asked for before; `values` may be changed when this returns.
     ///
     /// # Panics
     /// If there are not as many.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "cuda")]
+use std::time::Duration;
 
 use super::CudaError;
 use super::buffer::Float;
@@ -10,6 +12,8 @@ use super::driver::{self, Driver};
 #[cfg(feature = "cuda-host")]
 use super::host::{self, Host};
 use super::launch::Launch;
+#[cfg(feature = "cuda")]
+use super::nccl::{self, Communicator};
 use super::probe::DeviceFacts;
 use super::product::{Gemm, Operand, Part, PartMut, Product, Sizes};
 
@@ -127,6 +131,38 @@ impl Device {
         self.meter.peak.store(self.meter.now.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    /// Returns what tells the device from every other one, of other machines, too.
+    pub fn identity(&self) -> Result<[u8; 16], CudaError> {
+        on!(self, backend => backend.identity())
+    }
+
+    /// Returns whether it is the host that stands in for a GPU.
+    pub fn is_stand_in(&self) -> bool {
+        match &self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Driver(_) => false,
+            #[cfg(feature = "cuda-host")]
+            Backend::Host(_) => true,
+        }
+    }
+
+    /// Connects with the GPUs of the other processes: `rank` of `size`, by rank 0's id, as [`Communicator::new`].
+    ///
+    /// Errors with the reason.
+    #[cfg(feature = "cuda")]
+    pub fn connect(
+        &self,
+        place: (usize, usize),
+        id: [u8; nccl::ID_BYTES],
+        limit: Duration,
+    ) -> Result<Communicator, String> {
+        match &self.backend {
+            Backend::Driver(driver) => Communicator::new(driver, place, id, limit),
+            #[cfg(feature = "cuda-host")]
+            Backend::Host(_) => Err("the stand-in has no NCCL".to_owned()),
+        }
+    }
+
     /// Returns how many multiprocessors there are.
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {
         on!(self, backend => backend.n_multiprocessors())
@@ -194,6 +230,8 @@ impl Device {
         Ok(Memory { block, bytes, meter })
     }
 
+    /// Writes behind what was asked for before, without waiting for it.
+    ///
     /// # Safety
     /// There is as much memory at `to`, and it is the device's.
     pub(super) unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {

@@ -1,6 +1,6 @@
 //! A GPU by NVIDIA's driver, opened at run time.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, sys};
@@ -9,8 +9,10 @@ use super::CudaError;
 use super::blas::Blas;
 use super::launch::Launch;
 use super::module::Kernels;
+use super::pinned::Pinned;
 use super::probe::{DeviceFacts, Found};
 use super::product::Gemm;
+use super::staging::Staging;
 
 /// The CUDA that the kernels were compiled with, as the driver counts: 13000 is 13.0.
 pub fn cuda_version_needed() -> u32 {
@@ -21,6 +23,8 @@ pub fn cuda_version_needed() -> u32 {
 /// A context, one stream that everything runs on in order, the loaded kernels, and cuBLAS from its first use on.
 pub(super) struct Driver {
     index: usize,
+    /// Goes before the stream: its halves wait for their copies.
+    staging: Mutex<Staging<Pinned>>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     kernels: Kernels,
@@ -64,7 +68,8 @@ impl Driver {
         let stream = context.new_stream().map_err(failed("making a stream"))?;
         keep_freed_memory(&context).map_err(failed("setting up its memory"))?;
         let kernels = Kernels::load(index)?;
-        Ok((Driver { index, stream, context, kernels, blas: OnceLock::new() }, facts))
+        let (staging, blas) = (Mutex::default(), OnceLock::new());
+        Ok((Driver { index, staging, stream, context, kernels, blas }, facts))
     }
 
     /// Returns the bytes of memory that are free, and all.
@@ -72,6 +77,12 @@ impl Driver {
         let (free, total) =
             self.context.mem_get_info().map_err(|e| self.error("asking for its memory", e))?;
         Ok((free as u64, total as u64))
+    }
+
+    /// Returns what tells the GPU, or its part, from every other one.
+    pub fn identity(&self) -> Result<[u8; 16], CudaError> {
+        let uuid = self.context.uuid().map_err(|e| self.error("asking who it is", e))?;
+        Ok(uuid.bytes.map(|byte| byte.to_ne_bytes()[0]))
     }
 
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {
@@ -88,15 +99,15 @@ impl Driver {
         Ok(Block { slice: slice.map_err(|error| self.memory_error(bytes as u64, error))? })
     }
 
+    /// Writes behind what was asked for before; the bytes may be changed when this returns.
+    ///
     /// # Safety
     /// There is as much memory at `to`, and it is the device's.
     pub unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the caller's; the bytes are there until the copy is waited for: where a device reads pageable memory by itself, the
-        // driver need not have copied them before it returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
-            .map_err(|error| self.error("a copy to it", error))?;
-        self.synchronize()
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's.
+        unsafe { staging.write(self, to, bytes) }
     }
 
     /// Reads once everything before is done.
@@ -105,10 +116,9 @@ impl Driver {
     /// As [`Driver::write`], of `from`.
     pub unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the caller's; the bytes are there until the copy is waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
-            .map_err(|error| self.error("a copy from it", error))?;
-        self.synchronize()
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's.
+        unsafe { staging.read(self, from, bytes) }
     }
 
     /// # Safety
@@ -161,7 +171,7 @@ impl Driver {
         self.index
     }
 
-    pub(super) fn stream(&self) -> &CudaStream {
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
@@ -171,7 +181,7 @@ impl Driver {
     }
 
     /// Returns what an answer of the driver means.
-    fn error(&self, doing: &str, error: DriverError) -> CudaError {
+    pub(super) fn error(&self, doing: &str, error: DriverError) -> CudaError {
         described(self.index, doing, error)
     }
 

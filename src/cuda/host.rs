@@ -1,9 +1,12 @@
 //! The stand-in for a GPU: the same kernels as C++, run on the host one after another. For tests, not for speed.
 //!
 //! It is stricter than a GPU. Arguments are compared with the kernel's types; new memory is NaN; what lies around every buffer must be
-//! untouched when it is freed; memory can be short, and the device be lost, on demand.
+//! untouched when it is freed; copies through pinned memory are made as late as they may; memory can be short, and the device be lost, on
+//! demand.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +14,7 @@ use super::CudaError;
 use super::launch::{Arg, Launch};
 use super::probe::DeviceFacts;
 use super::product::{Gemm, Product, Sizes};
+use super::staging::{Staging, Transfers};
 
 /// How the stand-in behaves.
 #[derive(Clone, Copy, Debug)]
@@ -69,13 +73,56 @@ unsafe extern "C" {
     );
 }
 
+/// Stand-ins that this process has made.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 /// What runs blocks is one for the process (`host.h`).
 static MACHINE: Mutex<()> = Mutex::new(());
 
 pub(super) struct Host {
     options: Options,
+    /// Which of the process's it is.
+    number: u64,
     used: Arc<AtomicU64>,
     done: AtomicU64,
+    staging: Mutex<Staging<Half>>,
+    pending: Arc<Pending>,
+}
+
+/// Copies that were asked for and not made yet.
+#[derive(Default)]
+struct Pending(Mutex<Vec<Transfer>>);
+
+struct Transfer {
+    from: u64,
+    to: u64,
+    bytes: usize,
+}
+
+impl Pending {
+    fn add(&self, transfer: Transfer) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(transfer);
+    }
+
+    /// Makes them: what is asked for now comes behind them.
+    fn make(&self) {
+        for Transfer { from, to, bytes } in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // SAFETY: whoever asked made sure of both; blocks and halves make the copies before they are freed.
+            unsafe { std::ptr::copy_nonoverlapping(pointer(from).cast_const(), pointer(to), bytes) };
+        }
+    }
+}
+
+/// What stands in for pinned memory.
+pub(super) struct Half {
+    memory: Box<[MaybeUninit<u8>]>,
+    pending: Arc<Pending>,
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        self.pending.make();
+    }
 }
 
 /// Memory between guards.
@@ -84,6 +131,7 @@ pub(super) struct Block {
     address: u64,
     bytes: usize,
     used: Arc<AtomicU64>,
+    pending: Arc<Pending>,
 }
 
 /// What memory is aligned to: more than any kernel asks for.
@@ -110,6 +158,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        self.pending.make();
         self.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
         if !std::thread::panicking() {
             assert!(self.guards_hold(), "a kernel wrote beyond a buffer of {} bytes", self.bytes);
@@ -119,12 +168,26 @@ impl Drop for Block {
 
 impl Host {
     pub fn new(options: Options) -> Host {
-        Host { options, used: Arc::default(), done: AtomicU64::new(0) }
+        Host {
+            options,
+            number: MADE.fetch_add(1, Ordering::Relaxed),
+            used: Arc::default(),
+            done: AtomicU64::new(0),
+            staging: Mutex::default(),
+            pending: Arc::default(),
+        }
     }
 
     pub fn memory(&self) -> Result<(u64, u64), CudaError> {
         let total = self.options.memory_bytes;
         Ok((total.saturating_sub(self.used.load(Ordering::Relaxed)), total))
+    }
+
+    pub fn identity(&self) -> Result<[u8; 16], CudaError> {
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&u64::from(std::process::id()).to_le_bytes());
+        identity[8..].copy_from_slice(&self.number.to_le_bytes());
+        Ok(identity)
     }
 
     pub fn n_multiprocessors(&self) -> Result<u32, CudaError> {
@@ -151,29 +214,30 @@ impl Host {
         }
         // behind the first guard
         let address = (memory.as_mut_ptr().expose_provenance() + LINE) as u64;
-        Ok(Block { memory, address, bytes, used: self.used.clone() })
+        Ok(Block { memory, address, bytes, used: self.used.clone(), pending: self.pending.clone() })
     }
 
     /// # Safety
     /// As `Device::write`.
     pub unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer(to), bytes.len()) };
-        Ok(())
+        unsafe { staging.write(self, to, bytes) }
     }
 
     /// # Safety
     /// As `Device::read`.
     pub unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         self.synchronize()?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's.
-        unsafe { std::ptr::copy_nonoverlapping(pointer(from).cast_const(), bytes.as_mut_ptr(), bytes.len()) };
-        Ok(())
+        unsafe { staging.read(self, from, bytes) }
     }
 
     /// # Safety
     /// As `Device::copy`.
     pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+        self.pending.make();
         // SAFETY: the caller's.
         unsafe { std::ptr::copy_nonoverlapping(pointer(from).cast_const(), pointer(to), bytes) };
         Ok(())
@@ -182,6 +246,7 @@ impl Host {
     /// # Safety
     /// As `Device::fill_zero`.
     pub unsafe fn fill_zero(&self, to: u64, bytes: usize) -> Result<(), CudaError> {
+        self.pending.make();
         // SAFETY: the caller's.
         unsafe { std::ptr::write_bytes(pointer(to), 0, bytes) };
         Ok(())
@@ -248,20 +313,55 @@ impl Host {
     }
 
     pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.pending.make();
         match self.options.lost_after {
             Some(most) if self.done.load(Ordering::Relaxed) > most => Err(lost("computing")),
             _ => Ok(()),
         }
     }
 
-    /// Counts what is done; errors once the device is lost.
+    /// Counts what is done, behind all copies; errors once the device is lost.
     fn count(&self, doing: &str) -> Result<(), CudaError> {
+        self.pending.make();
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         match self.options.lost_after {
             Some(most) if done > most => Err(lost(doing)),
             _ => Ok(()),
         }
     }
+}
+
+impl Transfers for Host {
+    type Half = Half;
+
+    fn half(&self, bytes: usize) -> Result<Half, CudaError> {
+        Ok(Half { memory: Box::new_uninit_slice(bytes), pending: self.pending.clone() })
+    }
+
+    fn start(half: &mut Half) -> *mut MaybeUninit<u8> {
+        half.memory.as_mut_ptr()
+    }
+
+    unsafe fn send(&self, half: &mut Half, range: Range<usize>, to: u64) -> Result<(), CudaError> {
+        let (from, bytes) = (address(&mut half.memory[range.clone()]), range.len());
+        self.pending.add(Transfer { from, to, bytes });
+        Ok(())
+    }
+
+    unsafe fn receive(&self, half: &mut Half, range: Range<usize>, from: u64) -> Result<(), CudaError> {
+        let (to, bytes) = (address(&mut half.memory[range.clone()]), range.len());
+        self.pending.add(Transfer { from, to, bytes });
+        Ok(())
+    }
+
+    fn wait(&self, _half: &mut Half) -> Result<(), CudaError> {
+        self.pending.make();
+        Ok(())
+    }
+}
+
+fn address(memory: &mut [MaybeUninit<u8>]) -> u64 {
+    memory.as_mut_ptr().expose_provenance() as u64
 }
 
 fn lost(doing: &str) -> CudaError {

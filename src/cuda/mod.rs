@@ -18,11 +18,17 @@ pub mod host;
 pub mod launch;
 #[cfg(feature = "cuda")]
 mod module;
+#[cfg(feature = "cuda")]
+pub mod nccl;
 #[cfg(gpu)]
 pub mod op;
+#[cfg(feature = "cuda")]
+mod pinned;
 pub mod probe;
 #[cfg(gpu)]
 pub mod product;
+#[cfg(gpu)]
+mod staging;
 
 #[cfg(gpu)]
 pub use device::Device;

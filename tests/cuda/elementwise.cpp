@@ -141,6 +141,19 @@ void sums(Random& random, size_t n, size_t offset) {
     }
     same("add_scaled" + shape, out, want);
     same("scale" + shape, scaled, want_scaled);
+    if constexpr (sizeof(T) == 2) {
+        auto wide = Buffer<float>::random(random, n, 1.0f, offset);
+        Buffer<float> sum(n);
+        run("add_scaled to f32" + shape, {&sum}, [&] {
+            host::launch(3, 256, 0, [&] { add_scaled_f32_bf16(wide.data(), y.data(), 0.3f, sum.data(), n); });
+        });
+        std::vector<float> want_sum;
+        for (size_t i = 0; i < n; i++) {
+            volatile float product = 0.3f * to_f32(y[i]);
+            want_sum.push_back(wide[i] + product);
+        }
+        same("add_scaled to f32" + shape, sum, want_sum);
+    }
     if (n % 5 == 0) {
         auto bias = Buffer<float>::random(random, 5);
         auto biased = x;

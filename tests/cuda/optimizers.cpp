@@ -120,6 +120,20 @@ void formula(Random& random) {
     close("adamw against f64", p, want, F32);
 }
 
+/// Sums of several vectors in their order.
+void ranks(Random& random, size_t n, int n_ranks) {
+    const std::string shape = " " + std::to_string(n_ranks) + "x" + std::to_string(n);
+    auto values = Buffer<float>::random(random, n * n_ranks);
+    for (size_t i = 0; i < values.size(); i++) values[i] *= (float)(1u << random.below(20));
+    Buffer<float> out(n);
+    run("sum_of_ranks" + shape, {&out}, [&] { host::launch(2, 256, 0, [&] { sum_of_ranks(values.data(), out.data(), n_ranks, n); }); });
+    std::vector<float> want(values.data(), values.data() + n);
+    for (int rank = 1; rank < n_ranks; rank++) {
+        for (size_t i = 0; i < n; i++) want[i] += values[rank * n + i];
+    }
+    same("sum_of_ranks" + shape, out, want);
+}
+
 }  // namespace
 
 void optimizers() {
@@ -127,6 +141,9 @@ void optimizers() {
     for (const size_t n : {1, 1023, 65536, 65537, 200001}) steps(random, n, 0);
     steps(random, 515, 1);
     many_chunks(random);
+    ranks(random, 1, 3);
+    ranks(random, 1000, 1);
+    ranks(random, 4097, 5);
     formula(random);
 }
 

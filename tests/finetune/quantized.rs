@@ -130,7 +130,7 @@ fn the_estimate_counts_what_the_last_block_computes() {
     let decoder = Decoder::open(&setup.path("base"), &LoadOptions::new(ComputeMode::F32, 1)).unwrap();
     let model = Trainable::new(decoder, &Method::LowRank(LowRankSpec::new(4))).unwrap();
     let bytes = |targets, checkpointing| {
-        run::memory(&recipe, &model, Largest { tokens: 100, targets }, checkpointing)
+        run::memory(&recipe, &model, Largest { tokens: 100, targets }, checkpointing, None)
     };
     // with few targets the block before the last works on most, when what the last one kept is gone: per token its input, q, k, v
     // and what attention gave, two log-sums; the other half's input and gates

@@ -35,6 +35,7 @@ fn on_device(device: &Device, model: &Trainable, params: &Parameters, together: 
     let (mut nll, mut first, mut tokens) = (0.0, 0, 0);
     for documents in documents.chunks(together) {
         let sum = model.forward_backward(documents, 1.0 / n_targets as f32, key(3, first)).unwrap();
+        let sum = sum.read(device).unwrap();
         nll += sum.nll;
         tokens += sum.tokens;
         first += documents.len();
@@ -128,30 +129,68 @@ fn order_of_threads_and_recomputation_change_no_bit_and_packing_only_rounding() 
     }
 }
 
+/// Returns how far gradients in bf16 are from those of f32 on the CPU, by their norms: those of the device, those of the CPU; and
+/// how far the device's loss is.
+fn bf16_errors(
+    device: &Device,
+    (exact, rounded): (&Trainable, &Trainable),
+    params: &Parameters,
+    documents: &[Document<'_>],
+) -> (f64, f64, f64) {
+    let n_targets: usize = documents.iter().map(Document::n_targets).sum();
+    let scale = 1.0 / n_targets as f32;
+    let on_cpu = |model: &Trainable| {
+        let mut grads = vec![0.0; model.gradient_len()];
+        let sum = model.forward_backward(params, documents, scale, key(3, 0), &mut grads).unwrap();
+        model.finish_gradients(&mut grads);
+        grads.truncate(params.len());
+        (grads, sum.nll)
+    };
+    let (expected, nll) = on_cpu(exact);
+    let mut model = OnDevice::new(rounded, device, params).unwrap();
+    let sum = model.forward_backward(documents, scale, key(3, 0)).unwrap().read(device).unwrap();
+    model.finish_gradients().unwrap();
+    let found = model.gradients().read(device).unwrap();
+    let off = |found: &[f32]| {
+        let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+        norm(&difference) / norm(&expected)
+    };
+    (off(&found), off(&on_cpu(rounded).0), (sum.nll / nll - 1.0).abs())
+}
+
+/// The CPU rounds the operands of products alone; on the device what comes out of them is bf16, too. gemma3's six blocks make more of any
+/// error than the other models: moving their frozen weights by half a bit of bf16 moves gradients by an eighth, and in transformers'
+/// bf16 they are off by a tenth (tests/scripts/bf16_gradients.py).
 #[test]
 fn bf16_is_within_its_rounding() {
     let device = host();
+    let documents = documents();
+    let documents = borrowed(&documents);
     for name in ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "mixtral"] {
         let path = golden_dir().join("decoder").join(name);
-        for method in [Method::LowRank(low_rank()), Method::Full] {
+        for (method, what) in [(Method::LowRank(low_rank()), "lora"), (Method::Full, "full")] {
             let of = |mode| Trainable::new(open(&path, mode, 1), &method).unwrap();
-            let (exact, rounded) = (of(ComputeMode::F32), of(ComputeMode::Bf16));
+            let models = (&of(ComputeMode::F32), &of(ComputeMode::Bf16));
             assert_eq!(Precision::of(&of(ComputeMode::Auto)), Precision::Bf16, "weights are bf16");
-            let params = moved(&exact);
-            let (expected, expected_loss) = gradients(&exact, &params, 8);
-            let (found, loss) = on_device(&device, &rounded, &params, 8);
-            let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
-            let (off, loss_off) = (norm(&difference) / norm(&expected), (loss / expected_loss - 1.0).abs());
-            // the CPU rounds the operands of products alone
-            let (on_cpu, _) = gradients(&rounded, &params, 8);
-            let difference: Vec<f32> = on_cpu.iter().zip(&expected).map(|(a, b)| a - b).collect();
-            let cpu_off = norm(&difference) / norm(&expected);
-            println!(
-                "{name}: loss off by {loss_off:.1e}, gradients by {off:.1e}, the CPU's by {cpu_off:.1e}"
-            );
-            // of the device queries, keys and the sums between blocks are bf16, too: most shows in gemma3's six blocks
-            assert!(off > 0.0 && off < 8.0 * cpu_off && cpu_off < 0.1, "{name}: {off} {cpu_off}");
-            assert!(loss_off < 5e-3, "{name}: {loss_off}");
+            let params = moved(models.0);
+            // one by one where rounding can give a token other experts: that document's gradients are others then
+            let with_targets: Vec<_> = documents.iter().copied().filter(|d| d.n_targets() > 0).collect();
+            let parts = if name == "mixtral" { with_targets.chunks(1) } else { with_targets.chunks(8) };
+            let mut rerouted = 0;
+            for part in parts {
+                let (off, cpu_off, loss_off) = bf16_errors(&device, models, &params, part);
+                println!(
+                    "{name}, {what}: loss off by {loss_off:.1e}, gradients by {off:.1e}, the CPU's by {cpu_off:.1e}"
+                );
+                assert!(off > 0.0 && cpu_off < 0.1 && loss_off < 5e-3, "{name}, {what}: {off} {loss_off}");
+                let (times, at_most) = if name == "gemma3" { (6.0, 0.15) } else { (2.5, 0.03) };
+                if name == "mixtral" {
+                    rerouted += usize::from(off >= 4.0 * cpu_off);
+                } else {
+                    assert!(off < times * cpu_off && off < at_most, "{name}, {what}: {off} {cpu_off}");
+                }
+            }
+            assert!(rerouted <= 1, "{name}, {what}: {rerouted} documents");
         }
     }
 }
@@ -178,6 +217,7 @@ fn blocks_train_on_a_device_as_what_they_stand_for() {
         let on_device = |model: &Trainable| {
             let mut on_device = OnDevice::new(model, &device, &params).unwrap();
             let sum = on_device.forward_backward(&documents, 1.0, key(0, 0)).unwrap();
+            let sum = sum.read(&device).unwrap();
             (sum.nll, on_device.gradients().read(&device).unwrap())
         };
         let (nll, found) = on_device(&model);
@@ -234,7 +274,7 @@ fn steps_of_a_mixture_are_those_of_peft() {
         let scale = 1.0 / n_targets as f32;
         on_device.set_params(&params).unwrap();
         on_device.clear_gradients().unwrap();
-        let sum = on_device.forward_backward(&documents, scale, key(step, 0)).unwrap();
+        let sum = on_device.forward_backward(&documents, scale, key(step, 0)).unwrap().read(&device).unwrap();
         let found = norm(&on_device.gradients().read(&device).unwrap());
         let off =
             ((sum.nll / n_targets as f64 / losses[step] - 1.0).abs(), (found / norms[step] - 1.0).abs());

@@ -83,14 +83,17 @@ pub fn repeat_on(
         let documents = batch.documents();
         let n_targets: usize = documents.iter().map(|document| document.n_targets()).sum();
         engine.clear_gradients().unwrap();
-        let (mut nll, mut first) = (0.0, 0);
+        let mut first = 0;
         for documents in documents.chunks(per_micro_batch) {
             let scale = 1.0 / n_targets as f32;
-            let sum = engine.forward_backward(documents, scale, key(step, first)).unwrap();
-            nll += sum.nll;
+            engine.forward_backward(documents, scale, key(step, first)).unwrap();
             first += documents.len();
         }
         engine.finish_gradients().unwrap();
+        let losses = engine.losses().unwrap();
+        assert_eq!(losses.len(), documents.len().div_ceil(per_micro_batch));
+        assert!(engine.losses().unwrap().is_empty(), "each is told once");
+        let nll: f64 = losses.iter().map(|sum| sum.nll).sum();
         let norm = engine.gradient_norm().unwrap();
         let gradient_factor = clip_factor(norm, run.number("max_grad_norm"));
         let lr = schedule.lr_at(step);

@@ -38,7 +38,7 @@ pub fn checkpointing(
     // an error comes again, and is told, when the run begins
     let largest = run::totals(recipe, corpus).map(|totals| totals.largest).unwrap_or_default();
     let needed =
-        run::memory(recipe, model, largest, Checkpointing::None) + base_bytes(model, largest, device);
+        run::memory(recipe, model, largest, Checkpointing::None, device) + base_bytes(model, largest, device);
     match available(device) {
         // a tenth is left to everything else
         Some(available) if needed > available - available / 10 => Checkpointing::Blocks,
@@ -51,8 +51,8 @@ pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
     let Prepared { recipe, model, corpus, device, .. } = prepared;
     let largest = run::totals(recipe, corpus)?.largest;
     let device = device.as_ref();
-    let needed =
-        run::memory(recipe, model, largest, model.checkpointing()) + base_bytes(model, largest, device);
+    let needed = run::memory(recipe, model, largest, model.checkpointing(), device)
+        + base_bytes(model, largest, device);
     let of = if device.is_some() { "memory of the device" } else { "more memory" };
     match available(device) {
         Some(available) if needed > available => Err(TooLarge { of, needed, available }.into()),

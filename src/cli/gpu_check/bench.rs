@@ -40,22 +40,29 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
 fn steps(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     let device = checker.device;
     let n = ROWS * D_MODEL;
-    let x = upload::<bf16>(device, &noise::<bf16>(n, 1, 1.0))?;
+    // the residual stream and its gradient are f32
+    let x = upload::<f32>(device, &noise::<f32>(n, 1, 1.0))?;
     let dy = upload::<bf16>(device, &noise::<bf16>(n, 2, 1.0))?;
     let weight = upload::<f32>(device, &noise::<f32>(D_MODEL, 3, 1.0))?;
     let norm = Norm { weight: &weight, offset: 0.0, eps: 1e-5 };
-    let (mut y, mut sum) = (Buffer::<bf16>::zeros(device, n)?, Buffer::<bf16>::zeros(device, n)?);
+    let (mut y, mut sum) = (Buffer::<bf16>::zeros(device, n)?, Buffer::<f32>::zeros(device, n)?);
     let mut factors = Buffer::<f32>::zeros(device, ROWS)?;
-    let (shape, bytes) = (format!("{ROWS}x{D_MODEL} bf16"), 2.0 * n as f64);
-    checker.time("rms_norm", &shape, Some(2.0 * bytes), None, &mut || norm.forward(device, &x, &mut y))?;
-    checker.time("rms_norm of a sum", &shape, Some(4.0 * bytes), None, &mut || {
+    let (shape, bytes) = (format!("{ROWS}x{D_MODEL} f32 to bf16"), 2.0 * n as f64);
+    checker.time("rms_norm", &shape, Some(3.0 * bytes), None, &mut || norm.forward(device, &x, &mut y))?;
+    checker.time("rms_norm of a sum", &shape, Some(6.0 * bytes), None, &mut || {
         norm.forward_of_sum(device, &x, &dy, &mut sum, &mut y)
     })?;
-    checker.time("rms_norm_backward", &shape, Some(3.0 * bytes), None, &mut || {
-        norm.backward(device, &x, &dy, None, &mut y, &mut factors)
+    checker.time("rms_norm_backward", &shape, Some(5.0 * bytes), None, &mut || {
+        norm.backward(device, &x, &dy, None, &mut sum, &mut factors)
     })?;
-    checker
-        .time("add", &shape, Some(3.0 * bytes), None, &mut || op::add_scaled(device, &x, &dy, 1.0, &mut y))?;
+    checker.time("add", &shape, Some(5.0 * bytes), None, &mut || {
+        op::add_scaled(device, &x, &dy, 1.0, &mut sum)
+    })?;
+    let values = noise::<f32>(n, 5, 1.0);
+    let (moved, shape) = (Some(4.0 * n as f64), format!("{n} f32"));
+    checker.time("copy to the device", &shape, moved, None, &mut || sum.write(device, &values))?;
+    checker.time("copy from the device", &shape, moved, None, &mut || sum.read(device).map(drop))?;
+    let shape = format!("{ROWS}x{D_MODEL} bf16");
     let (n_heads, _, head_dim) = HEADS;
     let table = upload::<f32>(device, &RopeTable::new(&inv_freq(500_000.0, head_dim), 1.0).rows(2048))?;
     let positions: Vec<u32> = (0..2048).cycle().take(ROWS).collect();

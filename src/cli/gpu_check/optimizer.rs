@@ -5,7 +5,7 @@ use half::bf16;
 use super::run::{Checker, download, noise, upload};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::op::optimizer::{Clip, Flat, Run, Step};
+use crate::cuda::op::optimizer::{Clip, Flat, Run, Step, sum_of_ranks};
 use crate::finetune::{Group, Optimizer, Update, clip_factor, global_norm};
 
 const LR: f64 = 0.01;
@@ -16,7 +16,47 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     for n in [1, 1023, 65_537, 3_000_001] {
         one(checker, Optimizer::adamw(), n)?;
         one(checker, Optimizer::lion(), n)?;
+        ranks(checker, n)?;
+        copies(checker, n)?;
     }
+    // more than lies in pinned memory at a time
+    copies(checker, 20_000_003)
+}
+
+/// Sums over ranks, in their order.
+fn ranks(checker: &mut Checker<'_>, n: usize) -> Result<(), CudaError> {
+    const N_RANKS: usize = 3;
+    let (device, values) = (checker.device, noise::<f32>(N_RANKS * n, 3, 1.0));
+    let on_device = upload::<f32>(device, &values)?;
+    let found = checker.twice("sum of ranks", &format!("{n}"), &mut || {
+        let mut sums = Buffer::<f32>::zeros(device, n)?;
+        sum_of_ranks(device, &on_device, N_RANKS, &mut sums)?;
+        download(device, &sums)
+    })?;
+    let mut want = values[..n].to_vec();
+    for part in values[n..].chunks_exact(n) {
+        want.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+    checker.same_as_cpu("sum of ranks", &format!("{n}"), &found, &want);
+    Ok(())
+}
+
+/// Copies there and back, in pieces of several sizes; what they are of is overwritten as soon as the call returns.
+fn copies(checker: &mut Checker<'_>, n: usize) -> Result<(), CudaError> {
+    let (device, values) = (checker.device, noise::<f32>(n, 4, 1.0));
+    let found = checker.twice("copies", &format!("{n}"), &mut || {
+        let mut buffer = Buffer::<f32>::zeros(device, n)?;
+        let (mut first, mut piece) = (0, 1);
+        while first < n {
+            let end = n.min(first + piece);
+            let mut own = values[first..end].to_vec();
+            buffer.slice_mut(first..end).write(device, &own)?;
+            own.fill(f32::NAN);
+            (first, piece) = (end, 3 * piece);
+        }
+        download(device, &buffer)
+    })?;
+    checker.same_as_cpu("copies", &format!("{n}"), &found, &values);
     Ok(())
 }
 

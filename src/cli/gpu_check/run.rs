@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::report::{Check, Report, Timing, Training};
-use super::{Args, attention, bench, formats, loss, optimizer, steps, train};
+use super::{Args, attention, bench, formats, loss, optimizer, routing, steps, train};
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::{Buffer, Float};
@@ -36,6 +36,7 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
             "norms, gates, rope, sums, rows, dropout",
             steps::run as fn(&mut Checker<'_>) -> Result<(), CudaError>,
         ),
+        ("routing of experts", routing::run),
         ("formats", formats::run),
         ("optimizers", optimizer::run),
         ("products and loss", loss::run),

@@ -14,8 +14,9 @@ use crate::nn::{Activation, MaskKey, RowPlace};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     for (rows, cols) in [(11, 33), (64, 128), (9, 1000), (5, 2047), (130, 4096)] {
-        norms::<f32>(checker, rows, cols)?;
-        norms::<bf16>(checker, rows, cols)?;
+        norms::<f32, f32>(checker, rows, cols)?;
+        norms::<bf16, bf16>(checker, rows, cols)?;
+        norms::<f32, bf16>(checker, rows, cols)?;
         gates::<f32>(checker, rows, cols)?;
         gates::<bf16>(checker, rows, cols)?;
         sums::<f32>(checker, rows, cols)?;
@@ -33,16 +34,18 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     Ok(())
 }
 
-fn norms<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Result<(), CudaError> {
+/// Of rows of X, such as the residual stream; what is added to them and comes out is of T.
+fn norms<X: Float, T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Result<(), CudaError> {
     let device = checker.device;
     let (n, eps, shape) = (rows * cols, 1e-5, format!("{rows}x{cols}"));
-    let (x, dy, w) = (noise::<T>(n, 1, 2.0), noise::<T>(n, 2, 1.0), noise::<f32>(cols, 3, 1.0));
+    let types = if X::NAME == T::NAME { T::NAME.to_owned() } else { format!("{} to {}", X::NAME, T::NAME) };
+    let (x, dy, w) = (noise::<X>(n, 1, 2.0), noise::<T>(n, 2, 1.0), noise::<f32>(cols, 3, 1.0));
     let weight = upload::<f32>(device, &w)?;
     let norm = Norm { weight: &weight, offset: 1.0, eps };
     let w: Vec<f32> = w.iter().map(|w| w + 1.0).collect();
-    let (on_device, dy_on_device) = (upload::<T>(device, &x)?, upload::<T>(device, &dy)?);
+    let (on_device, dy_on_device) = (upload::<X>(device, &x)?, upload::<T>(device, &dy)?);
     let mut y = Buffer::<T>::zeros(device, n)?;
-    let name = format!("rms_norm {}", T::NAME);
+    let name = format!("rms_norm {types}");
     let found = checker.twice(&name, &shape, &mut || {
         norm.forward(device, &on_device, &mut y)?;
         download(device, &y)
@@ -54,32 +57,32 @@ fn norms<T: Float>(checker: &mut Checker<'_>, rows: usize, cols: usize) -> Resul
     cpu_norm::rms_norm(&checker.compute, &x, &w, eps, &mut cpu);
     checker.near_cpu(&name, &shape, &found, &cpu, allowed::<T>(), Against::Value);
 
-    let name = format!("rms_norm of a sum {}", T::NAME);
-    let mut sum = Buffer::<T>::zeros(device, n)?;
+    let name = format!("rms_norm of a sum {types}");
+    let mut sum = Buffer::<X>::zeros(device, n)?;
     let mut found = checker.twice(&name, &shape, &mut || {
         norm.forward_of_sum(device, &on_device, &dy_on_device, &mut sum, &mut y)?;
         Ok([download(device, &sum)?, download(device, &y)?].concat())
     })?;
     let found_y = found.split_off(n);
     let total: Vec<f32> = x.iter().zip(&dy).map(|(x, dy)| x + dy).collect();
-    let total = rounded::<T>(&total);
+    let total = rounded::<X>(&total);
     checker.same_as_cpu(&name, &shape, &found, &total);
     let want = reference::norm(&widened(&total), &wide_w, f64::from(eps));
     checker.near(&name, &shape, &found_y, &want, allowed::<T>(), Against::Value);
 
-    let (mut dx, mut factors) = (Buffer::<T>::zeros(device, n)?, Buffer::<f32>::zeros(device, rows)?);
-    let name = format!("rms_norm_backward {}", T::NAME);
+    let (mut dx, mut factors) = (Buffer::<X>::zeros(device, n)?, Buffer::<f32>::zeros(device, rows)?);
+    let name = format!("rms_norm_backward {types}");
     let found = checker.twice(&name, &shape, &mut || {
         norm.backward(device, &on_device, &dy_on_device, None, &mut dx, &mut factors)?;
         download(device, &dx)
     })?;
     let (want, want_weight) = reference::norm_backward(&wide_x, &wide_w, f64::from(eps), &wide_dy);
-    checker.near(&name, &shape, &found, &want, allowed::<T>(), Against::Value);
+    checker.near(&name, &shape, &found, &want, allowed::<X>(), Against::Value);
     let mut cpu_weight = vec![0.0; cols];
     cpu_norm::rms_norm_backward(&checker.compute, &x, &w, eps, &dy, &mut cpu, Some(&mut cpu_weight));
-    checker.near_cpu(&name, &shape, &found, &cpu, allowed::<T>(), Against::Value);
+    checker.near_cpu(&name, &shape, &found, &cpu, allowed::<X>(), Against::Value);
 
-    let name = format!("weight_gradient {}", T::NAME);
+    let name = format!("weight_gradient {types}");
     let found = checker.twice(&name, &shape, &mut || {
         let mut gradient = Buffer::<f32>::zeros(device, cols)?;
         norm::weight_gradient(device, &on_device, &factors, &dy_on_device, &mut gradient)?;

@@ -104,7 +104,7 @@ pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
             let mut nll = 0.0;
             let found = checker.twice(&name, &shape, &mut || {
                 trained.clear_gradients()?;
-                nll = trained.forward_backward(&documents, 1.0, KEY)?.nll;
+                nll = trained.forward_backward(&documents, 1.0, KEY)?.read(device)?.nll;
                 Ok::<_, Failure>(trained.gradients().read(device)?)
             })?;
             checker.near_cpu(&name, &shape, &found, &want, allowed, Against::Largest);

@@ -102,31 +102,31 @@ struct Width {
     static constexpr int value = N;
 };
 
+/// Values of N that are moved at once: 16 bytes at most.
+template <class T, int N>
+constexpr int AT_ONCE = N < WIDE<T> ? N : WIDE<T>;
+
+/// N values, 16 bytes at a time: N is 1, or `from` aligned and N a power of two.
 template <int N, class T>
 __device__ __forceinline__ void load(const T* from, float (&values)[N]) {
-    const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
+    constexpr int W = AT_ONCE<T, N>;
 #pragma unroll
-    for (int i = 0; i < N; i++) values[i] = to_f32(pack.values[i]);
+    for (int i = 0; i < N; i += W) {
+        const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W>*>(from + i);
+#pragma unroll
+        for (int j = 0; j < W; j++) values[i + j] = to_f32(pack.values[j]);
+    }
 }
 
 template <int N, class T>
 __device__ __forceinline__ void store(T* to, const float (&values)[N]) {
-    Pack<T, N> pack;
-#pragma unroll
-    for (int i = 0; i < N; i++) pack.values[i] = from_f32<T>(values[i]);
-    *reinterpret_cast<Pack<T, N>*>(to) = pack;
-}
-
-/// N f32 values, 16 bytes at a time: N is 1, or `from` aligned and N a multiple of 4.
-template <int N>
-__device__ __forceinline__ void load_f32(const float* from, float (&values)[N]) {
-    constexpr int W = N < 4 ? N : 4;
+    constexpr int W = AT_ONCE<T, N>;
 #pragma unroll
     for (int i = 0; i < N; i += W) {
-        float part[W];
-        load<W>(from + i, part);
+        Pack<T, W> pack;
 #pragma unroll
-        for (int j = 0; j < W; j++) values[i + j] = part[j];
+        for (int j = 0; j < W; j++) pack.values[j] = from_f32<T>(values[i + j]);
+        *reinterpret_cast<Pack<T, W>*>(to + i) = pack;
     }
 }
 

@@ -12,8 +12,8 @@ __device__ __forceinline__ void for_all(size_t n, bool wide, F visit) {
 }
 
 /// out = x + factor * y, product and sum each rounded (factor 1 is a plain sum); out may be x.
-template <class T>
-__device__ __forceinline__ void add_scaled(const T* x, const T* y, float factor, T* out, size_t n) {
+template <class X, class T>
+__device__ __forceinline__ void add_scaled(const X* x, const T* y, float factor, X* out, size_t n) {
     for_all<T>(n, all_aligned(x, y, out), [&](size_t i, auto width) {
         constexpr int W = decltype(width)::value;
         float a[W], b[W];
@@ -49,26 +49,20 @@ __device__ __forceinline__ void add_bias(T* x, const float* bias, int rows, int 
 }
 
 KERNEL(256) cast_f32_bf16(const float* x, bf16* y, size_t n) {
-    for_all<bf16>(n, all_aligned(x) && all_aligned(y), [&](size_t i, auto width) {
+    for_all<bf16>(n, all_aligned(x, y), [&](size_t i, auto width) {
         constexpr int W = decltype(width)::value;
         float a[W];
-        load_f32<W>(x + i, a);
+        load<W>(x + i, a);
         store<W>(y + i, a);
     });
 }
 
 KERNEL(256) cast_bf16_f32(const bf16* x, float* y, size_t n) {
-    for_all<bf16>(n, all_aligned(x) && all_aligned(y), [&](size_t i, auto width) {
-        constexpr int W = decltype(width)::value, HALF = W > 4 ? 4 : W;
+    for_all<bf16>(n, all_aligned(x, y), [&](size_t i, auto width) {
+        constexpr int W = decltype(width)::value;
         float a[W];
         load<W>(x + i, a);
-#pragma unroll
-        for (int j = 0; j < W; j += HALF) {
-            float part[HALF];
-#pragma unroll
-            for (int l = 0; l < HALF; l++) part[l] = a[j + l];
-            store<HALF>(y + i + j, part);
-        }
+        store<W>(y + i, a);
     });
 }
 
@@ -299,7 +293,7 @@ __device__ __forceinline__ void dropout(const T* x, T* y, int cols, const uint32
 }
 
 #define ELEMENTWISE_KERNELS(T, name)                                                                                            \
-    KERNEL(256) add_scaled_##name(const T* x, const T* y, float factor, T* out, size_t n) { add_scaled<T>(x, y, factor, out, n); } \
+    KERNEL(256) add_scaled_##name(const T* x, const T* y, float factor, T* out, size_t n) { add_scaled<T, T>(x, y, factor, out, n); } \
     KERNEL(256) scale_##name(const T* x, float factor, T* out, size_t n) { scale<T>(x, factor, out, n); }                        \
     KERNEL(256) add_bias_##name(T* x, const float* bias, int rows, int cols) { add_bias<T>(x, bias, rows, cols); }               \
     KERNEL(256) swiglu_##name(const T* gate, const T* up, T* y, int rows, int cols, int stride) {                                \
@@ -347,6 +341,9 @@ __device__ __forceinline__ void dropout(const T* x, T* y, int cols, const uint32
 ELEMENTWISE_KERNELS(float, f32)
 ELEMENTWISE_KERNELS(bf16, bf16)
 
+KERNEL(256) add_scaled_f32_bf16(const float* x, const bf16* y, float factor, float* out, size_t n) {
+    add_scaled<float, bf16>(x, y, factor, out, n);
+}
 KERNEL(256) gather_rows_bf16_f32(const bf16* from, const uint32_t* ids, float scale, float* out, int cols) {
     gather_rows<bf16, float>(from, ids, scale, out, cols);
 }

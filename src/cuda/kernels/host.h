@@ -267,6 +267,15 @@ inline T __shfl_sync(unsigned, T value, int source) {
     return host::shuffle(value, source, "__shfl_sync");
 }
 
+inline unsigned __ballot_sync(unsigned, bool is) {
+    const uint32_t words[1] = {is};
+    const uint32_t(*all)[8] = host::exchange(words, "__ballot_sync");
+    unsigned mask = 0;
+    for (int i = 0; i < 32; i++) mask |= all[i][0] << i;
+    return mask;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 inline uint32_t __float_as_uint(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);

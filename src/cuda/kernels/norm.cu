@@ -1,5 +1,6 @@
 // Root-mean-square norms (arXiv:1910.07467), as kernel::norm has them: y = (x * f) * w with f = 1 / sqrt(mean(x^2) + eps).
 // A weight is `weight + offset`, rounded: Gemma stores w - 1. GROUP threads share a row: a warp for heads, a block of 256 else.
+// x may be the residual stream, which is f32 (X) where what goes into products is bf16 (T).
 #include "common.cuh"
 
 /// Calls `visit(i, width)` for every run of values that this thread has of a row: 16 bytes of T wide if `wide`, else 1.
@@ -14,15 +15,15 @@ __device__ __forceinline__ void for_row(int cols, bool wide, F visit) {
     }
 }
 
-/// y = rms_norm(x); with `residual` of rms_norm(x + residual), the sum rounded to T and written to `sum`.
-template <class T, int GROUP>
-__device__ __forceinline__ void rms_norm(const T* x, const T* residual, const float* weight, float offset, float eps, T* sum,
+/// y = rms_norm(x); with `residual` of rms_norm(x + residual), the sum rounded to X and written to `sum`.
+template <class X, class T, int GROUP>
+__device__ __forceinline__ void rms_norm(const X* x, const T* residual, const float* weight, float offset, float eps, X* sum,
                                          T* y, int rows, int cols) {
     const int row = blockIdx.x * (256 / GROUP) + threadIdx.x / GROUP;
     if (GROUP == 32 && row >= rows) return;
     const size_t first = (size_t)row * cols;
-    const bool wide = cols % WIDE<T> == 0 && all_aligned(x, residual, sum, y) && all_aligned(weight);
-    const T* from = residual ? sum : x;
+    const bool wide = cols % WIDE<T> == 0 && all_aligned(x, residual, sum, y, weight);
+    const X* from = residual ? sum : x;
     float squares[1] = {0.0f};
     for_row<T, GROUP>(cols, wide, [&](int i, auto width) {
         constexpr int W = decltype(width)::value;
@@ -32,7 +33,7 @@ __device__ __forceinline__ void rms_norm(const T* x, const T* residual, const fl
             float b[W];
             load<W>(residual + first + i, b);
 #pragma unroll
-            for (int j = 0; j < W; j++) a[j] = to_f32(from_f32<T>(__fadd_rn(a[j], b[j])));
+            for (int j = 0; j < W; j++) a[j] = to_f32(from_f32<X>(__fadd_rn(a[j], b[j])));
             store<W>(sum + first + i, a);
         }
 #pragma unroll
@@ -45,7 +46,7 @@ __device__ __forceinline__ void rms_norm(const T* x, const T* residual, const fl
         constexpr int W = decltype(width)::value;
         float a[W], w[W];
         load<W>(from + first + i, a);
-        load_f32<W>(weight + i, w);
+        load<W>(weight + i, w);
 #pragma unroll
         for (int j = 0; j < W; j++) a[j] = __fmul_rn(__fmul_rn(a[j], f), __fadd_rn(w[j], offset));
         store<W>(y + first + i, a);
@@ -53,20 +54,20 @@ __device__ __forceinline__ void rms_norm(const T* x, const T* residual, const fl
 }
 
 /// dx = (dy w) f - x f^3 (sum of (dy w) x) / C, plus `residual` if there is one; the factors f of all rows if they are wanted.
-template <class T, int GROUP>
-__device__ __forceinline__ void rms_norm_backward(const T* x, const float* weight, float offset, float eps, const T* dy,
-                                                  const T* residual, T* dx, float* factors, int rows, int cols) {
+template <class X, class T, int GROUP>
+__device__ __forceinline__ void rms_norm_backward(const X* x, const float* weight, float offset, float eps, const T* dy,
+                                                  const X* residual, X* dx, float* factors, int rows, int cols) {
     const int row = blockIdx.x * (256 / GROUP) + threadIdx.x / GROUP;
     if (GROUP == 32 && row >= rows) return;
     const size_t first = (size_t)row * cols;
-    const bool wide = cols % WIDE<T> == 0 && all_aligned(x, dy, residual, dx) && all_aligned(weight);
+    const bool wide = cols % WIDE<T> == 0 && all_aligned(x, dy, residual, dx, weight);
     float sums[2] = {0.0f, 0.0f};
     for_row<T, GROUP>(cols, wide, [&](int i, auto width) {
         constexpr int W = decltype(width)::value;
         float a[W], d[W], w[W];
         load<W>(x + first + i, a);
         load<W>(dy + first + i, d);
-        load_f32<W>(weight + i, w);
+        load<W>(weight + i, w);
 #pragma unroll
         for (int j = 0; j < W; j++) {
             sums[0] = fmaf(a[j], a[j], sums[0]);
@@ -82,7 +83,7 @@ __device__ __forceinline__ void rms_norm_backward(const T* x, const float* weigh
         float a[W], d[W], w[W];
         load<W>(x + first + i, a);
         load<W>(dy + first + i, d);
-        load_f32<W>(weight + i, w);
+        load<W>(weight + i, w);
 #pragma unroll
         for (int j = 0; j < W; j++) {
             d[j] = fmaf(-a[j], r, __fmul_rn(__fmul_rn(d[j], __fadd_rn(w[j], offset)), f));
@@ -99,8 +100,8 @@ __device__ __forceinline__ void rms_norm_backward(const T* x, const float* weigh
 
 /// partial[part][column] = the sum of dy (x f) over the part's rows, ascending: the first of two steps of a weight's gradient.
 /// Without x and factors the sum of dy: a bias's. Blocks are (columns / 256, parts).
-template <class T>
-__device__ __forceinline__ void column_sums(const T* x, const float* factors, const T* dy, float* partial, int rows, int cols,
+template <class X, class T>
+__device__ __forceinline__ void column_sums(const X* x, const float* factors, const T* dy, float* partial, int rows, int cols,
                                             int rows_per_part) {
     const int column = blockIdx.x * 256 + threadIdx.x;
     if (column >= cols) return;
@@ -185,28 +186,31 @@ __device__ __forceinline__ void column_dots(const T* x, const float* norms, cons
 COLUMN_KERNELS(float, f32)
 COLUMN_KERNELS(bf16, bf16)
 
-#define NORM_KERNELS(T, GROUP, name)                                                                                            \
+#define NORM_KERNELS(X, T, GROUP, name)                                                                                         \
     KERNEL(256)                                                                                                                 \
-    rms_norm_##name(const T* x, const T* residual, const float* weight, float offset, float eps, T* sum, T* y, int rows,        \
+    rms_norm_##name(const X* x, const T* residual, const float* weight, float offset, float eps, X* sum, T* y, int rows,        \
                     int cols) {                                                                                                 \
-        rms_norm<T, GROUP>(x, residual, weight, offset, eps, sum, y, rows, cols);                                               \
+        rms_norm<X, T, GROUP>(x, residual, weight, offset, eps, sum, y, rows, cols);                                            \
     }                                                                                                                           \
     KERNEL(256)                                                                                                                 \
-    rms_norm_backward_##name(const T* x, const float* weight, float offset, float eps, const T* dy, const T* residual, T* dx,   \
+    rms_norm_backward_##name(const X* x, const float* weight, float offset, float eps, const T* dy, const X* residual, X* dx,   \
                              float* factors, int rows, int cols) {                                                              \
-        rms_norm_backward<T, GROUP>(x, weight, offset, eps, dy, residual, dx, factors, rows, cols);                             \
+        rms_norm_backward<X, T, GROUP>(x, weight, offset, eps, dy, residual, dx, factors, rows, cols);                          \
     }
 
-NORM_KERNELS(float, 256, block_f32)
-NORM_KERNELS(bf16, 256, block_bf16)
-NORM_KERNELS(float, 32, warp_f32)
-NORM_KERNELS(bf16, 32, warp_bf16)
+NORM_KERNELS(float, float, 256, block_f32)
+NORM_KERNELS(bf16, bf16, 256, block_bf16)
+NORM_KERNELS(float, bf16, 256, block_f32_bf16)
+NORM_KERNELS(float, float, 32, warp_f32)
+NORM_KERNELS(bf16, bf16, 32, warp_bf16)
+NORM_KERNELS(float, bf16, 32, warp_f32_bf16)
 
-KERNEL(256)
-column_sums_f32(const float* x, const float* factors, const float* dy, float* partial, int rows, int cols, int rows_per_part) {
-    column_sums<float>(x, factors, dy, partial, rows, cols, rows_per_part);
-}
-KERNEL(256)
-column_sums_bf16(const bf16* x, const float* factors, const bf16* dy, float* partial, int rows, int cols, int rows_per_part) {
-    column_sums<bf16>(x, factors, dy, partial, rows, cols, rows_per_part);
-}
+#define COLUMN_SUMS(X, T, name)                                                                                                 \
+    KERNEL(256)                                                                                                                 \
+    column_sums_##name(const X* x, const float* factors, const T* dy, float* partial, int rows, int cols, int rows_per_part) {  \
+        column_sums<X, T>(x, factors, dy, partial, rows, cols, rows_per_part);                                                  \
+    }
+
+COLUMN_SUMS(float, float, f32)
+COLUMN_SUMS(bf16, bf16, bf16)
+COLUMN_SUMS(float, bf16, f32_bf16)

@@ -1,4 +1,5 @@
-// Optimizers over a range of one flat f32 vector, and the norm of all gradients: the bits of finetune::optimizer and finetune::clip.
+// Optimizers over a range of one flat f32 vector, the norm of all gradients, and their sum over processes: the bits of finetune::optimizer,
+// finetune::clip and finetune::parallel.
 #include "common.cuh"
 
 /// Values whose squares one block sums, and the chunk of finetune::clip.
@@ -45,6 +46,16 @@ KERNEL(256) clip_factor(const double* sums, int n_chunks, double max_norm, doubl
         const double root = sqrt(total), ratio = max_norm / (root + 1e-6);
         *norm = root;
         *factor = max_norm == 0.0 || ratio > 1.0 ? 1.0f : (float)ratio;
+    }
+}
+
+/// out[i] = ((v0[i] + v1[i]) + v2[i]) + .., v being the vectors of all ranks one behind another: the bits of finetune::parallel.
+KERNEL(256) sum_of_ranks(const float* values, float* out, int n_ranks, size_t n) {
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        float sum = values[i];
+        for (int rank = 1; rank < n_ranks; rank++) sum = __fadd_rn(sum, values[rank * n + i]);
+        out[i] = sum;
     }
 }
 

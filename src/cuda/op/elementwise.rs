@@ -9,31 +9,31 @@ use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
 use super::super::launch::{Arg, Launch};
-use super::{THREADS, arg, blocks, over_rows, over_values};
+use super::{THREADS, arg, blocks, over_rows, over_values, pair_name};
 use crate::nn::{Activation, RowPlace};
 
-/// Writes `x + factor * y` to out, product and sum each rounded to f32.
+/// Writes `x + factor * y` to out, product and sum each rounded to f32; y may be bf16 where the others are f32.
 ///
 /// # Panics
-/// If the lengths disagree (as all functions here).
-pub fn add_scaled<T: Float>(
+/// If the lengths disagree (as all functions here), or x is bf16 and y is not.
+pub fn add_scaled<X: Float, T: Float>(
     device: &Device,
-    x: &Buffer<T>,
+    x: &Buffer<X>,
     y: &Buffer<T>,
     factor: f32,
-    out: &mut Buffer<T>,
+    out: &mut Buffer<X>,
 ) -> Result<(), CudaError> {
     let n = x.len();
     assert!(y.len() == n && out.len() == n);
     let args = [x.arg(), y.arg(), Arg::F32(factor), out.arg(), Arg::U64(n as u64)];
     // SAFETY: the lengths were checked.
-    unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
+    unsafe { over_values(device, &format!("add_scaled_{}", pair_name::<X, T>()), n, 8, &args) }
 }
 
 /// Replaces x by `x + factor * y`, as [`add_scaled`].
-pub fn add_to<T: Float>(
+pub fn add_to<X: Float, T: Float>(
     device: &Device,
-    x: &mut Buffer<T>,
+    x: &mut Buffer<X>,
     y: &Buffer<T>,
     factor: f32,
 ) -> Result<(), CudaError> {
@@ -41,7 +41,7 @@ pub fn add_to<T: Float>(
     assert_eq!(y.len(), n);
     let args = [x.arg(), y.arg(), Arg::F32(factor), x.arg(), Arg::U64(n as u64)];
     // SAFETY: the lengths were checked; a thread writes what it alone read.
-    unsafe { over_values(device, &format!("add_scaled_{}", T::NAME), n, 8, &args) }
+    unsafe { over_values(device, &format!("add_scaled_{}", pair_name::<X, T>()), n, 8, &args) }
 }
 
 /// Writes `factor * x` to out.
@@ -379,8 +379,8 @@ pub fn embedding_backward<T: Float>(
 
 /// Where the rows of a batch stand, on the device: `kernel::dropout::MaskKey`.
 pub struct DropoutRows {
-    documents: Buffer<u32>,
-    positions: Buffer<u32>,
+    pub(super) documents: Buffer<u32>,
+    pub(super) positions: Buffer<u32>,
 }
 
 /// Some of these rows.
@@ -405,6 +405,20 @@ impl DropoutRows {
     pub fn slice(&self, range: Range<usize>) -> DropoutPart<'_> {
         let (documents, positions) = (self.documents.part(range.clone()), self.positions.part(range));
         DropoutPart { part: DropoutRows { documents, positions }, of: PhantomData }
+    }
+
+    /// Returns how many rows there are.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Returns places of n rows that are not known yet.
+    pub(super) fn uninit(device: &Device, n: usize) -> Result<DropoutRows, CudaError> {
+        Ok(DropoutRows { documents: Buffer::uninit(device, n)?, positions: Buffer::uninit(device, n)? })
     }
 
     pub fn new(device: &Device, rows: &[RowPlace]) -> Result<DropoutRows, CudaError> {

@@ -8,8 +8,10 @@ pub mod elementwise;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod routing;
 
 use super::CudaError;
+use super::buffer::Float;
 use super::device::Device;
 use super::launch::{Arg, Launch};
 
@@ -33,6 +35,18 @@ fn arg(size: usize) -> Arg {
 
 fn blocks(n: usize) -> u32 {
     int(n).cast_unsigned()
+}
+
+/// Returns the end of the name of a kernel that reads both: X where they are one type.
+///
+/// # Panics
+/// If X is narrower than T: the residual stream is f32, whatever goes into products.
+fn pair_name<X: Float, T: Float>() -> &'static str {
+    match (X::NAME, T::NAME) {
+        ("f32", "bf16") => "f32_bf16",
+        (x, t) if x == t => x,
+        (x, t) => panic!("no kernel for {x} beside {t}"),
+    }
 }
 
 /// Launches a kernel over n values, `per_thread` of them by each thread at once.

@@ -4,7 +4,7 @@ use super::super::CudaError;
 use super::super::buffer::{Buffer, Float, optional};
 use super::super::device::Device;
 use super::super::launch::{Arg, Launch};
-use super::{THREADS, arg, blocks, over_rows};
+use super::{THREADS, arg, blocks, over_rows, pair_name};
 
 /// `y = x / sqrt(mean(x^2) + eps) * (weight + offset)`.
 pub struct Norm<'a> {
@@ -21,37 +21,37 @@ const WARP_COLS: usize = 256;
 const ROWS_PER_PART: usize = 128;
 
 impl Norm<'_> {
-    /// Writes the norm of every row of x to y, both `[rows, weight.len()]`.
+    /// Writes the norm of every row of x to y, both `[rows, weight.len()]`; x may be the residual stream, f32 where y is bf16.
     ///
     /// # Panics
-    /// If the lengths disagree (as all functions here).
-    pub fn forward<T: Float>(
+    /// If the lengths disagree (as all functions here), or x is bf16 and y is not.
+    pub fn forward<X: Float, T: Float>(
         &self,
         device: &Device,
-        x: &Buffer<T>,
+        x: &Buffer<X>,
         y: &mut Buffer<T>,
     ) -> Result<(), CudaError> {
         self.run(device, x, None, y)
     }
 
     /// Writes `x + residual` to sum, and its norm to y.
-    pub fn forward_of_sum<T: Float>(
+    pub fn forward_of_sum<X: Float, T: Float>(
         &self,
         device: &Device,
-        x: &Buffer<T>,
+        x: &Buffer<X>,
         residual: &Buffer<T>,
-        sum: &mut Buffer<T>,
+        sum: &mut Buffer<X>,
         y: &mut Buffer<T>,
     ) -> Result<(), CudaError> {
         assert!(residual.len() == x.len() && sum.len() == x.len());
         self.run(device, x, Some((residual, sum)), y)
     }
 
-    fn run<T: Float>(
+    fn run<X: Float, T: Float>(
         &self,
         device: &Device,
-        x: &Buffer<T>,
-        residual: Option<(&Buffer<T>, &mut Buffer<T>)>,
+        x: &Buffer<X>,
+        residual: Option<(&Buffer<T>, &mut Buffer<X>)>,
         y: &mut Buffer<T>,
     ) -> Result<(), CudaError> {
         assert_eq!(y.len(), x.len());
@@ -70,17 +70,17 @@ impl Norm<'_> {
             arg(cols),
         ];
         // SAFETY: the lengths were checked.
-        unsafe { self.launch::<T>(device, "rms_norm", rows, &args) }
+        unsafe { self.launch::<X, T>(device, "rms_norm", rows, &args) }
     }
 
     /// Writes the gradient of x to dx, plus `residual` if there is one, and every row's `1 / sqrt(mean(x^2) + eps)` to factors.
-    pub fn backward<T: Float>(
+    pub fn backward<X: Float, T: Float>(
         &self,
         device: &Device,
-        x: &Buffer<T>,
+        x: &Buffer<X>,
         dy: &Buffer<T>,
-        residual: Option<&Buffer<T>>,
-        dx: &mut Buffer<T>,
+        residual: Option<&Buffer<X>>,
+        dx: &mut Buffer<X>,
         factors: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
         let (rows, cols) = self.shape(x.len());
@@ -99,12 +99,12 @@ impl Norm<'_> {
             arg(cols),
         ];
         // SAFETY: the lengths were checked.
-        unsafe { self.launch::<T>(device, "rms_norm_backward", rows, &args) }
+        unsafe { self.launch::<X, T>(device, "rms_norm_backward", rows, &args) }
     }
 
     /// # Safety
     /// As [`Device::launch`].
-    unsafe fn launch<T: Float>(
+    unsafe fn launch<X: Float, T: Float>(
         &self,
         device: &Device,
         name: &str,
@@ -113,7 +113,7 @@ impl Norm<'_> {
     ) -> Result<(), CudaError> {
         let (group, n_blocks) =
             if self.weight.len() <= WARP_COLS { ("warp", rows.div_ceil(8)) } else { ("block", rows) };
-        let kernel = format!("{name}_{group}_{}", T::NAME);
+        let kernel = format!("{name}_{group}_{}", pair_name::<X, T>());
         let launch =
             Launch { kernel: &kernel, grid: (blocks(n_blocks), 1), threads: THREADS, shared: 0, args };
         // SAFETY: the caller's.
@@ -128,15 +128,16 @@ impl Norm<'_> {
 }
 
 /// Adds the gradient of a norm's weight, sums of `dy * (x * factor)` over rows, to `gradient`.
-pub fn weight_gradient<T: Float>(
+pub fn weight_gradient<X: Float, T: Float>(
     device: &Device,
-    x: &Buffer<T>,
+    x: &Buffer<X>,
     factors: &Buffer<f32>,
     dy: &Buffer<T>,
     gradient: &mut Buffer<f32>,
 ) -> Result<(), CudaError> {
     assert!(x.len() == dy.len() && factors.len() * gradient.len() == x.len());
-    column_sums(device, Some((x, factors)), dy, gradient)
+    let kernel = format!("column_sums_{}", pair_name::<X, T>());
+    columns(device, &kernel, (x.arg(), factors.arg()), dy, gradient)
 }
 
 /// Adds the gradient of a bias, sums of dy over rows, to `gradient`.
@@ -146,7 +147,8 @@ pub fn bias_gradient<T: Float>(
     gradient: &mut Buffer<f32>,
 ) -> Result<(), CudaError> {
     assert!(!gradient.is_empty() && dy.len().is_multiple_of(gradient.len()));
-    column_sums(device, None, dy, gradient)
+    let none = (Arg::Pointer(0), Arg::Pointer(0));
+    columns(device, &format!("column_sums_{}", T::NAME), none, dy, gradient)
 }
 
 /// Adds the sums of `dy * (x / norms)` over rows to `gradient`, norms by column: the gradient of magnitudes (DoRA).
@@ -159,7 +161,7 @@ pub fn magnitude_gradient<T: Float>(
 ) -> Result<(), CudaError> {
     assert!(x.len() == dy.len() && norms.len() == gradient.len());
     assert!(!gradient.is_empty() && dy.len().is_multiple_of(gradient.len()));
-    columns(device, "column_dots", (x.arg(), norms.arg()), dy, gradient)
+    columns(device, &format!("column_dots_{}", T::NAME), (x.arg(), norms.arg()), dy, gradient)
 }
 
 /// Writes x with column i times `factors[i]` to y.
@@ -247,16 +249,6 @@ impl RowNorms<'_> {
     }
 }
 
-fn column_sums<T: Float>(
-    device: &Device,
-    x: Option<(&Buffer<T>, &Buffer<f32>)>,
-    dy: &Buffer<T>,
-    gradient: &mut Buffer<f32>,
-) -> Result<(), CudaError> {
-    let with = (optional(x.map(|(x, _)| x)), optional(x.map(|(_, factors)| factors)));
-    columns(device, "column_sums", with, dy, gradient)
-}
-
 /// Adds sums over rows to `gradient`, in two steps. `with` are what the kernel takes besides dy.
 fn columns<T: Float>(
     device: &Device,
@@ -270,11 +262,10 @@ fn columns<T: Float>(
     let n_parts = rows.div_ceil(ROWS_PER_PART);
     let partial = Buffer::<f32>::uninit(device, n_parts * cols)?;
     let columns = blocks(cols.div_ceil(THREADS as usize));
-    let kernel = format!("{kernel}_{}", T::NAME);
     let args = [with.0, with.1, dy.arg(), partial.arg(), arg(rows), arg(cols), arg(ROWS_PER_PART)];
     let grid = (columns, blocks(n_parts));
     // SAFETY: the lengths were checked by the callers; partial has a row per part.
-    unsafe { device.launch(&Launch { kernel: &kernel, grid, threads: THREADS, shared: 0, args: &args })? };
+    unsafe { device.launch(&Launch { kernel, grid, threads: THREADS, shared: 0, args: &args })? };
     let args = [partial.arg(), gradient.arg(), arg(n_parts), arg(cols)];
     let grid = (columns, 1);
     // SAFETY: as above.

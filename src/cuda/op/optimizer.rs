@@ -62,6 +62,23 @@ impl Clip {
     }
 }
 
+/// Writes the sums over ranks to out, added in their order; `values` are the vectors of all ranks one behind another.
+///
+/// # Panics
+/// If they are not as many as `n_ranks` times out.
+pub fn sum_of_ranks(
+    device: &Device,
+    values: &Buffer<f32>,
+    n_ranks: usize,
+    out: &mut Buffer<f32>,
+) -> Result<(), CudaError> {
+    let n = out.len();
+    assert!(n_ranks > 0 && values.len() == n_ranks * n);
+    let args = [values.arg(), out.arg(), arg(n_ranks), Arg::U64(n as u64)];
+    // SAFETY: the lengths were checked.
+    unsafe { over_values(device, "sum_of_ranks", n, 1, &args) }
+}
+
 /// A run of the flat vectors that share settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {

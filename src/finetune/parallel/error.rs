@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::cuda::CudaError;
 use crate::error::Diagnostic;
 
 /// Why processes do not come together, or part.
@@ -55,6 +56,9 @@ pub enum Error {
 
     #[error("interrupted while waiting for the other processes")]
     Interrupted,
+
+    #[error(transparent)]
+    Device(#[from] CudaError),
 }
 
 fn shown(ranks: &[usize]) -> String {
@@ -76,7 +80,8 @@ impl Error {
             | Error::Unreachable { .. }
             | Error::Absent { .. }
             | Error::Diverged { .. }
-            | Error::Interrupted => None,
+            | Error::Interrupted
+            | Error::Device(_) => None,
         }
     }
 }
@@ -112,12 +117,14 @@ impl Diagnostic for Error {
                     .into()
             }
             Error::Interrupted => return None,
+            Error::Device(error) => return error.hint(),
         })
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             Error::Interrupted => 130,
+            Error::Device(error) => error.exit_code(),
             _ => 2,
         }
     }

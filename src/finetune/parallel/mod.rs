@@ -4,6 +4,7 @@
 //! Launch::from_environment()   torchrun's or Slurm's variables       -> rank, size, where to meet
 //! connect(..)                  rank 0 listens, the others call       -> Box<dyn Reducer>
 //! Reducer                      sums, broadcasts, decisions of all
+//! OnDevices                    sums of gradients from GPU to GPU
 //! ```
 //!
 //! A sum has one order, that of the ranks, and is made once, by rank 0: so every rank holds the same bits, and the same number of
@@ -13,6 +14,8 @@ mod environment;
 mod error;
 mod frame;
 mod nodes;
+#[cfg(gpu)]
+mod on_devices;
 mod rendezvous;
 mod tcp;
 #[cfg(test)]
@@ -20,8 +23,13 @@ mod tests;
 
 use std::time::Duration;
 
+#[cfg(gpu)]
+use crate::cuda::{Device, buffer::Buffer};
+
 pub use environment::{Launch, VARIABLES};
 pub use error::Error;
+#[cfg(gpu)]
+pub use on_devices::OnDevices;
 pub use rendezvous::{Terms, connect};
 pub use tcp::TcpReducer;
 
@@ -80,6 +88,13 @@ pub trait Reducer: Send + Sync {
 
     /// Returns the bytes that rank 0 gave; those of the other ranks are dropped.
     fn broadcast_bytes(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Error>;
+
+    /// [`Reducer::all_reduce_sum`] of values on a device, where they lie, to the same bits. Returns false, and leaves them as they
+    /// are, if that is for the host to do.
+    #[cfg(gpu)]
+    fn sum_on_device(&self, _device: &Device, _values: &mut Buffer<f32>) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Tells the others that this rank ends, and why, unless they know. Can be called at any time, and does not fail.
     fn fail(&self, why: &str);

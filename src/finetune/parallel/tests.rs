@@ -61,7 +61,7 @@ fn meet(
 }
 
 /// Returns the reducers of all ranks, in order.
-fn world(size: usize) -> Vec<TcpReducer> {
+pub(super) fn world(size: usize) -> Vec<TcpReducer> {
     let callers: Vec<Caller> = (1..size).rev().map(|rank| (rank, size, "a")).collect();
     let (first, others) = meet(size, &callers, LONG);
     let mut all = vec![first.unwrap()];
@@ -71,7 +71,7 @@ fn world(size: usize) -> Vec<TcpReducer> {
 }
 
 /// Runs the same on every rank, each in its thread; returns what they return.
-fn on_all<T: Send>(ranks: Vec<TcpReducer>, run: impl Fn(TcpReducer) -> T + Sync) -> Vec<T> {
+pub(super) fn on_all<T: Send>(ranks: Vec<TcpReducer>, run: impl Fn(TcpReducer) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let run = &run;
         let threads: Vec<_> = ranks.into_iter().map(|rank| scope.spawn(move || run(rank))).collect();
@@ -80,7 +80,7 @@ fn on_all<T: Send>(ranks: Vec<TcpReducer>, run: impl Fn(TcpReducer) -> T + Sync)
 }
 
 /// Returns values of a rank whose sums depend on their order.
-fn values(rank: usize, n: usize) -> Vec<f32> {
+pub(super) fn values(rank: usize, n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 31 + rank * 17) % 101) as f32 * 10f32.powi((i + 3 * rank) as i32 % 7 - 3)).collect()
 }
 

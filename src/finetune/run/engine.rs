@@ -7,9 +7,9 @@ use crate::cuda::buffer::Buffer;
 use crate::cuda::op::optimizer::{Clip, Run, Step};
 use crate::finetune::parallel::Reducer;
 use crate::finetune::{Optimizer, OptimizerState, Update, global_norm};
-#[cfg(gpu)]
-use crate::model::train::OnDevice;
 use crate::model::train::{Document, Error, LossSum, Parameters, StepKey, Trainable};
+#[cfg(gpu)]
+use crate::model::train::{OnDevice, PendingLoss};
 
 /// Which model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +24,19 @@ pub trait Engine {
     /// Returns the log-probability of every target of every document, without dropout.
     fn log_probs(&self, of: Of, documents: &[Document<'_>]) -> Result<Vec<Vec<f32>>, Error>;
 
-    /// Makes all gradients zero.
+    /// Makes all gradients zero, and forgets losses.
     fn clear_gradients(&mut self) -> Result<(), Error>;
 
-    /// [`Trainable::forward_backward`]
+    /// [`Trainable::forward_backward`]; a device may still be at it when this returns.
     fn forward_backward(
         &mut self,
         documents: &[Document<'_>],
         scale: f32,
         step: StepKey,
-    ) -> Result<LossSum, Error>;
+    ) -> Result<(), Error>;
+
+    /// Returns what every [`Engine::forward_backward`] came to since gradients were made zero, in their order.
+    fn losses(&mut self) -> Result<Vec<LossSum>, Error>;
 
     /// [`Trainable::log_probs_backward`]
     fn log_probs_backward(
@@ -86,7 +89,7 @@ pub fn engine<'a>(
     state: OptimizerState,
 ) -> Result<Box<dyn Engine + 'a>, Error> {
     match device {
-        None => Ok(Box::new(Cpu { model, optimizer, params, state, grads: Vec::new() })),
+        None => Ok(Box::new(Cpu { model, optimizer, params, state, grads: Vec::new(), losses: Vec::new() })),
         #[cfg(gpu)]
         Some(device) => Ok(Box::new(Gpu::new(model, device, optimizer, &params, state)?)),
         #[cfg(not(gpu))]
@@ -100,6 +103,7 @@ struct Cpu<'a> {
     params: Parameters,
     state: OptimizerState,
     grads: Vec<f32>,
+    losses: Vec<LossSum>,
 }
 
 impl Cpu<'_> {
@@ -114,6 +118,7 @@ impl Engine for Cpu<'_> {
     }
 
     fn clear_gradients(&mut self) -> Result<(), Error> {
+        self.losses.clear();
         self.grads.clear();
         self.grads.resize(self.model.gradient_len(), 0.0);
         Ok(())
@@ -124,8 +129,19 @@ impl Engine for Cpu<'_> {
         documents: &[Document<'_>],
         scale: f32,
         step: StepKey,
-    ) -> Result<LossSum, Error> {
-        self.model.forward_backward(&self.params, documents, scale, step, &mut self.grads)
+    ) -> Result<(), Error> {
+        self.losses.push(self.model.forward_backward(
+            &self.params,
+            documents,
+            scale,
+            step,
+            &mut self.grads,
+        )?);
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<Vec<LossSum>, Error> {
+        Ok(std::mem::take(&mut self.losses))
     }
 
     fn log_probs_backward(
@@ -197,6 +213,7 @@ struct Gpu<'a> {
     step: u64,
     moments: Vec<Buffer<f32>>,
     clip: Clip,
+    losses: Vec<PendingLoss>,
 }
 
 #[cfg(gpu)]
@@ -216,6 +233,7 @@ impl<'a> Gpu<'a> {
             step: state.step,
             moments: moments.collect::<Result<_, _>>()?,
             clip: Clip::new(device, params.len())?,
+            losses: Vec::new(),
         })
     }
 }
@@ -227,6 +245,7 @@ impl Engine for Gpu<'_> {
     }
 
     fn clear_gradients(&mut self) -> Result<(), Error> {
+        self.losses.clear();
         self.model.clear_gradients()
     }
 
@@ -235,8 +254,13 @@ impl Engine for Gpu<'_> {
         documents: &[Document<'_>],
         scale: f32,
         step: StepKey,
-    ) -> Result<LossSum, Error> {
-        self.model.forward_backward(documents, scale, step)
+    ) -> Result<(), Error> {
+        self.losses.push(self.model.forward_backward(documents, scale, step)?);
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<Vec<LossSum>, Error> {
+        std::mem::take(&mut self.losses).iter().map(|loss| loss.read(self.device)).collect()
     }
 
     fn log_probs_backward(
@@ -254,6 +278,9 @@ impl Engine for Gpu<'_> {
 
     fn sum_gradients(&mut self, reducer: &dyn Reducer) -> Result<(), super::Error> {
         if reducer.world().size == 1 {
+            return Ok(());
+        }
+        if reducer.sum_on_device(self.device, self.model.gradients_mut())? {
             return Ok(());
         }
         // by the host, which has the connections

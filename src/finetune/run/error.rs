@@ -78,7 +78,10 @@ pub enum Error {
 
 impl From<parallel::Error> for Error {
     fn from(error: parallel::Error) -> Error {
-        Error::Parallel { error, checkpoint: None }
+        match error {
+            parallel::Error::Device(error) => Error::Train(error.into()),
+            error => Error::Parallel { error, checkpoint: None },
+        }
     }
 }
 

@@ -86,9 +86,17 @@ pub fn trained_bytes(recipe: &Recipe, model: &Trainable) -> u64 {
 /// Returns the bytes that a run takes besides the model: parameters, gradients, moments, activations.
 ///
 /// An estimate: activations are counted from the sizes of the model, by what the backward pass keeps.
-pub fn memory(recipe: &Recipe, model: &Trainable, largest: Largest, checkpointing: Checkpointing) -> u64 {
+pub fn memory(
+    recipe: &Recipe,
+    model: &Trainable,
+    largest: Largest,
+    checkpointing: Checkpointing,
+    device: Option<&Device>,
+) -> u64 {
     let config = model.decoder().config();
     let n = if model.decoder().mode() == ComputeMode::F32 { 4 } else { 2 };
+    // the residual stream: a device keeps it as it computes with it
+    let stream = if device.is_some() { 4 } else { n };
     let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
     let active = config.experts.as_ref().map_or(1, |experts| experts.n_used);
     let d_ff = config.experts.as_ref().map_or(config.d_ff, |experts| experts.d_ff);
@@ -96,8 +104,8 @@ pub fn memory(recipe: &Recipe, model: &Trainable, largest: Largest, checkpointin
     // of a block with `rows` behind its attention: its input, q, k, v and the attention's output; log-sums in f32; then the input of
     // the other half and gates
     let kept = |rows: usize| {
-        tokens * (n * (config.d_model + 2 * q + 2 * kv) + 4 * config.n_heads)
-            + rows * n * (config.d_model + 2 * active * d_ff)
+        tokens * (stream * config.d_model + n * (2 * q + 2 * kv) + 4 * config.n_heads)
+            + rows * (stream * config.d_model + n * 2 * active * d_ff)
     };
     // of the block at work: gates, their product, the gradients of these, packed for the products
     let working = |rows: usize| {

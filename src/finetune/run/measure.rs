@@ -91,8 +91,9 @@ impl Objective {
     ) -> Result<Option<Share>, Error> {
         let n_pairs = batch.iter().map(Vec::len).sum::<usize>();
         let n_targets: usize = batch.iter().flatten().map(|unit| units.targets(*unit)).sum();
-        let (mut nll, mut targets, mut pairs) = (0.0, 0, Vec::new());
-        let (mut first_document, mut broken) = (0, None);
+        // of those that are this rank's
+        let mut indexes = Vec::new();
+        let (mut pairs, mut first_document, mut broken) = (Vec::new(), 0, None);
         engine.clear_gradients()?;
         for (index, micro) in batch.iter().enumerate() {
             if is_ended() {
@@ -109,10 +110,8 @@ impl Objective {
                 None => {
                     // a batch has fewer than 2^24 targets where f32 begins to round them; rounding is the same for all
                     let scale = (1.0 / n_targets as f64) as f32;
-                    let sum = engine.forward_backward(&documents, scale, key)?;
-                    note_broken(&mut broken, index, sum.nll);
-                    nll += sum.nll;
-                    targets += sum.tokens;
+                    engine.forward_backward(&documents, scale, key)?;
+                    indexes.push(index);
                 }
                 Some(dpo) => {
                     let reference = self.reference(engine, units, (micro, false))?;
@@ -130,6 +129,13 @@ impl Objective {
             }
         }
         engine.finish_gradients()?;
+        // not before: a device is at one micro-batch while the host lays out the next
+        let (mut nll, mut targets) = (0.0, 0);
+        for (index, sum) in indexes.into_iter().zip(engine.losses()?) {
+            note_broken(&mut broken, index, sum.nll);
+            nll += sum.nll;
+            targets += sum.tokens;
+        }
         Ok(Some(match self.dpo {
             None => Share { loss: nll, pairs: None, count: targets, broken },
             Some(_) => Share::of_pairs(&pairs, broken),

@@ -43,7 +43,9 @@ use crate::nn::{self, Head};
 
 pub use base::BaseFormat;
 #[cfg(gpu)]
-pub use device::{OnDevice, Precision, base_bytes as device_base_bytes, check as check_on_device};
+pub use device::{
+    OnDevice, PendingLoss, Precision, base_bytes as device_base_bytes, check as check_on_device,
+};
 pub use error::Error;
 pub use params::Parameters;
 pub use spec::{LowRankSpec, Method, TargetModules};

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::super::sheet::Sheet;
-use super::experts::Places;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::Documents;
 use crate::cuda::op::elementwise::{DropoutRows, RopeRows};
@@ -77,11 +76,8 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns where all rows are, or those that a target is predicted from.
-    pub fn places(&self, of_scored: bool) -> Places<'_> {
-        match of_scored {
-            true => Places { on_device: &self.scored_places, rows: &self.sheet.scored_places },
-            false => Places { on_device: &self.places, rows: &self.sheet.places },
-        }
+    pub fn places(&self, of_scored: bool) -> &DropoutRows {
+        if of_scored { &self.scored_places } else { &self.places }
     }
 }
 

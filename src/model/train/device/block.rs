@@ -2,14 +2,15 @@
 
 use super::super::block::Block;
 use super::super::feed_forward::FeedForward;
-use super::experts::{ExpertsOn, Places, SavedExperts};
+use super::cast::narrowed;
+use super::experts::{ExpertsOn, SavedExperts};
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::{NormOn, Pass};
 use super::weights::Ready;
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::{Gradients, Operands, Saved as OfAttention};
-use crate::cuda::op::elementwise::{Turn, add_to, gather_rows, rope, scatter_rows};
+use crate::cuda::op::elementwise::{DropoutRows, Turn, add_scaled, gather_rows, rope, scatter_rows};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::ModelConfig;
@@ -50,8 +51,8 @@ pub(super) struct Saved<T> {
     o_lows: Vec<Low<T>>,
     /// Before a norm behind attention, where there is one.
     attn_y: Option<Buffer<T>>,
-    /// What follows, too, is of the rows that are computed behind attention.
-    middle: Buffer<T>,
+    /// The residual stream. What follows, too, is of the rows that are computed behind attention.
+    middle: Buffer<f32>,
     ffn: SavedFeedForward<T>,
     ffn_y: Option<Buffer<T>>,
 }
@@ -89,7 +90,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
     }
 
     /// Returns where the rows are that are computed behind attention.
-    fn places<'a>(&self, pass: &Pass<'a>) -> Places<'a> {
+    fn places<'a>(&self, pass: &Pass<'a>) -> &'a DropoutRows {
         pass.batch.places(self.block.is_last)
     }
 
@@ -129,7 +130,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
     }
 
     /// Returns the rows of x, `[T, C]`, that are computed behind attention.
-    fn picked<'a>(&self, pass: &Pass<'_>, x: &'a Buffer<T>) -> Result<Ready<'a, T>, CudaError> {
+    fn picked<'a, X: Float>(&self, pass: &Pass<'_>, x: &'a Buffer<X>) -> Result<Ready<'a, X>, CudaError> {
         if !self.block.is_last {
             return Ok(Ready::Here(x));
         }
@@ -140,7 +141,11 @@ impl<'m, T: Float> BlockOn<'m, T> {
     }
 
     /// Returns gradients of those rows among zeros for all.
-    fn picked_backward<'a>(&self, pass: &Pass<'_>, dy: &'a Buffer<T>) -> Result<Ready<'a, T>, CudaError> {
+    fn picked_backward<'a, X: Float>(
+        &self,
+        pass: &Pass<'_>,
+        dy: &'a Buffer<X>,
+    ) -> Result<Ready<'a, X>, CudaError> {
         if !self.block.is_last {
             return Ok(Ready::Here(dy));
         }
@@ -152,11 +157,11 @@ impl<'m, T: Float> BlockOn<'m, T> {
 
     /// Returns the block's output for x `[T, C]`, of the last block for the rows that targets are predicted from, and what its
     /// backward needs besides x.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Buffer<T>) -> Result<(Buffer<T>, Saved<T>), CudaError> {
+    pub fn forward(&self, pass: &Pass<'_>, x: &Buffer<f32>) -> Result<(Buffer<f32>, Saved<T>), CudaError> {
         let device = pass.device;
-        let normed = self.attn_norm.forward(pass, x)?;
+        let normed: Buffer<T> = self.attn_norm.forward(pass, x)?;
         let ([mut q, mut k, v], qkv_lows) =
-            apart(self.qkv.forward(pass, &normed, pass.batch.places(false).on_device)?);
+            apart(self.qkv.forward(pass, &normed, pass.batch.places(false))?);
         drop(normed);
         for (heads, norm) in [(&mut q, &self.q_norm), (&mut k, &self.k_norm)] {
             if norm.is_none() {
@@ -173,7 +178,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         }
         let places = self.places(pass);
         let picked = self.picked(pass, &attended)?;
-        let ([y], o_lows) = apart(self.o.forward(pass, &picked, places.on_device)?);
+        let ([y], o_lows) = apart(self.o.forward(pass, &picked, places)?);
         drop(picked);
         let (y, attn_y) = behind(pass, &self.post_attn_norm, y)?;
         let picked = self.picked(pass, x)?;
@@ -181,7 +186,7 @@ impl<'m, T: Float> BlockOn<'m, T> {
         drop(picked);
         let (y, ffn) = match &self.ffn {
             FeedForwardOn::Dense(mlp) => {
-                let (y, saved) = mlp.forward(pass, &normed, places.on_device)?;
+                let (y, saved) = mlp.forward(pass, &normed, places)?;
                 (y, SavedFeedForward::Dense(Box::new(saved)))
             }
             FeedForwardOn::Experts(experts) => {
@@ -190,8 +195,9 @@ impl<'m, T: Float> BlockOn<'m, T> {
             }
         };
         drop(normed);
-        let (mut out, ffn_y) = behind(pass, &self.post_ffn_norm, y)?;
-        add_to(device, &mut out, &middle, 1.0)?;
+        let (y, ffn_y) = behind(pass, &self.post_ffn_norm, y)?;
+        let mut out = Buffer::uninit(device, middle.len())?;
+        add_scaled(device, &middle, &y, 1.0, &mut out)?;
         let saved = Saved { q, k, v, qkv_lows, attended, lse, o_lows, attn_y, middle, ffn, ffn_y };
         Ok((out, saved))
     }
@@ -201,29 +207,30 @@ impl<'m, T: Float> BlockOn<'m, T> {
     pub fn backward(
         &self,
         pass: &Pass<'_>,
-        (x, saved): (&Buffer<T>, &Saved<T>),
-        dout: &Buffer<T>,
+        (x, saved): (&Buffer<f32>, &Saved<T>),
+        dout: &Buffer<f32>,
         wants_dx: bool,
         grads: &mut Buffer<f32>,
-    ) -> Result<Option<Buffer<T>>, CudaError> {
+    ) -> Result<Option<Buffer<f32>>, CudaError> {
         let dmiddle = self.ffn_backward(pass, saved, dout, grads)?;
-        let dy = behind_backward(pass, &self.post_attn_norm, &saved.attn_y, &dmiddle, grads)?;
         let dqkv = {
+            let dy = narrowed(pass.device, &dmiddle)?;
+            let dy = behind_backward(pass, &self.post_attn_norm, &saved.attn_y, &dy, grads)?;
             let attended = self.picked(pass, &saved.attended)?;
             let (dys, lows) = ([&*dy], &saved.o_lows);
-            let places = self.places(pass).on_device;
+            let places = self.places(pass);
             let back = Back { x: &attended, dys: &dys, lows, places, wants_dx: true };
             let dattended = wanted(self.o.backward(pass, &back, grads)?);
             let dattended = self.picked_backward(pass, &dattended)?;
             self.attention_backward(pass, saved, &dattended, grads)?
         };
-        let normed = self.attn_norm.forward(pass, x)?;
+        let normed: Buffer<T> = self.attn_norm.forward(pass, x)?;
         let wants_dnormed = wants_dx || self.block.attn_norm.range.is_some();
         let back = Back {
             x: &normed,
             dys: &[&dqkv[0], &dqkv[1], &dqkv[2]],
             lows: &saved.qkv_lows,
-            places: pass.batch.places(false).on_device,
+            places: pass.batch.places(false),
             wants_dx: wants_dnormed,
         };
         let Some(dnormed) = self.qkv.backward(pass, &back, grads)? else { return Ok(None) };
@@ -236,14 +243,16 @@ impl<'m, T: Float> BlockOn<'m, T> {
         &self,
         pass: &Pass<'_>,
         saved: &Saved<T>,
-        dout: &Buffer<T>,
+        dout: &Buffer<f32>,
         grads: &mut Buffer<f32>,
-    ) -> Result<Buffer<T>, CudaError> {
-        let dy = behind_backward(pass, &self.post_ffn_norm, &saved.ffn_y, dout, grads)?;
-        let (normed, places) = (self.ffn_norm.forward(pass, &saved.middle)?, self.places(pass));
+    ) -> Result<Buffer<f32>, CudaError> {
+        let dy = narrowed(pass.device, dout)?;
+        let dy = behind_backward(pass, &self.post_ffn_norm, &saved.ffn_y, &dy, grads)?;
+        let (normed, places): (Buffer<T>, _) =
+            (self.ffn_norm.forward(pass, &saved.middle)?, self.places(pass));
         let dnormed = match (&self.ffn, &saved.ffn) {
             (FeedForwardOn::Dense(mlp), SavedFeedForward::Dense(saved)) => {
-                mlp.backward(pass, saved, (&normed, &dy), places.on_device, grads)?
+                mlp.backward(pass, saved, (&normed, &dy), places, grads)?
             }
             (FeedForwardOn::Experts(experts), SavedFeedForward::Experts(saved)) => {
                 experts.backward(pass, saved, (&normed, &dy), places, grads)?

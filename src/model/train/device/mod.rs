@@ -1,10 +1,12 @@
 //! The decoder as it is trained, on a device: the CPU's forward and backward, step for step, with the operations of [`crate::cuda::op`].
 //!
 //! Frozen weights are copied once: dense ones as the products take them, blocks as they are stored. Parameters and their gradients are
-//! flat f32 vectors of the CPU's layout. Activations are of the products' type, f32 or bf16. The order of all sums depends on shapes alone.
+//! flat f32 vectors of the CPU's layout. The residual stream and its gradient are f32; all other activations are of the products' type,
+//! f32 or bf16. The order of all sums depends on shapes alone.
 
 mod batch;
 mod block;
+mod cast;
 mod dora;
 mod experts;
 mod linear;
@@ -181,6 +183,11 @@ impl<'m> OnDevice<'m> {
         &self.state.grads
     }
 
+    /// Returns the same, to be changed there.
+    pub fn gradients_mut(&mut self) -> &mut Buffer<f32> {
+        &mut self.state.grads
+    }
+
     /// Overwrites the parameters' gradients.
     ///
     /// # Panics
@@ -201,7 +208,8 @@ impl<'m> OnDevice<'m> {
         Flat { params, moments, gradients: grads, rounded: rounded.as_mut() }
     }
 
-    /// As [`Trainable::forward_backward`], into the gradients on the device.
+    /// As [`Trainable::forward_backward`], into the gradients on the device. It asks for all of that and waits for none of it: the
+    /// host can lay out what comes next meanwhile.
     ///
     /// Errors as there, and if the device has no room or is lost.
     pub fn forward_backward(
@@ -209,13 +217,13 @@ impl<'m> OnDevice<'m> {
         documents: &[Document<'_>],
         scale: f32,
         step: StepKey,
-    ) -> Result<LossSum, Error> {
+    ) -> Result<PendingLoss, Error> {
         let sheet = self.model.sheet(documents, step.first_document)?;
         if sheet.scored.is_empty() {
-            return Ok(LossSum::default());
+            return Ok(PendingLoss(None));
         }
         let nll = self.network.backward(&mut self.state, &sheet, step, Slopes::Scale(scale))?;
-        Ok(LossSum { nll: super::sum(&nll), tokens: nll.len() })
+        Ok(PendingLoss(Some(nll)))
     }
 
     /// As [`Trainable::log_probs_backward`], into the gradients on the device.
@@ -265,6 +273,20 @@ impl<'m> OnDevice<'m> {
             return Ok(vec![Vec::new(); documents.len()]);
         }
         Ok(by_document(&sheet, &self.network.nll(&self.state, &sheet, is_base)?))
+    }
+}
+
+/// The loss of a micro-batch that a device may still be at.
+pub struct PendingLoss(Option<Buffer<f32>>);
+
+impl PendingLoss {
+    /// Returns it, once everything before is done.
+    ///
+    /// Errors if any of that went wrong.
+    pub fn read(&self, device: &Device) -> Result<LossSum, Error> {
+        let Some(nll) = &self.0 else { return Ok(LossSum::default()) };
+        let nll = nll.read(device)?;
+        Ok(LossSum { nll: super::sum(&nll), tokens: nll.len() })
     }
 }
 

@@ -22,14 +22,14 @@ pub(super) enum Slopes<'a> {
 
 /// Forward and backward, whatever the type of activations.
 pub(super) trait Steps {
-    /// Adds to the gradients; returns the negative log-likelihood of every target.
+    /// Adds to the gradients; returns where the negative log-likelihood of every target will be.
     fn backward(
         &self,
         state: &mut State,
         sheet: &Sheet,
         step: StepKey,
         slopes: Slopes<'_>,
-    ) -> Result<Vec<f32>, CudaError>;
+    ) -> Result<Buffer<f32>, CudaError>;
 
     /// Returns the negative log-likelihood of every target, without dropout.
     fn nll(&self, state: &State, sheet: &Sheet, is_base: bool) -> Result<Vec<f32>, CudaError>;
@@ -46,7 +46,7 @@ pub(super) struct Network<'m, T> {
 
 /// What the backward has of a block: its input, and what was kept besides.
 struct Taped<T> {
-    x: Buffer<T>,
+    x: Buffer<f32>,
     saved: Option<Saved<T>>,
 }
 
@@ -100,24 +100,24 @@ impl<'m, T: Float> Network<'m, T> {
     }
 
     /// Returns the rows of the embedding, times its scale: `[T, C]`.
-    fn embedding(&self, pass: &Pass<'_>) -> Result<Buffer<T>, CudaError> {
+    fn embedding(&self, pass: &Pass<'_>) -> Result<Buffer<f32>, CudaError> {
         let (embedding, tokens) = (&self.model.plan.embedding, &pass.batch.sheet.tokens);
         let scale = pass.config.embedding_scale;
         match &embedding.range {
             Some(range) if !pass.is_base => {
-                let table = pass.values.of::<T>(range.clone());
+                let table = pass.values.exact.slice(range.clone());
                 let ids = Buffer::of(self.device, tokens)?;
                 let mut x = Buffer::uninit(self.device, tokens.len() * embedding.base.cols())?;
                 gather_rows(self.device, &table, &ids, scale, &mut x)?;
                 Ok(x)
             }
-            _ => Buffer::of(self.device, &embedded::<T>(pass.compute, &embedding.base, tokens, scale)),
+            _ => Buffer::of(self.device, &embedded::<f32>(pass.compute, &embedding.base, tokens, scale)),
         }
     }
 
     /// Returns the last block's output for the rows that targets are predicted from, `[R, C]`, and what the backward needs of the
     /// blocks from the first trained one on.
-    fn forward(&self, pass: &Pass<'_>, is_kept: bool) -> Result<(Buffer<T>, Vec<Taped<T>>), CudaError> {
+    fn forward(&self, pass: &Pass<'_>, is_kept: bool) -> Result<(Buffer<f32>, Vec<Taped<T>>), CudaError> {
         let mut x = self.embedding(pass)?;
         let first = self.model.first_trained();
         let mut tape = Vec::new();
@@ -154,7 +154,7 @@ impl<'m, T: Float> Network<'m, T> {
     fn blocks_backward(
         &self,
         pass: &Pass<'_>,
-        mut dx: Buffer<T>,
+        mut dx: Buffer<f32>,
         mut tape: Vec<Taped<T>>,
         grads: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
@@ -187,18 +187,17 @@ impl<T: Float> Steps for Network<'_, T> {
         sheet: &Sheet,
         step: StepKey,
         slopes: Slopes<'_>,
-    ) -> Result<Vec<f32>, CudaError> {
+    ) -> Result<Buffer<f32>, CudaError> {
         let State { params, rounded, grads, apart } = state;
         let values = Values { exact: params, rounded: rounded.as_ref() };
         let batch = Batch::new::<T>(self.device, &self.model.decoder.config, sheet)?;
         let pass = self.pass(values, &batch, false, Some(step));
-        // before the forward: a copy waits for what is asked for before it
         let mut factors = Buffer::zeros(self.device, sheet.targets.len())?;
         if let Slopes::Scale(scale) = slopes {
             factors.write(self.device, &vec![scale; sheet.targets.len()])?;
         }
         let (picked, tape) = self.forward(&pass, true)?;
-        let hidden = self.output_norm.forward(&pass, &picked)?;
+        let hidden: Buffer<T> = self.output_norm.forward(&pass, &picked)?;
         if let Slopes::Of(slopes) = slopes {
             let nll = self.losses(&pass, &hidden, &factors, None)?.read(self.device)?;
             factors.write(self.device, &slopes(&nll))?;
@@ -218,7 +217,7 @@ impl<T: Float> Steps for Network<'_, T> {
         let dx = self.output_norm.backward(&pass, &picked, &dhidden, None, grads)?;
         drop((picked, dhidden));
         self.blocks_backward(&pass, dx, tape, grads)?;
-        nll.read(self.device)
+        Ok(nll)
     }
 
     fn nll(&self, state: &State, sheet: &Sheet, is_base: bool) -> Result<Vec<f32>, CudaError> {
@@ -226,7 +225,7 @@ impl<T: Float> Steps for Network<'_, T> {
         let batch = Batch::new::<T>(self.device, &self.model.decoder.config, sheet)?;
         let pass = self.pass(values, &batch, is_base, None);
         let (picked, _) = self.forward(&pass, false)?;
-        let hidden = self.output_norm.forward(&pass, &picked)?;
+        let hidden: Buffer<T> = self.output_norm.forward(&pass, &picked)?;
         let none = Buffer::zeros(self.device, sheet.targets.len())?;
         self.losses(&pass, &hidden, &none, None)?.read(self.device)
     }

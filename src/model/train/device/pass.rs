@@ -47,7 +47,12 @@ impl<'m> NormOn<'m> {
         })
     }
 
-    pub fn forward<T: Float>(&self, pass: &Pass<'_>, x: &Buffer<T>) -> Result<Buffer<T>, CudaError> {
+    /// Returns the norm of x, which may be the residual stream.
+    pub fn forward<X: Float, T: Float>(
+        &self,
+        pass: &Pass<'_>,
+        x: &Buffer<X>,
+    ) -> Result<Buffer<T>, CudaError> {
         let (weight, offset) = self.weight(pass)?;
         let mut y = Buffer::uninit(pass.device, x.len())?;
         let op = Op { weight: &weight, offset, eps: pass.config.rms_norm_eps };
@@ -59,9 +64,9 @@ impl<'m> NormOn<'m> {
     pub fn forward_of_sum<T: Float>(
         &self,
         pass: &Pass<'_>,
-        x: &Buffer<T>,
+        x: &Buffer<f32>,
         residual: &Buffer<T>,
-    ) -> Result<(Buffer<T>, Buffer<T>), CudaError> {
+    ) -> Result<(Buffer<f32>, Buffer<T>), CudaError> {
         let (weight, offset) = self.weight(pass)?;
         let mut sum = Buffer::uninit(pass.device, x.len())?;
         let mut y = Buffer::uninit(pass.device, x.len())?;
@@ -71,14 +76,14 @@ impl<'m> NormOn<'m> {
     }
 
     /// Adds to the weight's gradient, if it is trained; returns that of x, plus `residual`.
-    pub fn backward<T: Float>(
+    pub fn backward<X: Float, T: Float>(
         &self,
         pass: &Pass<'_>,
-        x: &Buffer<T>,
+        x: &Buffer<X>,
         dy: &Buffer<T>,
-        residual: Option<&Buffer<T>>,
+        residual: Option<&Buffer<X>>,
         grads: &mut Buffer<f32>,
-    ) -> Result<Buffer<T>, CudaError> {
+    ) -> Result<Buffer<X>, CudaError> {
         let (weight, offset) = self.weight(pass)?;
         let mut dx = Buffer::uninit(pass.device, x.len())?;
         let mut factors = Buffer::uninit(pass.device, x.len() / weight.len())?;
