@@ -23,8 +23,18 @@ macro_rules! fatbins {
 }
 
 /// By the names of the files that `src/build.rs` compiles.
-fn fatbins() -> [(&'static str, &'static [u8]); 7] {
-    fatbins!("attention_mma", "attention_plain", "dequantize", "elementwise", "loss", "norm", "optimizer")
+fn fatbins() -> [(&'static str, &'static [u8]); 9] {
+    fatbins!(
+        "attention_mma",
+        "attention_paged",
+        "attention_paged_mma",
+        "attention_plain",
+        "dequantize",
+        "elementwise",
+        "loss",
+        "norm",
+        "optimizer"
+    )
 }
 
 /// Shared memory that a block has without asking for more.

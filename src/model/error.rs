@@ -67,6 +67,12 @@ pub enum Error {
     #[error(transparent)]
     Cache(#[from] crate::kernel::kv_cache::Error),
 
+    #[error(transparent)]
+    Device(#[from] crate::cuda::CudaError),
+
+    #[error("{what}: not on a GPU yet")]
+    NotOnDevice { what: &'static str, instead: &'static str },
+
     #[error("no threads to compute with")]
     Threads {
         #[source]
@@ -147,6 +153,8 @@ impl Diagnostic for Error {
                 Some("the tokenizer may belong to another model".to_owned())
             }
             Error::Cache(error) => error.hint(),
+            Error::Device(error) => error.hint(),
+            Error::NotOnDevice { instead, .. } => Some((*instead).to_owned()),
             Error::Quantized { .. } => {
                 Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
             }

@@ -169,5 +169,6 @@ void optimizers();
 void formats();
 void plain_attention();
 void mma_attention();
+void paged_attention();
 
 }  // namespace test

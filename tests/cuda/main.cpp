@@ -76,6 +76,7 @@ int main() {
         {"formats", test::formats},
         {"plain attention", test::plain_attention},
         {"mma attention", test::mma_attention},
+        {"paged attention", test::paged_attention},
     };
     for (const auto& suite : suites) {
         const auto start = std::chrono::steady_clock::now();

@@ -87,6 +87,26 @@ impl Family {
         }
     }
 
+    /// Returns the rows of a tile of queries over pages: `attention_paged.cu` and `attention_paged_mma.cu`.
+    pub(super) fn paged_rows(self, head_dim: usize) -> usize {
+        self.block(Pass::Forward, head_dim).rows
+    }
+
+    /// Returns the threads and the shared memory of a block of such a tile.
+    pub(super) fn paged_block(self, head_dim: usize) -> (u32, usize) {
+        let block = self.block(Pass::Forward, head_dim);
+        (block.threads, block.shared)
+    }
+
+    /// Returns the kernel of such tiles.
+    pub(super) fn paged_kernel<T: Float>(self, head_dim: usize) -> String {
+        let d = self.compiled(head_dim);
+        match self {
+            Family::Mma => format!("attention_paged_mma_{d}"),
+            Family::Plain => format!("attention_paged_plain_{}_{d}", T::NAME),
+        }
+    }
+
     fn kernel<T: Float>(self, pass: Pass, head_dim: usize) -> String {
         let d = self.compiled(head_dim);
         let pass = match pass {

@@ -8,6 +8,8 @@ pub mod elementwise;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod paged;
+pub mod score;
 
 use super::CudaError;
 use super::device::Device;

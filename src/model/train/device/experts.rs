@@ -2,22 +2,20 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
-
 use super::super::linear::Group;
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
-use super::weights::Ready;
+use super::weights::{Ready, widened};
 use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::elementwise::{
-    Combined, DropoutRows, add_to, combine_rows, gather_rows, to_bf16, to_f32,
+    Combined, DropoutRows, add_to, combine_rows, gather_rows, to_bf16,
 };
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::kernel::softmax::{softmax_rows, softmax_rows_backward};
 use crate::model::config::Experts;
-use crate::model::moe::rows_of_experts;
+use crate::model::moe::rows_of;
 use crate::model::train::feed_forward::Mlp;
 use crate::nn::{RowPlace, expert_weights_backward};
 
@@ -85,7 +83,7 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         drop(wide);
         let mut probabilities = logits.read(device)?;
         softmax_rows(pass.compute, &mut probabilities, n_experts);
-        let rows_of = self.rows_of(&probabilities);
+        let rows_of = rows_of(&probabilities, self.settings);
         let chosen = Chosen::new(device, rows_of.concat(), places.rows)?;
         let cols = x.len() / places.rows.len();
         let mut y = Buffer::zeros(device, x.len())?;
@@ -105,13 +103,6 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
             experts.push(Some(SavedExpert { range, mlp, y: out }));
         }
         Ok((y, SavedExperts { probabilities, router_lows, chosen, experts }))
-    }
-
-    fn rows_of(&self, probabilities: &[f32]) -> Vec<Vec<(usize, f32)>> {
-        let shape = (probabilities.len() / self.experts.len(), self.experts.len());
-        Tensor::from_slice(probabilities, shape, &candle_core::Device::Cpu)
-            .and_then(|probabilities| rows_of_experts(&probabilities, self.settings))
-            .expect("rows of as many values as there are experts")
     }
 
     /// Adds to the gradients of what is trained here; returns that of x.
@@ -204,19 +195,6 @@ fn gathered<T: Float>(
     let mut rows = Buffer::uninit(device, ids.len() * cols)?;
     gather_rows(device, x, ids, 1.0, &mut rows)?;
     Ok(rows)
-}
-
-/// Returns x in f32.
-fn widened<'a, T: Float>(device: &Device, x: &'a Buffer<T>) -> Result<Ready<'a, f32>, CudaError> {
-    match (x.as_type::<f32>(), x.as_type()) {
-        (Some(x), _) => Ok(Ready::Here(x)),
-        (None, Some(x)) => {
-            let mut wide = Buffer::uninit(device, x.len())?;
-            to_f32(device, x, &mut wide)?;
-            Ok(Ready::Made(wide))
-        }
-        _ => panic!("activations are f32 or bf16"),
-    }
 }
 
 /// Returns x in the type of activations.
