@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::config::{ModelConfig, RopeScaling};
 use super::Error;
+use super::config::{ModelConfig, RopeScaling};
 use super::decode::{Segment, SequenceId, Wanted};
 use super::rope_scaling::{frequencies, local_frequencies};
 use crate::kernel::KvCache;
@@ -93,12 +93,7 @@ impl Bounds<'_> {
     }
 
     /// Lays a segment's tokens out as rows, and makes room for them in the cache.
-    fn lay_out(
-        &self,
-        cache: &mut impl Cache,
-        segment: &Segment<'_>,
-        batch: &mut Batch,
-    ) -> Result<(), Error> {
+    fn lay_out(&self, cache: &mut impl Cache, segment: &Segment<'_>, batch: &mut Batch) -> Result<(), Error> {
         let vocab_size = self.vocab_size;
         if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(Error::TokenOutOfRange { token: *token, vocab_size });

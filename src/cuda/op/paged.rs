@@ -225,7 +225,10 @@ impl<'p> PagedRows<'p> {
         let rules = [
             blocks(n_heads),
             blocks(n_heads / n_kv_heads),
-            window.and_then(|window| u32::try_from(window).ok()).filter(|window| *window < 1 << 30).unwrap_or(0),
+            window
+                .and_then(|window| u32::try_from(window).ok())
+                .filter(|window| *window < 1 << 30)
+                .unwrap_or(0),
             blocks(head_dim),
             scale.to_bits(),
             softcap.unwrap_or(0.0).to_bits(),

@@ -43,15 +43,8 @@ pub fn score(
     // SAFETY: the lengths were checked.
     unsafe { device.launch(&launch)? };
     let n = targets.len();
-    let args = [
-        logits.arg(),
-        pieces.arg(),
-        on_device.arg(),
-        cap,
-        scores.log_probs.arg(),
-        arg(n),
-        arg(n_classes),
-    ];
+    let args =
+        [logits.arg(), pieces.arg(), on_device.arg(), cap, scores.log_probs.arg(), arg(n), arg(n_classes)];
     // SAFETY: as above.
     unsafe { over_values(device, "score_targets_f32", n, 1, &args)? };
     Ok(scores)

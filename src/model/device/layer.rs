@@ -114,7 +114,8 @@ impl<T: Float> LayerOn<T> {
     ) -> Result<LayerOn<T>, CudaError> {
         let linear = |linear| LinearOn::new(device, compute, linear);
         let norm = |norm| NormOn::new(device, norm);
-        let optional = |norm: &Option<Vector>| norm.as_ref().map(|norm| NormOn::new(device, norm)).transpose();
+        let optional =
+            |norm: &Option<Vector>| norm.as_ref().map(|norm| NormOn::new(device, norm)).transpose();
         let ffn = match (&layer.ffn, &config.experts) {
             (FeedForward::Dense(mlp), _) => FeedForwardOn::Dense(MlpOn::new(device, compute, mlp)?),
             (FeedForward::Experts { router, experts }, Some(settings)) => {

@@ -19,11 +19,11 @@ pub use self::cache::DeviceCache;
 pub use self::rows::TOGETHER;
 
 use self::network::{Hidden, Network, Run};
+use super::Error;
 use super::config::ModelConfig;
 use super::decode::{Scored, Segment};
 use super::decoder::Decoder;
 use super::weights as stored;
-use super::Error;
 use crate::cuda::Device;
 use crate::cuda::op::attention::MAX_HEAD_DIM;
 use crate::cuda::op::paged::PageShape;
@@ -65,12 +65,12 @@ impl Precision {
 }
 
 /// Returns the matrices of a decoder that a device gets: all but the embedding, of which single rows are looked up.
-fn matrices(decoder: &Decoder) -> Vec<&Matrix> {
+fn matrices<'d>(decoder: &'d Decoder) -> Vec<&'d Matrix> {
     let weights = &decoder.weights;
     let mut all = vec![&weights.output.weight];
     for layer in &weights.layers {
         all.extend([&layer.q, &layer.k, &layer.v, &layer.o].map(|linear| &linear.weight));
-        let mlp = |mlp: &'_ stored::Mlp| [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight);
+        let mlp = |mlp: &'d stored::Mlp| [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight);
         match &layer.ffn {
             stored::FeedForward::Dense(dense) => all.extend(mlp(dense)),
             stored::FeedForward::Experts { router, experts } => {
@@ -117,16 +117,21 @@ pub fn check(decoder: &Decoder) -> Result<(), Error> {
 
 /// Returns the bytes that a model takes on a device with batches of that many tokens and keys and values of `n_cached` tokens.
 pub fn memory(decoder: &Decoder, batch_tokens: usize, n_cached: usize) -> u64 {
+    let bytes = Precision::of_decoder(decoder).bytes();
+    let pages = n_cached.div_ceil(PAGE) * page_shape(&decoder.config, bytes).page_bytes();
+    weights_bytes(decoder) + working_bytes(decoder, batch_tokens) + pages as u64
+}
+
+/// Returns the bytes that a batch of that many tokens takes while it is computed and scored.
+fn working_bytes(decoder: &Decoder, batch_tokens: usize) -> u64 {
     let (config, bytes) = (&decoder.config, Precision::of_decoder(decoder).bytes());
     let n_rows = batch_tokens.next_multiple_of(TOGETHER);
     let d_ff = config.experts.as_ref().map_or(config.d_ff, |experts| experts.d_ff);
     let heads = (config.n_heads + config.n_kv_heads) * config.head_dim;
     // what a layer has at its widest: the sums between blocks, a norm of them, and q, k, v or gate, up and their product
-    let wide = 3 * config.d_model + (2 * heads).max(3 * d_ff);
-    let activations = n_rows * wide * bytes;
+    let wide = 4 * config.d_model + (2 * heads).max(3 * d_ff);
     let logits = TOGETHER * config.vocab_size * size_of::<f32>();
-    let pages = n_cached.div_ceil(PAGE) * page_shape(config, bytes).page_bytes();
-    weights_bytes(decoder) + (activations + logits + pages) as u64
+    (n_rows * wide * bytes + logits) as u64
 }
 
 fn page_shape(config: &ModelConfig, value_bytes: usize) -> PageShape {
@@ -168,6 +173,11 @@ impl<'m> DeviceDecoder<'m> {
     /// Returns the bytes of keys and values of a sequence of `n` tokens that shares none.
     pub fn cache_bytes(&self, n: usize) -> usize {
         n.div_ceil(PAGE) * self.page_shape().page_bytes()
+    }
+
+    /// Returns the bytes that a batch of that many tokens takes while it is computed and scored.
+    pub fn batch_bytes(&self, batch_tokens: usize) -> u64 {
+        working_bytes(self.decoder, batch_tokens)
     }
 
     /// Returns an empty cache that holds at most `budget_bytes` of keys and values, made as they are needed.

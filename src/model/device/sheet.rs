@@ -52,7 +52,12 @@ impl Angles {
     }
 
     /// Returns where the batch's rows turn.
-    fn turns(&self, device: &Device, batch: &Batch, of_table: impl Fn(&Arc<RopeTable>) -> usize) -> Result<Turns, CudaError> {
+    fn turns(
+        &self,
+        device: &Device,
+        batch: &Batch,
+        of_table: impl Fn(&Arc<RopeTable>) -> usize,
+    ) -> Result<Turns, CudaError> {
         let end = batch.positions.iter().max().map_or(0, |last| last + 1);
         let made = self.reaching(device, end)?;
         let mut indexes = Vec::with_capacity(batch.positions.len());

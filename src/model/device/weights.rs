@@ -119,7 +119,12 @@ fn dense<T: Float>(device: &Device, compute: &Compute, matrix: &Matrix) -> Resul
 }
 
 /// Returns the rows of `ids` in a table, times `scale`, each value rounded once.
-pub(in crate::model) fn embedded<T: Float>(compute: &Compute, table: &Matrix, ids: &[u32], scale: f32) -> Vec<T> {
+pub(in crate::model) fn embedded<T: Float>(
+    compute: &Compute,
+    table: &Matrix,
+    ids: &[u32],
+    scale: f32,
+) -> Vec<T> {
     rounded(compute, table, ids.len(), |i| ids[i] as usize, scale)
 }
 

@@ -8,9 +8,7 @@ use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
 use super::weights::{Ready, widened};
 use crate::cuda::buffer::{Buffer, Float};
-use crate::cuda::op::elementwise::{
-    Combined, DropoutRows, add_to, combine_rows, gather_rows, to_bf16,
-};
+use crate::cuda::op::elementwise::{Combined, DropoutRows, add_to, combine_rows, gather_rows, to_bf16};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::kernel::softmax::{softmax_rows, softmax_rows_backward};
