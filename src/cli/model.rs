@@ -8,7 +8,7 @@ use super::source::model_path;
 use super::{machine, term};
 use crate::cuda::Device;
 use crate::error::{Diagnostic, Failure};
-use crate::eval::Computer;
+use crate::eval::{Computer, report};
 use crate::kernel::ComputeMode;
 use crate::model::{Decoder, LoadOptions, Residence};
 use crate::provenance::{Digests, InputFiles, Role};
@@ -70,6 +70,7 @@ impl Diagnostic for WeightsAlone {
 }
 
 /// A model that a device has no room for.
+#[cfg(gpu)]
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the model takes about {} of memory of the device, {} are free",
@@ -80,6 +81,7 @@ struct TooLarge {
     available: u64,
 }
 
+#[cfg(gpu)]
 impl Diagnostic for TooLarge {
     fn hint(&self) -> Option<String> {
         Some(
@@ -149,10 +151,10 @@ impl LoadedModel {
     }
 
     /// Returns the device that computes, and in which precision; nothing for the CPU.
-    pub fn on_device(&self) -> Option<OnDevice> {
+    pub fn on_device(&self) -> Option<report::Device> {
         let device = self.device.as_ref()?;
         #[cfg(gpu)]
-        return Some(OnDevice {
+        return Some(report::Device {
             name: device.facts().name.clone(),
             precision: crate::model::device::Precision::of_decoder(&self.decoder).name(),
         });
@@ -190,14 +192,6 @@ impl LoadedModel {
     fn digest_of(&self, role: Role) -> Result<Option<String>, Failure> {
         Ok(self.inputs()?.iter().find(|input| input.role == role).map(InputFiles::sha256))
     }
-}
-
-/// A device that computes, as reports name it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct OnDevice {
-    pub name: String,
-    /// What activations are: `f32` or `bf16`.
-    pub precision: &'static str,
 }
 
 /// Opens the weights, and returns the device that computes with them: they stay mapped for it.

@@ -60,7 +60,7 @@ void launch(const AttentionCase& c, const Buffer<T>& q, Buffer<T>& out, const Bu
     const PagedTile* of = tiles.data();
     const uint64_t* table = paged.table.data();
     if constexpr (MMA) {
-        host::launch(grid, PagedSizes<D>::THREADS, PagedSizes<D>::SHARED, [&] {
+        host::launch(grid, ForwardSizes<D>::THREADS, ForwardSizes<D>::SHARED, [&] {
             if constexpr (D == 64) attention_paged_mma_64(q.data(), out.data(), of, table, paged.from, rules);
             if constexpr (D == 96) attention_paged_mma_96(q.data(), out.data(), of, table, paged.from, rules);
             if constexpr (D == 128) attention_paged_mma_128(q.data(), out.data(), of, table, paged.from, rules);
@@ -99,8 +99,8 @@ void one(Random& random, const AttentionCase& c) {
             else store_paged_bf16(k.data(), v.data(), to.data(), paged.from, c.kv_stride());
         });
     });
-    constexpr int SIZE = MMA ? PagedSizes<D>::QUERIES : PLAIN_ROWS<D>;
-    static_assert(PagedSizes<D>::SHARED <= 99 << 10); // what a block of capability 8.6 and 8.9 can have
+    constexpr int SIZE = MMA ? ForwardSizes<D>::QUERIES : PLAIN_ROWS<D>;
+    static_assert(ForwardSizes<D>::SHARED <= 99 << 10); // what a block of capability 8.6 and 8.9 can have
     Buffer<T> out(q.size());
     const auto whole = tiles_of(c, paged.tables, SIZE, rows);
     run("attention_paged" + name, {&out}, [&] { launch<T, D, MMA>(c, q, out, whole, paged); });

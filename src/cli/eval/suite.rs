@@ -16,7 +16,7 @@ use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
 use crate::cli::device::Shared;
 use crate::cli::gate::{self, How, Place};
-use crate::cli::model::{LoadedModel, OnDevice};
+use crate::cli::model::LoadedModel;
 use crate::cli::source::find_hub_files;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
@@ -296,7 +296,7 @@ fn open_journal(
     let device = loaded
         .on_device()
         .into_iter()
-        .flat_map(|OnDevice { name, precision }| [("device", name), ("precision", precision.to_owned())]);
+        .flat_map(|device| [("device", device.name), ("precision", device.precision.to_owned())]);
     let key = [
         ("lctl", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", digest.to_owned()),
@@ -337,7 +337,7 @@ fn settings(args: &Args, loaded: &LoadedModel) -> Settings {
         limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         few_shot: args.few_shot,
         chat_template: args.chat_template.name(),
-        device: loaded.on_device().map(|OnDevice { name, precision }| report::Device { name, precision }),
+        device: loaded.on_device(),
     }
 }
 

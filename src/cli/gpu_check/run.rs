@@ -56,6 +56,8 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     term::say("checking an evaluation");
     evaluate::check(&mut checker)?;
     if !args.no_timings {
+        term::say("checking rows of large products");
+        evaluate::check_large(&mut checker)?;
         term::say("timing kernels");
         bench::run(&mut checker)?;
         term::say("timing training");

@@ -1,13 +1,6 @@
 // Attention by tensor cores on bf16 with f32 sums (FlashAttention-2, arXiv:2307.08691), head sizes 64, 96, 128 and 256.
 #include "attention_mma.cuh"
 
-/// Sizes of the forward: a warp per 16 queries.
-template <int D>
-struct ForwardSizes {
-    static constexpr int QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;
-    static constexpr int SHARED = (QUERIES + 4 * KEYS) * MMA_PITCH<D> * 2;
-};
-
 template <int D>
 __device__ __forceinline__ void attention_mma(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const Tile* tiles,
                                               AttentionRules rules) {

@@ -165,3 +165,10 @@ __device__ __forceinline__ void fold_block(float (&s)[KEYS / 8][4], float (&top)
         for (int i = 0; i < 4; i++) sums[n][i] *= shrink[i / 2];
     }
 }
+
+/// Sizes of the forwards: a warp per 16 queries.
+template <int D>
+struct ForwardSizes {
+    static constexpr int QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;
+    static constexpr int SHARED = (QUERIES + 4 * KEYS) * MMA_PITCH<D> * 2;
+};

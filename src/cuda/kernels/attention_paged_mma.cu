@@ -18,17 +18,10 @@ __device__ __forceinline__ void load_paged_async(bf16* tile, const uint64_t* tab
     }
 }
 
-/// A warp per 16 queries, as `ForwardSizes`.
-template <int D>
-struct PagedSizes {
-    static constexpr int QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;
-    static constexpr int SHARED = (QUERIES + 4 * KEYS) * MMA_PITCH<D> * 2;
-};
-
 template <int D>
 __device__ __forceinline__ void attention_paged_mma(const bf16* q, bf16* out, const PagedTile* tiles, const uint64_t* tables, uint64_t from,
                                                     AttentionRules rules) {
-    using Sizes = PagedSizes<D>;
+    using Sizes = ForwardSizes<D>;
     constexpr int KEYS = Sizes::KEYS, THREADS = Sizes::THREADS, STEP = KEYS * MMA_PITCH<D>;
     DYNAMIC_SHARED(shared);
     bf16* queries = reinterpret_cast<bf16*>(shared);
@@ -86,7 +79,7 @@ __device__ __forceinline__ void attention_paged_mma(const bf16* q, bf16* out, co
 }
 
 #define PAGED_MMA_KERNEL(D)                                                                                                     \
-    KERNEL(PagedSizes<D>::THREADS)                                                                                              \
+    KERNEL(ForwardSizes<D>::THREADS)                                                                                              \
     attention_paged_mma_##D(const bf16* q, bf16* out, const PagedTile* tiles, const uint64_t* tables, uint64_t from,            \
                             AttentionRules rules) {                                                                             \
         attention_paged_mma<D>(q, out, tiles, tables, from, rules);                                                             \

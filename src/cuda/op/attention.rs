@@ -353,7 +353,8 @@ mod tests {
     /// The kernels' own sizes, where they are written.
     #[test]
     fn sizes_are_those_of_the_kernels() {
-        let mma = include_str!("../kernels/attention_mma.cu");
+        let mma = [include_str!("../kernels/attention_mma.cuh"), include_str!("../kernels/attention_mma.cu")]
+            .concat();
         for line in [
             "static constexpr int QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;",
             "static constexpr int SHARED = (QUERIES + 4 * KEYS) * MMA_PITCH<D> * 2;",
@@ -366,7 +367,7 @@ mod tests {
         ] {
             assert!(mma.contains(line), "{line}");
         }
-        let plain = include_str!("../kernels/attention_plain.cu");
+        let plain = include_str!("../kernels/attention_plain.cuh");
         for line in [
             "constexpr int PLAIN_ROWS = D <= 128 ? 32 : 16;",
             "constexpr int PLAIN_THREADS = 4 * PLAIN_ROWS<D>;",

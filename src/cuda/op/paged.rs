@@ -260,3 +260,24 @@ fn words(address: u64) -> [u32; 2] {
     let half = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
     [half(0), half(4)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_those_of_the_kernels() {
+        let kernels = include_str!("../kernels/paged.cuh");
+        for line in [
+            &*format!("constexpr int PAGE = {PAGE};"),
+            "uint64_t page;\n    uint32_t slot, unused;",
+            "uint32_t row, rows, position, table;",
+        ] {
+            assert!(kernels.contains(line), "{line}");
+        }
+        assert_eq!(words(0x0123_4567_89ab_cdef), [0x89ab_cdef, 0x0123_4567]);
+        let shape = PageShape { n_layers: 3, row_len: 24, value_bytes: 2 };
+        assert_eq!(shape.page_bytes(), 3 * 2 * 16 * 24 * 2);
+        assert_eq!(shape.layer_start(2) * 2 * 3, shape.page_bytes() * 2);
+    }
+}
