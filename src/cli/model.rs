@@ -261,3 +261,44 @@ fn stretched(context: Option<u32>, trained: usize) -> Option<String> {
         format!("--context {context} is more than the {trained} tokens the model was made for: expect worse text beyond")
     })
 }
+
+#[cfg(all(test, feature = "cuda-host"))]
+mod tests {
+    use super::*;
+    use crate::cuda::host::Options;
+
+    #[test]
+    fn what_a_device_that_was_not_named_cannot_take_is_left_to_the_cpu() {
+        let model = format!("{}/tests/golden/convert/Qwen3-0.6B", env!("CARGO_MANIFEST_DIR"));
+        let open = |is_auto, memory_bytes, compute| {
+            let device = Device::host(Options { memory_bytes, ..Options::default() });
+            LoadedModel::open(&ModelArgs {
+                model: &model,
+                offline: true,
+                adapter: None,
+                compute,
+                context: None,
+                threads: Some(1),
+                isa: None,
+                weights: WeightsArg::Auto,
+                on: &Shared { device: Some(Arc::new(device)), is_auto },
+                batch_tokens: Some(64),
+                quiet: true,
+                digests: false,
+            })
+        };
+        let on_device = open(true, 8 << 30, ComputeMode::Auto).unwrap().on_device();
+        assert!(on_device.is_some_and(|device| device.precision == "bf16"));
+        for (memory_bytes, compute, why) in [
+            (8 << 30, ComputeMode::Int8, "--compute int8: not on a GPU yet"),
+            (50_000, ComputeMode::F32, "the model takes about"),
+        ] {
+            let on_cpu = open(true, memory_bytes, compute).unwrap();
+            assert!(on_cpu.on_device().is_none());
+            assert!(matches!(on_cpu.computer().unwrap(), Computer::Cpu(_)));
+            let refused = open(false, memory_bytes, compute).err().unwrap();
+            let said = refused.to_string();
+            assert!(said.contains(why) && said.contains("hint: ") && refused.exit_code() == 2, "{said}");
+        }
+    }
+}

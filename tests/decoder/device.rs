@@ -87,7 +87,7 @@ fn bf16_on_a_device_is_within_its_rounding() {
         let off = difference(&all_logits(&model, &tokens), &exact);
         println!("{name}: {off:.1e}, the CPU's {on_cpu:.1e}");
         // the CPU rounds the operands of products alone; a token that goes to another expert is another token
-        let most = if name.contains("moe") || name.contains("mixtral") { 20.0 } else { 8.0 };
+        let most = if name.contains("moe") || name.contains("mixtral") { 25.0 } else { 5.0 };
         assert!(off > 0.0 && off < most * on_cpu && on_cpu < 0.1, "{name}: {off} {on_cpu}");
     }
 }
@@ -132,8 +132,10 @@ fn adapters_compute_on_a_device_what_peft_computes() {
         let off = difference(&all_logits(&DeviceDecoder::new(&exact, &device).unwrap(), &tokens), &expected);
         let model = DeviceDecoder::new(&rounded, &device).unwrap();
         let off_bf16 = difference(&all_logits(&model, &tokens), &expected);
-        println!("{name}: {off:.1e}, in bf16 {off_bf16:.1e}");
-        assert!(off <= TOLERANCE && off_bf16 < 0.1, "{name}: {off} {off_bf16}");
+        let on_cpu = difference(&super::all_logits(&rounded, &tokens), &expected);
+        println!("{name}: {off:.1e}, in bf16 {off_bf16:.1e}, the CPU's {on_cpu:.1e}");
+        // pairs are products of f32 on the CPU, and of bf16 here
+        assert!(off <= TOLERANCE && off_bf16 < 8.0 * on_cpu, "{name}: {off} {off_bf16} {on_cpu}");
     }
 }
 

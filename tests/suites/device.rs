@@ -175,6 +175,16 @@ fn what_a_device_cannot_compute_is_refused() {
         let (code, stdout, stderr) = run(&dir, &format!("{command} --compute int8 --device host --quiet"));
         assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
         assert!(stderr.contains("--compute int8: not on a GPU") && stderr.contains("hint: "), "{stderr}");
+        // what the model takes is said before it is copied
+        if command.starts_with("eval") {
+            let (code, _, stderr) =
+                run(&dir, &format!("{command} --device host --batch-tokens 99000000 --quiet"));
+            assert_eq!(code, 2, "{stderr}");
+            assert!(
+                stderr.contains("the model takes about") && stderr.contains("--batch-tokens"),
+                "{stderr}"
+            );
+        }
         let (code, _, stderr) = run(&dir, &format!("{command} --device host:20 --quiet"));
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains("was lost"), "{stderr}");
