@@ -29,7 +29,7 @@ pub(super) struct LayerOn<T> {
 }
 
 enum FeedForwardOn<T> {
-    Dense(MlpOn<T>),
+    Dense(Box<MlpOn<T>>),
     Experts(ExpertsOn<T>),
 }
 
@@ -117,7 +117,7 @@ impl<T: Float> LayerOn<T> {
         let optional =
             |norm: &Option<Vector>| norm.as_ref().map(|norm| NormOn::new(device, norm)).transpose();
         let ffn = match (&layer.ffn, &config.experts) {
-            (FeedForward::Dense(mlp), _) => FeedForwardOn::Dense(MlpOn::new(device, compute, mlp)?),
+            (FeedForward::Dense(mlp), _) => FeedForwardOn::Dense(Box::new(MlpOn::new(device, compute, mlp)?)),
             (FeedForward::Experts { router, experts }, Some(settings)) => {
                 let parts = (router, &experts[..]);
                 FeedForwardOn::Experts(ExpertsOn::new(device, compute, parts, settings)?)
@@ -181,7 +181,7 @@ impl<T: Float> LayerOn<T> {
         drop(q);
         let y = self.o.forward(device, &attended)?;
         drop(attended);
-        let y = self.behind(pass, &self.post_attn_norm, y)?;
+        let y = behind(pass, &self.post_attn_norm, y)?;
         let (middle, normed) = self.ffn_norm.forward_of_sum(pass, x, &y)?;
         drop(y);
         let y = match &self.ffn {
@@ -189,7 +189,7 @@ impl<T: Float> LayerOn<T> {
             FeedForwardOn::Experts(experts) => experts.forward(pass, &normed)?,
         };
         drop(normed);
-        let mut y = self.behind(pass, &self.post_ffn_norm, y)?;
+        let mut y = behind(pass, &self.post_ffn_norm, y)?;
         add_to(device, &mut y.all_mut(), &middle.all(), 1.0)?;
         Ok(y)
     }
@@ -203,19 +203,19 @@ impl<T: Float> LayerOn<T> {
         of_picked: bool,
     ) -> Result<Rows<T>, CudaError> {
         let (device, config) = (pass.device, pass.config);
-        let mut heads = self.behind(pass, norm, heads)?;
+        let mut heads = behind(pass, norm, heads)?;
         if let Some(rows) = pass.sheet.turns(config.attention[self.index], of_picked) {
             let shape = (heads.cols(), heads.cols() / config.head_dim, config.head_dim);
             rope(device, &mut heads.all_mut(), shape, &rows, Turn::Forward)?;
         }
         Ok(heads)
     }
+}
 
-    /// Puts rows through a norm, if there is one.
-    fn behind(&self, pass: &Pass<'_>, norm: &Option<NormOn>, y: Rows<T>) -> Result<Rows<T>, CudaError> {
-        match norm {
-            Some(norm) => norm.forward(pass.device, pass.config, &y),
-            None => Ok(y),
-        }
+/// Puts rows through a norm, if there is one.
+fn behind<T: Float>(pass: &Pass<'_>, norm: &Option<NormOn>, y: Rows<T>) -> Result<Rows<T>, CudaError> {
+    match norm {
+        Some(norm) => norm.forward(pass.device, pass.config, &y),
+        None => Ok(y),
     }
 }
