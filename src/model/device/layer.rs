@@ -30,7 +30,7 @@ pub(super) struct LayerOn<T> {
 
 enum FeedForwardOn<T> {
     Dense(Box<MlpOn<T>>),
-    Experts(ExpertsOn<T>),
+    Experts(Box<ExpertsOn<T>>),
 }
 
 /// What every step of a forward shares.
@@ -120,7 +120,7 @@ impl<T: Float> LayerOn<T> {
             (FeedForward::Dense(mlp), _) => FeedForwardOn::Dense(Box::new(MlpOn::new(device, compute, mlp)?)),
             (FeedForward::Experts { router, experts }, Some(settings)) => {
                 let parts = (router, &experts[..]);
-                FeedForwardOn::Experts(ExpertsOn::new(device, compute, parts, settings)?)
+                FeedForwardOn::Experts(Box::new(ExpertsOn::new(device, compute, parts, settings)?))
             }
             (FeedForward::Experts { .. }, None) => panic!("weights have experts where the config has"),
         };
