@@ -31,7 +31,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limi
 "$lctl" doctor --json > "$out/doctor.json" || true
 "$lctl" doctor | grep -E '^(lctl|build|CPU|GPU|memory)' || true
 
-step "kernels and a training step: correctness, then timings"
+step "kernels, a training step and an evaluation: correctness, then timings"
 limited 500 "$lctl" gpu-check --json "$out/kernels.json" || status=$?
 
 if [ "${SANITIZE:-0}" = 1 ]; then
@@ -44,8 +44,8 @@ if [ "${SANITIZE:-0}" = 1 ]; then
   fi
 fi
 
-# Evaluation has its benchmarks here once it computes on a GPU (requests of MMLU's shape, beside a transformers loop). Training is part of
-# gpu-check: a step beside the CPU, then tokens/s and peak memory on Llama-3.1-8B shapes with LoRA r 16 all-linear and QLoRA.
+# Training and evaluation are part of gpu-check: a step and logits beside the CPU, then tokens/s and peak memory on Llama-3.1-8B shapes with
+# LoRA r 16 all-linear and QLoRA; requests of MMLU's shape, and single tokens of 1 and of 64 texts.
 
 step "summary"
 {

@@ -71,8 +71,18 @@ fn git(dir: &Path, args: &[&str]) -> Option<String> {
 }
 
 /// Each becomes a fatbin of its own; `src/cuda/module.rs` embeds them.
-const KERNELS: [&str; 8] =
-    ["attention_mma", "attention_plain", "dequantize", "elementwise", "loss", "norm", "optimizer", "routing"];
+const KERNELS: [&str; 10] = [
+    "attention_mma",
+    "attention_paged",
+    "attention_paged_mma",
+    "attention_plain",
+    "dequantize",
+    "elementwise",
+    "loss",
+    "norm",
+    "optimizer",
+    "routing",
+];
 
 /// Machine code for 8.0 and 9.0, and PTX that the driver compiles for anything else from 8.0 on.
 const TARGETS: [&str; 2] = ["arch=compute_80,code=[sm_80,compute_80]", "arch=compute_90,code=sm_90"];

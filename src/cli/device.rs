@@ -1,14 +1,19 @@
 //! `--device`: what a command computes on.
 
+use std::sync::Arc;
+
+use super::term;
 use crate::cuda::probe::{self, DeviceFacts};
 use crate::cuda::{CudaError, Device};
 use crate::error::{Diagnostic, Failure};
 
 /// The value of `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The best that the command can use.
     Auto,
+    /// What commands that start one another compute on unless they say otherwise.
+    #[default]
     Cpu,
     /// The GPU of that number, as the driver counts.
     Cuda(usize),
@@ -143,7 +148,30 @@ impl Chosen {
     }
 }
 
-fn on_cpu(why: &dyn std::fmt::Display) -> String {
+/// What the models of a command are computed on: one device for all of them.
+#[derive(Clone, Default)]
+pub struct Shared {
+    /// The CPU if there is none.
+    pub device: Option<Arc<Device>>,
+    /// Whether the CPU may take what the device cannot.
+    pub is_auto: bool,
+}
+
+impl Shared {
+    /// Returns what [`choose`] returns for models that are run; says what the user should know unless `quiet`.
+    ///
+    /// Errors if the device that is named does not open.
+    pub fn choose(device: DeviceChoice, quiet: bool) -> Result<Shared, CudaError> {
+        let Chosen { device, note, is_auto } = choose(device, 0)?;
+        if let Some(note) = note.filter(|_| !quiet) {
+            term::say(&format!("note: {note}"));
+        }
+        Ok(Shared { device: device.map(Arc::new), is_auto })
+    }
+}
+
+/// Returns what is said where `auto` takes the CPU though there is a GPU.
+pub fn on_cpu(why: &dyn std::fmt::Display) -> String {
     format!("computes on the CPU, not on a GPU: {why}")
 }
 
@@ -195,12 +223,13 @@ mod tests {
     #[test]
     fn a_command_of_the_cpu_refuses_a_gpu() {
         assert!(
-            require_cpu("eval", DeviceChoice::Auto).is_ok() && require_cpu("eval", DeviceChoice::Cpu).is_ok()
+            require_cpu("merge", DeviceChoice::Auto).is_ok()
+                && require_cpu("merge", DeviceChoice::Cpu).is_ok()
         );
-        let error = require_cpu("eval", DeviceChoice::Cuda(1)).unwrap_err();
+        let error = require_cpu("merge", DeviceChoice::Cuda(1)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`lctl eval` cannot compute on cuda:1: it runs on the CPU alone so far"
+            "`lctl merge` cannot compute on cuda:1: it runs on the CPU alone so far"
         );
         assert_eq!(error.exit_code(), 2);
     }

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, ValueEnum};
 
+use super::device::DeviceChoice;
 use super::model::WeightsArg;
 use super::render;
 use crate::error::Failure;
@@ -192,6 +193,10 @@ pub struct Args {
     /// Leave stdout to `lctl replay`
     #[arg(skip)]
     pub is_replay: bool,
+
+    /// What `--device` says of the command
+    #[arg(skip)]
+    pub device: DeviceChoice,
 }
 
 /// Whether prompts go through the model's chat template.

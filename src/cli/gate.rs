@@ -6,6 +6,7 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::device::Shared;
 use super::eval::paths::Named;
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
@@ -170,8 +171,14 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
         models: models.map(|((baseline, candidate), text)| Models { baseline, candidate, text }),
     };
     let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
-    let how =
-        How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+    let on = Shared::default();
+    let how = How {
+        offline: args.offline,
+        threads: args.threads,
+        isa: args.isa.as_deref(),
+        quiet: args.quiet,
+        on: &on,
+    };
     let artefact = args.render.markdown.as_deref().filter(|_| !args.no_manifest);
     args.render.check(args.force, &[baseline, candidate], &read(args), artefact)?;
     let judged = job.judge(&how)?;

@@ -10,24 +10,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgGroup;
 
+use super::device::{DeviceChoice, Shared};
 use super::eval::ComputeArg;
 use super::model::{LoadedModel, ModelArgs, WeightsArg};
 use super::term;
 use crate::error::{Diagnostic, Failure};
+use crate::eval::LanguageModel;
 use crate::eval::generate::Session;
 use crate::eval::request::{GenerateRequest, Sampling};
 
 const AFTER_HELP: &str = "\
-The same model, prompt and options give the same text on every machine, with any number of threads.
+On the CPU the same model, prompt and options give the same text on every machine, with any number of threads.
 
 Examples:
   lctl generate model.gguf -p 'Once upon a time' -n 100
   lctl generate ./Qwen3-8B --chat
   lctl generate ./Qwen3-8B --chat --system 'Answer in one sentence.' -p 'What is a salt in hashing?'
   lctl generate model.gguf --prompt-file draft.txt --temp 0.8 --top-p 0.95 --seed 7 --json";
-
-/// Tokens of a prompt computed at once.
-const BATCH_TOKENS: usize = 512;
 
 /// Write text with a model, or hold a conversation
 #[derive(clap::Args)]
@@ -163,7 +162,7 @@ impl Diagnostic for Interrupted {
     }
 }
 
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args, device: DeviceChoice) -> Result<(), Failure> {
     // what needs no model fails before the model is read
     let prompt = prompt::read(args)?;
     let variables = prompt::template_variables(args)?;
@@ -172,6 +171,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "note: --top-k, --top-p and --min-p do nothing at --temp 0, which takes the most likely token",
         );
     }
+    let on = Shared::choose(device, args.quiet)?;
     let model = LoadedModel::open(&ModelArgs {
         model: &args.model,
         offline: args.offline,
@@ -181,10 +181,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         threads: args.threads,
         isa: args.isa.as_deref(),
         weights: args.weights,
+        on: &on,
+        batch_tokens: None,
         quiet: args.quiet,
         digests: args.json,
     })?;
-    let mut session = Session::new(&model.decoder, &model.tokenizer, BATCH_TOKENS)?;
+    let computer = model.computer()?;
+    let mut session = Session::new(&computer, &model.tokenizer, computer.batch_tokens())?;
     let interrupt = Interrupt::install();
     match (args.chat, prompt) {
         (false, prompt) => {

@@ -5,6 +5,8 @@ mod attention;
 #[cfg(gpu)]
 mod bench;
 #[cfg(gpu)]
+mod evaluate;
+#[cfg(gpu)]
 mod formats;
 #[cfg(gpu)]
 mod loss;

@@ -111,7 +111,11 @@ fn answer_to_a_size_limit() {
 }
 
 fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Finetune(_) | Command::GpuCheck(_)) {
+    let uses_devices = matches!(
+        command,
+        Command::Finetune(_) | Command::GpuCheck(_) | Command::Eval(_) | Command::Generate(_)
+    );
+    if !uses_devices {
         device::require_cpu(name, device)?;
     }
     match command {
@@ -125,9 +129,9 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
         Command::Recipe(args) => recipe::run(&args)?,
         Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),
-        Command::Eval(args) => return eval::run(&args),
+        Command::Eval(args) => return eval::run(&eval::Args { device, ..*args }),
         Command::Gate(args) => return gate::run(&args),
-        Command::Generate(args) => generate::run(&args)?,
+        Command::Generate(args) => generate::run(&args, device)?,
         Command::Pull(args) => pull::run(args)?,
         Command::Replay(args) => return replay::run(&args),
         Command::Report(args) => report::run(&args)?,

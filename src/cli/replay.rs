@@ -149,7 +149,7 @@ impl Diagnostic for ReplayError {
                 )
             }
             ReplayError::OnDevice { .. } => {
-                "train its recipe again on such a device, and compare; the same GPU model and program give the same bits".into()
+                "run the command again on such a device, and compare; the same GPU model and program give the same bits".into()
             }
             ReplayError::NoSuchData { .. }
             | ReplayError::BadDirectory { .. }

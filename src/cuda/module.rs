@@ -23,9 +23,11 @@ macro_rules! fatbins {
 }
 
 /// By the names of the files that `src/build.rs` compiles.
-fn fatbins() -> [(&'static str, &'static [u8]); 8] {
+fn fatbins() -> [(&'static str, &'static [u8]); 10] {
     fatbins!(
         "attention_mma",
+        "attention_paged",
+        "attention_paged_mma",
         "attention_plain",
         "dequantize",
         "elementwise",

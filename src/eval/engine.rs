@@ -24,11 +24,10 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Returns bounds that suit a model: keys and values of 1 GiB or two whole contexts (memory is taken as it is
-    /// needed), and batches of 512 tokens.
+    /// Returns bounds that suit a model; memory is taken as it is needed.
     pub fn new(model: &impl LanguageModel) -> Self {
-        let cache_bytes = (1 << 30).max(2 * model.cache_bytes(model.context_length()));
-        EngineOptions { batch_tokens: 512, cache_bytes, prefix_cache: true }
+        let (batch_tokens, cache_bytes) = (model.batch_tokens(), model.cache_budget());
+        EngineOptions { batch_tokens, cache_bytes, prefix_cache: true }
     }
 }
 

@@ -19,9 +19,6 @@ use super::{Error, LanguageModel};
 use crate::kernel::philox::{Philox, Purpose};
 use crate::text::{Detokenizer, Tokenizer};
 
-/// Rows of logits computed at once: a row is as long as the vocabulary.
-const ROWS: usize = 16;
-
 /// Errors if the prompt is empty, too long for a single token more, or outside the vocabulary.
 pub(super) fn check(
     index: usize,

@@ -22,6 +22,21 @@ pub trait LanguageModel {
     /// Returns the bytes of keys and values of a sequence of `n` tokens that shares none.
     fn cache_bytes(&self, n: usize) -> usize;
 
+    /// Returns how many tokens are best computed at once.
+    fn batch_tokens(&self) -> usize {
+        512
+    }
+
+    /// Returns the bytes of keys and values that suit the model: 1 GiB or two whole contexts, unless memory says otherwise.
+    fn cache_budget(&self) -> usize {
+        (1 << 30).max(2 * self.cache_bytes(self.context_length()))
+    }
+
+    /// Returns how many rows of logits are best asked for at once: a row is as long as the vocabulary.
+    fn logit_rows(&self) -> usize {
+        16
+    }
+
     /// Returns a cache that holds at most `budget_bytes` of keys and values.
     fn new_cache(&self, budget_bytes: usize) -> Result<Self::Cache, Error>;
 

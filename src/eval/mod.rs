@@ -5,10 +5,13 @@
 pub mod audit;
 mod chunks;
 pub mod collect;
+pub mod computer;
 pub mod contamination;
 pub mod cvss;
 pub mod data;
 mod decoder;
+#[cfg(gpu)]
+mod device;
 pub mod encode;
 mod engine;
 mod error;
@@ -38,6 +41,9 @@ pub mod template;
 mod testing;
 
 pub use chunks::Chunks;
+pub use computer::Computer;
+#[cfg(gpu)]
+pub use device::BATCH_TOKENS as DEVICE_BATCH_TOKENS;
 pub use engine::{Engine, EngineOptions, Outcome, Progress, Usage};
 pub use error::Error;
 pub use journal::{Journal, JournalKey};

@@ -70,6 +70,17 @@ pub struct Settings {
     pub few_shot: Option<usize>,
     /// `auto`, `on` or `off`.
     pub chat_template: &'static str,
+    /// What computed, if it was not the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+}
+
+/// A GPU, and the type of its activations.
+#[derive(Clone, Debug, Serialize)]
+pub struct Device {
+    pub name: String,
+    /// `f32` or `bf16`.
+    pub precision: &'static str,
 }
 
 /// What results do not depend on.

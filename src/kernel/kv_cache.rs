@@ -4,8 +4,11 @@
 //! count; a partial page is copied before it is written to. What a slot holds that no position of the sequence has
 //! written is unspecified: kernels must not let it into any result.
 
-use std::collections::HashMap;
+mod ledger;
+
 use std::ops::Range;
+
+pub use ledger::{Ledger, PageCopy};
 
 use super::aligned::AlignedF32;
 use crate::error::Diagnostic;
@@ -71,65 +74,50 @@ impl Diagnostic for Error {
 /// Unknown ids and positions beyond a sequence's length are bugs of the caller: methods panic.
 pub struct KvCache {
     shape: KvShape,
-    max_pages: usize,
-    pages: Vec<Page>,
-    /// Slots of `pages` that nobody refers to.
-    free: Vec<usize>,
-    sequences: HashMap<SequenceId, Sequence>,
-    next_id: usize,
-}
-
-/// Storage of [`PAGE`] positions: per layer and KV head, keys as `[head_dim][PAGE]`, then values as
-/// `[PAGE][value_row_len]`.
-struct Page {
-    values: AlignedF32,
-    n_refs: usize,
-}
-
-#[derive(Clone, Default)]
-struct Sequence {
-    /// Slot of each page, by position / PAGE.
-    pages: Vec<usize>,
-    len: usize,
-    /// Of the first positions, as far as [`KvCache::note_tokens`] was told.
-    tokens: Vec<u32>,
+    ledger: Ledger,
+    /// By slot, the storage of [`PAGE`] positions: per layer and KV head, keys as `[head_dim][PAGE]`, then values as
+    /// `[PAGE][value_row_len]`.
+    pages: Vec<AlignedF32>,
 }
 
 impl KvCache {
     /// Returns an empty cache of at most `budget_bytes` of pages, allocated as they are needed and kept for reuse.
     pub fn new(shape: KvShape, budget_bytes: usize) -> Self {
-        KvCache {
-            shape,
-            max_pages: budget_bytes / shape.page_bytes().max(1),
-            pages: Vec::new(),
-            free: Vec::new(),
-            sequences: HashMap::new(),
-            next_id: 0,
-        }
+        KvCache { shape, ledger: Ledger::new(shape.page_bytes(), budget_bytes), pages: Vec::new() }
     }
 
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
+    /// Returns which sequences have which pages.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Returns the same, for what touches no values. Pages are taken by [`KvCache::fork`] and [`KvCache::extend`], which store.
+    pub fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
     /// Returns the bytes of the pages that sequences refer to, shared ones counted once.
     pub fn bytes_used(&self) -> usize {
-        (self.pages.len() - self.free.len()) * self.shape.page_bytes()
+        self.ledger.bytes_used()
     }
 
     /// Returns the bytes of pages that can still be taken.
     pub fn bytes_available(&self) -> usize {
-        self.pages_available() * self.shape.page_bytes()
+        self.ledger.bytes_available()
     }
 
     /// Returns the budget in bytes: whole pages.
     pub fn bytes_budget(&self) -> usize {
-        self.max_pages * self.shape.page_bytes()
+        self.ledger.bytes_budget()
     }
 
     /// Returns a new, empty sequence.
     pub fn create(&mut self) -> SequenceId {
-        self.insert(Sequence::default())
+        self.ledger.create()
     }
 
     /// Returns a new sequence that begins with the first `len` positions of `id`: full pages are shared, a partial
@@ -140,22 +128,9 @@ impl KvCache {
     /// # Panics
     /// If `len > len(id)`.
     pub fn fork(&mut self, id: SequenceId, len: usize) -> Result<SequenceId, Error> {
-        let parent = self.sequence(id);
-        assert!(len <= parent.len, "fork at {len} of a sequence of {} positions", parent.len);
-        let pages = parent.pages[..len.div_ceil(PAGE)].to_vec();
-        let tokens = parent.tokens[..len.min(parent.tokens.len())].to_vec();
-        let mut child = Sequence { pages, len, tokens };
-        let is_partial = !len.is_multiple_of(PAGE);
-        if is_partial {
-            self.check_room(1)?;
-        }
-        for slot in &child.pages {
-            self.pages[*slot].n_refs += 1;
-        }
-        if is_partial {
-            self.own_last_page(&mut child);
-        }
-        Ok(self.insert(child))
+        let (child, copy) = self.ledger.fork(id, len)?;
+        self.store(copy);
+        Ok(child)
     }
 
     /// Shortens a sequence to its first `len` positions.
@@ -163,46 +138,22 @@ impl KvCache {
     /// # Panics
     /// If `len > len(id)`.
     pub fn truncate(&mut self, id: SequenceId, len: usize) {
-        let sequence = self.sequence_mut(id);
-        assert!(len <= sequence.len, "truncate to {len} of a sequence of {} positions", sequence.len);
-        sequence.len = len;
-        sequence.tokens.truncate(len);
-        let dropped = sequence.pages.split_off(len.div_ceil(PAGE));
-        self.release(&dropped);
+        self.ledger.truncate(id, len);
     }
 
     /// Forgets a sequence.
     pub fn free(&mut self, id: SequenceId) {
-        let sequence = self.sequences.remove(&id).expect("a sequence is freed once");
-        self.release(&sequence.pages);
-    }
-
-    /// Keeps the tokens of the positions behind those already noted: for models that compute a sequence anew when it
-    /// outgrows a length.
-    pub fn note_tokens(&mut self, id: SequenceId, tokens: &[u32]) {
-        self.sequence_mut(id).tokens.extend_from_slice(tokens);
-    }
-
-    /// Returns the tokens noted.
-    pub fn tokens(&self, id: SequenceId) -> &[u32] {
-        &self.sequence(id).tokens
-    }
-
-    /// Gives `id` what `by` holds, and forgets `by`.
-    pub fn replace(&mut self, id: SequenceId, by: SequenceId) {
-        let new = self.sequences.remove(&by).expect("the caller holds ids of living sequences");
-        let old = std::mem::replace(self.sequence_mut(id), new);
-        self.release(&old.pages);
+        self.ledger.free(id);
     }
 
     /// Returns the number of positions of a sequence.
     pub fn len(&self, id: SequenceId) -> usize {
-        self.sequence(id).len
+        self.ledger.len(id)
     }
 
     /// Returns true if a sequence has no positions.
     pub fn is_empty(&self, id: SequenceId) -> bool {
-        self.len(id) == 0
+        self.ledger.is_empty(id)
     }
 
     /// Lengthens a sequence by `n` positions, reserving their pages in all layers; their content is unspecified
@@ -210,25 +161,8 @@ impl KvCache {
     ///
     /// Errors if there is no room; the sequence is then as it was.
     pub fn extend(&mut self, id: SequenceId, n: usize) -> Result<(), Error> {
-        if n == 0 {
-            return Ok(());
-        }
-        let sequence = self.sequence(id);
-        let len = sequence.len + n;
-        let n_new = len.div_ceil(PAGE) - sequence.pages.len();
-        // a truncated sequence can end inside a page that others share
-        let shares_last = !sequence.len.is_multiple_of(PAGE)
-            && sequence.pages.last().is_some_and(|slot| self.pages[*slot].n_refs > 1);
-        self.check_room(n_new + usize::from(shares_last))?;
-        let mut sequence = std::mem::take(self.sequence_mut(id));
-        if shares_last {
-            self.own_last_page(&mut sequence);
-        }
-        for _ in 0..n_new {
-            sequence.pages.push(self.take_page());
-        }
-        sequence.len = len;
-        *self.sequence_mut(id) = sequence;
+        let copy = self.ledger.extend(id, n)?;
+        self.store(copy);
         Ok(())
     }
 
@@ -240,18 +174,17 @@ impl KvCache {
     pub fn write(&mut self, layer: usize, id: SequenceId, start: usize, k: &[f32], v: &[f32]) {
         let row_len = self.shape.n_kv_heads * self.shape.head_dim;
         assert!(k.len() == v.len() && k.len().is_multiple_of(row_len));
-        let sequence = &self.sequences[&id];
         let end = start + k.len() / row_len;
-        assert!(end <= sequence.len, "a write beyond the sequence");
+        assert!(end <= self.ledger.len(id), "a write beyond the sequence");
         let mut position = start;
         while position < end {
             let page_end = end.min((position / PAGE + 1) * PAGE);
-            let slot = sequence.pages[position / PAGE];
+            let slot = self.ledger.slots(id)[position / PAGE];
+            assert!(self.ledger.n_refs(slot) == 1, "a write to a shared page");
             let page = &mut self.pages[slot];
-            assert!(page.n_refs == 1, "a write to a shared page");
             // head by head: a tile stays in the nearest cache while its columns are filled
             for head in 0..self.shape.n_kv_heads {
-                let tile = &mut page.values[tile_range(&self.shape, layer, head, slot)];
+                let tile = &mut page[tile_range(&self.shape, layer, head, slot)];
                 for position in position..page_end {
                     let at = (position - start) * row_len + head * self.shape.head_dim;
                     let row = at..at + self.shape.head_dim;
@@ -264,81 +197,25 @@ impl KvCache {
 
     /// Returns the pages of a sequence, for kernels.
     pub(super) fn pages(&self, id: SequenceId) -> SequencePages<'_> {
-        let sequence = self.sequence(id);
-        SequencePages { cache: self, slots: &sequence.pages }
+        SequencePages { cache: self, slots: self.ledger.slots(id) }
     }
 
-    fn sequence(&self, id: SequenceId) -> &Sequence {
-        self.sequences.get(&id).expect("the caller holds ids of living sequences")
-    }
-
-    fn sequence_mut(&mut self, id: SequenceId) -> &mut Sequence {
-        self.sequences.get_mut(&id).expect("the caller holds ids of living sequences")
-    }
-
-    fn insert(&mut self, sequence: Sequence) -> SequenceId {
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
-        self.sequences.insert(id, sequence);
-        id
-    }
-
-    fn pages_available(&self) -> usize {
-        self.max_pages - self.pages.len() + self.free.len()
-    }
-
-    fn check_room(&self, n_pages: usize) -> Result<(), Error> {
-        if n_pages > self.pages_available() {
-            return Err(Error::Full {
-                needed: n_pages * self.shape.page_bytes(),
-                available: self.bytes_available(),
-                budget: self.bytes_budget(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Returns the slot of a page nobody else refers to. The caller checked that there is room.
-    fn take_page(&mut self) -> usize {
-        if let Some(slot) = self.free.pop() {
-            self.pages[slot].n_refs = 1;
-            return slot;
-        }
-        let values = AlignedF32::zeros(self.shape.n_tiles() * self.shape.tile_len());
-        self.pages.push(Page { values, n_refs: 1 });
-        self.pages.len() - 1
-    }
-
-    fn release(&mut self, slots: &[usize]) {
-        for slot in slots {
-            let page = &mut self.pages[*slot];
-            page.n_refs -= 1;
-            if page.n_refs == 0 {
-                self.free.push(*slot);
-            }
-        }
-    }
-
-    /// Replaces the last page, which is partial and shared, by a copy. The caller checked that there is room.
-    fn own_last_page(&mut self, sequence: &mut Sequence) {
-        let Some(&shared) = sequence.pages.last() else { return };
-        let n_used = sequence.len % PAGE;
-        let copy = self.take_page();
+    /// Makes storage for slots that were taken, and the copy that is due.
+    fn store(&mut self, copy: Option<PageCopy>) {
+        let shape = self.shape;
+        self.pages
+            .resize_with(self.ledger.n_slots(), || AlignedF32::zeros(shape.n_tiles() * shape.tile_len()));
+        let Some(PageCopy { from, to, n }) = copy else { return };
         // taken out while the other page is borrowed
-        let mut target = std::mem::take(&mut self.pages[copy].values);
-        let source = &self.pages[shared].values;
-        for layer in 0..self.shape.n_layers {
-            for head in 0..self.shape.n_kv_heads {
-                let from = &source[tile_range(&self.shape, layer, head, shared)];
-                let to = &mut target[tile_range(&self.shape, layer, head, copy)];
-                copy_positions(&self.shape, from, to, n_used);
+        let mut target = std::mem::take(&mut self.pages[to]);
+        let source = &self.pages[from];
+        for layer in 0..shape.n_layers {
+            for head in 0..shape.n_kv_heads {
+                let tile = &source[tile_range(&shape, layer, head, from)];
+                copy_positions(&shape, tile, &mut target[tile_range(&shape, layer, head, to)], n);
             }
         }
-        self.pages[copy].values = target;
-        self.release(&[shared]);
-        if let Some(last) = sequence.pages.last_mut() {
-            *last = copy;
-        }
+        self.pages[to] = target;
     }
 }
 
@@ -383,7 +260,7 @@ impl<'a> SequencePages<'a> {
     pub fn tile(&self, layer: usize, head: usize, page: usize) -> (&'a [f32], &'a [f32]) {
         let slot = self.slots[page];
         let shape = &self.cache.shape;
-        let tile = &self.cache.pages[slot].values[tile_range(shape, layer, head, slot)];
+        let tile = &self.cache.pages[slot][tile_range(shape, layer, head, slot)];
         tile.split_at(shape.key_len())
     }
 }

@@ -40,6 +40,23 @@ impl LowRank {
         self.gains.is_some()
     }
 
+    /// Returns A and B.
+    #[cfg(gpu)]
+    pub fn pair(&self) -> (&Matrix, &Matrix) {
+        (&self.a, &self.b)
+    }
+
+    #[cfg(gpu)]
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Returns what each output without its bias is multiplied by, if it is.
+    #[cfg(gpu)]
+    pub fn gains(&self) -> Option<&Vector> {
+        self.gains.as_ref()
+    }
+
     /// Returns both matrices.
     pub fn matrices(&mut self) -> [&mut Matrix; 2] {
         [&mut self.a, &mut self.b]

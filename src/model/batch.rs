@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use super::Error;
 use super::config::{ModelConfig, RopeScaling};
-use super::decode::SequenceId;
+use super::decode::{Segment, SequenceId, Wanted};
 use super::rope_scaling::{frequencies, local_frequencies};
+use crate::kernel::KvCache;
 use crate::kernel::attention::Span;
+use crate::kernel::kv_cache::Ledger;
 use crate::kernel::rope::RopeTable;
 use crate::nn::Turns;
 
@@ -20,6 +23,116 @@ pub(super) struct Batch {
     pub wanted: Vec<usize>,
     /// Sequences computed anew, each with the one that takes its place.
     pub anew: Vec<(SequenceId, SequenceId)>,
+}
+
+/// A cache of keys and values in which segments get room.
+pub(super) trait Cache {
+    fn ledger(&self) -> &Ledger;
+
+    /// Returns the ledger, for what takes no pages.
+    fn ledger_mut(&mut self) -> &mut Ledger;
+
+    /// Lengthens a sequence by `n` positions.
+    ///
+    /// Errors if there is no room; the sequence is then as it was.
+    fn extend(&mut self, sequence: SequenceId, n: usize) -> Result<(), Error>;
+}
+
+impl Cache for KvCache {
+    fn ledger(&self) -> &Ledger {
+        KvCache::ledger(self)
+    }
+
+    fn ledger_mut(&mut self) -> &mut Ledger {
+        KvCache::ledger_mut(self)
+    }
+
+    fn extend(&mut self, sequence: SequenceId, n: usize) -> Result<(), Error> {
+        Ok(KvCache::extend(self, sequence, n)?)
+    }
+}
+
+/// What bounds the rows of a model.
+pub(super) struct Bounds<'a> {
+    pub vocab_size: usize,
+    pub context: usize,
+    pub ropes: &'a Ropes,
+}
+
+impl Bounds<'_> {
+    /// Lays the segments out as rows with room in the cache, and returns what `run` makes of them.
+    ///
+    /// Errors as `Decoder::forward`, and with what `run` returns; the cache is then as it was.
+    ///
+    /// # Panics
+    /// As `Decoder::forward`.
+    pub fn forward<C: Cache, H>(
+        &self,
+        cache: &mut C,
+        segments: &[Segment<'_>],
+        run: impl FnOnce(&mut C, &Batch) -> Result<H, Error>,
+    ) -> Result<H, Error> {
+        let lengths: Vec<usize> =
+            segments.iter().map(|segment| cache.ledger().len(segment.sequence)).collect();
+        let mut batch = Batch::default();
+        let laid_out = segments.iter().try_for_each(|segment| self.lay_out(cache, segment, &mut batch));
+        let result = laid_out.and_then(|()| run(cache, &batch));
+        let ledger = cache.ledger_mut();
+        for (sequence, by) in batch.anew {
+            match result {
+                Ok(_) => ledger.replace(sequence, by),
+                Err(_) => ledger.free(by),
+            }
+        }
+        if result.is_err() {
+            for (segment, length) in segments.iter().zip(lengths) {
+                ledger.truncate(segment.sequence, length);
+            }
+        }
+        result
+    }
+
+    /// Lays a segment's tokens out as rows, and makes room for them in the cache.
+    fn lay_out(&self, cache: &mut impl Cache, segment: &Segment<'_>, batch: &mut Batch) -> Result<(), Error> {
+        let vocab_size = self.vocab_size;
+        if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { token: *token, vocab_size });
+        }
+        let mut others =
+            batch.spans.iter().map(|span| span.sequence).chain(batch.anew.iter().map(|(old, _)| *old));
+        assert!(!others.any(|other| other == segment.sequence), "a sequence in two segments");
+        let held = cache.ledger().len(segment.sequence);
+        let end = held + segment.tokens.len();
+        if end > self.context {
+            return Err(Error::ContextOverflow { length: end, context: self.context });
+        }
+        let (mut sequence, mut start) = (segment.sequence, held);
+        let mut tokens = Vec::new();
+        if self.ropes.change_between(held, end) {
+            tokens = cache.ledger().tokens(sequence).to_vec();
+            (sequence, start) = (cache.ledger_mut().create(), 0);
+            batch.anew.push((segment.sequence, sequence));
+        }
+        tokens.extend_from_slice(segment.tokens);
+        cache.extend(sequence, tokens.len())?;
+        if self.ropes.long.is_some() {
+            cache.ledger_mut().note_tokens(sequence, &tokens);
+        }
+        let first_row = batch.tokens.len();
+        batch.spans.push(Span { sequence, start, first_row, n_rows: tokens.len() });
+        batch.tables.push((tokens.len(), self.ropes.of_length(end)));
+        // contexts are below 2^32: counts in a config are
+        batch.positions.extend(start as u32..end as u32);
+        batch.tokens.append(&mut tokens);
+        let (first, n_rows) = (first_row + held - start, batch.tokens.len());
+        match segment.wanted {
+            Wanted::None => {}
+            Wanted::Last => batch.wanted.extend((first..n_rows).next_back()),
+            Wanted::All => batch.wanted.extend(first..n_rows),
+            Wanted::At(at) => batch.wanted.extend(at.iter().map(|at| first + at)),
+        }
+        Ok(())
+    }
 }
 
 /// Rows a layer's queries are computed for: all of the batch, or those picked.

@@ -10,6 +10,7 @@ use super::gguf_config;
 use super::hparams::Hparams;
 use super::keys::{llama3_factors, rope_factors};
 use super::rope_scaling::{LongRope, Yarn};
+use crate::kernel::attention::AttentionShape;
 use crate::nn::Activation;
 use crate::tensor::gguf::Metadata;
 
@@ -94,6 +95,18 @@ pub struct Experts {
 pub(super) const MOST_LAYERS: usize = 1 << 16;
 
 impl ModelConfig {
+    /// Returns what a layer of that kind of attention computes.
+    pub(super) fn attention_shape(&self, attention: Attention) -> AttentionShape {
+        AttentionShape {
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            scale: self.attn_scale,
+            softcap: self.attn_logit_softcap.filter(|cap| *cap != 0.0),
+            window: self.sliding_window.filter(|_| attention == Attention::Sliding),
+        }
+    }
+
     /// Reads a config.json; `path` is for messages.
     ///
     /// Errors on an unknown architecture, a missing or ill-typed key, sizes that don't divide.

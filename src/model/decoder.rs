@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::batch::{Batch, Ropes, RowsOf, wanted_spans};
+use super::batch::{Batch, Bounds, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
-use super::decode::{Scored, Segment, Wanted};
+use super::decode::{Scored, Segment};
 use super::moe::rows_of_experts;
 use super::observe::{Input, Observer, Watch};
 use super::residence::{self, Residence};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
-use crate::kernel::attention::{AttentionShape, Span};
 use crate::kernel::softmax::log_softmax_rows;
 use crate::kernel::{Arithmetic, Compute, ComputeMode, Isa, KvCache, KvShape};
 use crate::nn::{self, Turns};
@@ -158,67 +157,16 @@ impl Decoder {
         segments: &[Segment<'_>],
         mut watch: Watch<'_>,
     ) -> Result<Tensor, Error> {
-        let lengths: Vec<usize> = segments.iter().map(|segment| cache.len(segment.sequence)).collect();
-        let mut batch = Batch::default();
-        let laid_out = segments.iter().try_for_each(|segment| self.lay_out(cache, segment, &mut batch));
-        let result = laid_out.and_then(|()| {
-            let hidden = self.run(&mut Pass { cache, watch: &mut watch }, &batch)?;
+        self.bounds().forward(cache, segments, |cache, batch| {
+            let hidden = self.run(&mut Pass { cache, watch: &mut watch }, batch)?;
             watch.refused.take().map_or(Ok(hidden), |refused| Err(Error::InputNotFinite(refused)))
-        });
-        for (sequence, by) in batch.anew {
-            match result {
-                Ok(_) => cache.replace(sequence, by),
-                Err(_) => cache.free(by),
-            }
-        }
-        if result.is_err() {
-            for (segment, length) in segments.iter().zip(lengths) {
-                cache.truncate(segment.sequence, length);
-            }
-        }
-        result
+        })
     }
 
-    /// Lays a segment's tokens out as rows, and makes room for them in the cache.
-    fn lay_out(&self, cache: &mut KvCache, segment: &Segment<'_>, batch: &mut Batch) -> Result<(), Error> {
+    /// Returns what bounds the rows of a forward.
+    pub(super) fn bounds(&self) -> Bounds<'_> {
         let vocab_size = self.weights.token_embedding.rows();
-        if let Some(token) = segment.tokens.iter().find(|token| **token as usize >= vocab_size) {
-            return Err(Error::TokenOutOfRange { token: *token, vocab_size });
-        }
-        let mut others =
-            batch.spans.iter().map(|span| span.sequence).chain(batch.anew.iter().map(|(old, _)| *old));
-        assert!(!others.any(|other| other == segment.sequence), "a sequence in two segments");
-        let held = cache.len(segment.sequence);
-        let end = held + segment.tokens.len();
-        if end > self.context {
-            return Err(Error::ContextOverflow { length: end, context: self.context });
-        }
-        let (mut sequence, mut start) = (segment.sequence, held);
-        let mut tokens = Vec::new();
-        if self.ropes.change_between(held, end) {
-            tokens = cache.tokens(sequence).to_vec();
-            (sequence, start) = (cache.create(), 0);
-            batch.anew.push((segment.sequence, sequence));
-        }
-        tokens.extend_from_slice(segment.tokens);
-        cache.extend(sequence, tokens.len())?;
-        if self.ropes.long.is_some() {
-            cache.note_tokens(sequence, &tokens);
-        }
-        let first_row = batch.tokens.len();
-        batch.spans.push(Span { sequence, start, first_row, n_rows: tokens.len() });
-        batch.tables.push((tokens.len(), self.ropes.of_length(end)));
-        // contexts are below 2^32: counts in a config are
-        batch.positions.extend(start as u32..end as u32);
-        batch.tokens.append(&mut tokens);
-        let (first, n_rows) = (first_row + held - start, batch.tokens.len());
-        match segment.wanted {
-            Wanted::None => {}
-            Wanted::Last => batch.wanted.extend((first..n_rows).next_back()),
-            Wanted::All => batch.wanted.extend(first..n_rows),
-            Wanted::At(at) => batch.wanted.extend(at.iter().map(|at| first + at)),
-        }
-        Ok(())
+        Bounds { vocab_size, context: self.context, ropes: &self.ropes }
     }
 
     fn run(&self, pass: &mut Pass<'_, '_>, batch: &Batch) -> candle_core::Result<Tensor> {
@@ -276,14 +224,7 @@ impl Decoder {
         };
         let q = self.head_norm(&q, &layer.q_norm)?;
         let q = nn::rope(&self.compute, &q, config.head_dim, &rows.turns(turns))?;
-        let shape = AttentionShape {
-            n_heads: config.n_heads,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attn_scale,
-            softcap: config.attn_logit_softcap.filter(|cap| *cap != 0.0),
-            window: config.sliding_window.filter(|_| local),
-        };
+        let shape = config.attention_shape(config.attention[index]);
         let attending = nn::AttendingRows { cache: pass.cache, layer: index, spans: rows.spans };
         let attended = nn::attention(&self.compute, shape, &q, attending)?;
         pass.watch.all(index, Input::Attended, &attended)?;

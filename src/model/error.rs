@@ -67,6 +67,12 @@ pub enum Error {
     #[error(transparent)]
     Cache(#[from] crate::kernel::kv_cache::Error),
 
+    #[error(transparent)]
+    Device(#[from] crate::cuda::CudaError),
+
+    #[error("{what}: not on a GPU yet")]
+    NotOnDevice { what: &'static str, instead: &'static str },
+
     #[error("no threads to compute with")]
     Threads {
         #[source]
@@ -156,6 +162,8 @@ impl Diagnostic for Error {
             Error::InputNotFinite(_) => {
                 Some("the weights are damaged: some product is NaN or infinite".to_owned())
             }
+            Error::Device(error) => error.hint(),
+            Error::NotOnDevice { instead, .. } => Some((*instead).to_owned()),
             Error::Quantized { .. } => {
                 Some("quantize the original checkpoint, with weights in F32, F16, BF16 or FP8".to_owned())
             }

@@ -7,6 +7,8 @@ mod checkpoint;
 mod config;
 mod decode;
 mod decoder;
+#[cfg(gpu)]
+pub mod device;
 mod dora;
 mod error;
 pub mod export;

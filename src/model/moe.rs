@@ -23,20 +23,23 @@ fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32)> {
 
 /// Returns the rows that go to each expert, ascending, each with its weight; `probabilities` is the softmax of the router's
 /// logits, row by row.
+pub(super) fn rows_of(probabilities: &[f32], experts: &Experts) -> Vec<Vec<(usize, f32)>> {
+    let n = experts.n;
+    let mut rows_of = vec![Vec::new(); n];
+    for (row, probabilities) in probabilities.chunks_exact(n.max(1)).enumerate() {
+        for (expert, weight) in route(probabilities, experts) {
+            rows_of[expert].push((row, weight));
+        }
+    }
+    rows_of
+}
+
+/// Returns [`rows_of`] of probabilities `[T, E]`.
 pub(super) fn rows_of_experts(
     probabilities: &Tensor,
     experts: &Experts,
 ) -> candle_core::Result<Vec<Vec<(usize, f32)>>> {
-    let n = probabilities.dims().last().copied().unwrap_or(0).max(1);
-    let mut rows_of = vec![Vec::new(); n];
-    nn::with_values(probabilities, |probabilities| {
-        for (row, probabilities) in probabilities.chunks_exact(n).enumerate() {
-            for (expert, weight) in route(probabilities, experts) {
-                rows_of[expert].push((row, weight));
-            }
-        }
-    })?;
-    Ok(rows_of)
+    nn::with_values(probabilities, |probabilities| rows_of(probabilities, experts))
 }
 
 #[cfg(test)]

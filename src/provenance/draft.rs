@@ -309,6 +309,8 @@ mod tests {
             few_shot: Some(0),
             chat_template: "off".into(),
             date: Some("2026-01-01".into()),
+            device: None,
+            precision: None,
         };
         for job in [job(), Job::Eval(eval), Job::Gate(Default::default())] {
             let text = serde_json::to_string(&job).unwrap();

@@ -111,6 +111,12 @@ pub struct EvalSettings {
     pub chat_template: String,
     /// The day that chat templates see, YYYY-MM-DD; of suites alone.
     pub date: Option<String>,
+    /// The GPU that it was measured on; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The type of the GPU's activations, `f32` or `bf16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
 }
 
 /// What is measured.

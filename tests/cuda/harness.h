@@ -170,5 +170,6 @@ void formats();
 void plain_attention();
 void mma_attention();
 void routing();
+void paged_attention();
 
 }  // namespace test

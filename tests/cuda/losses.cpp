@@ -75,6 +75,62 @@ void one(Random& random, int cols, float cap, size_t offset) {
     same("nll alone" + shape, nll, with_gradient);
 }
 
+/// What evaluation asks of logits: pieces of the log-softmax, the first largest, targets of rows.
+void scores(Random& random, int cols, float cap) {
+    constexpr int ROWS = 4;
+    const std::string shape = " " + std::to_string(cols) + " classes, cap " + std::to_string(cap);
+    auto logits = Buffer<float>::random(random, (size_t)ROWS * cols, 12.0f);
+    // the same largest value twice, and a row that begins with it
+    logits[(size_t)cols + cols / 2] = logits[(size_t)cols + cols - 1] = 20.0f;
+    logits[(size_t)2 * cols] = 30.0f;
+    Buffer<float> pieces(2 * ROWS), log_probs(2 * ROWS), capped = logits;
+    Buffer<uint32_t> best(ROWS), targets(4 * ROWS);
+    std::vector<double> want(2 * ROWS);
+    std::vector<uint32_t> want_best(ROWS);
+    const std::vector<double> wide = logits.wide();
+    for (int row = 0; row < ROWS; row++) {
+        uint32_t first = 0;
+        for (int i = 0; i < cols; i++) {
+            if (logits[(size_t)row * cols + i] > logits[(size_t)row * cols + first]) first = (uint32_t)i;
+        }
+        want_best[row] = first;
+        for (int i = 0; i < 2; i++) {
+            const uint32_t token = i == 0 ? first : random.below(cols);
+            targets[4 * row + 2 * i] = (uint32_t)row;
+            targets[4 * row + 2 * i + 1] = token;
+            want[2 * row + i] = -nll_of(&wide[(size_t)row * cols], cols, token, cap);
+        }
+    }
+    run("score" + shape, {&pieces, &best, &log_probs}, [&] {
+        host::launch(ROWS, LOSS_THREADS, 0, [&] { score_rows_f32(logits.data(), cap, pieces.data(), best.data(), cols); });
+        host::launch(1, 256, 0, [&] {
+            score_targets_f32(logits.data(), pieces.data(), targets.data(), cap, log_probs.data(), 2 * ROWS, cols);
+        });
+    });
+    close("score" + shape, log_probs, want, F32);
+    same("largest of a row" + shape, best, want_best);
+    if (cap == 0.0f) return;
+    std::vector<double> want_capped(wide.size());
+    for (size_t i = 0; i < wide.size(); i++) want_capped[i] = cap * tanh(wide[i] / cap);
+    run("softcap" + shape, {&capped}, [&] { host::launch(2, 256, 0, [&] { softcap_f32(capped.data(), cap, capped.size()); }); });
+    close("softcap" + shape, capped, want_capped, F32);
+}
+
+/// A row without numbers has no probability, and its first index.
+void scores_of_no_number() {
+    constexpr int COLS = 700;
+    Buffer<float> logits(2 * COLS), pieces(4);
+    Buffer<uint32_t> best(2);
+    for (int i = 0; i < COLS; i++) {
+        logits[i] = i == 600 ? 1.0f : i == 5 ? NAN : 0.0f;
+        logits[COLS + i] = NAN;
+    }
+    run("score of NaN", {&pieces, &best}, [&] {
+        host::launch(2, LOSS_THREADS, 0, [&] { score_rows_f32(logits.data(), 0.0f, pieces.data(), best.data(), COLS); });
+    });
+    if (best[0] != 600 || best[1] != 0 || pieces[1] == pieces[1] || pieces[3] == pieces[3]) fail("score of NaN");
+}
+
 }  // namespace
 
 void losses() {
@@ -92,6 +148,11 @@ void losses() {
             one<bf16, bf16>(random, cols, cap, 0);
         }
     }
+    for (const int cols : {2, 11, 1000, 4099}) {
+        scores(random, cols, 0.0f);
+        scores(random, cols, 30.0f);
+    }
+    scores_of_no_number();
 }
 
 }  // namespace test

@@ -77,6 +77,7 @@ int main() {
         {"plain attention", test::plain_attention},
         {"mma attention", test::mma_attention},
         {"routing", test::routing},
+        {"paged attention", test::paged_attention},
     };
     for (const auto& suite : suites) {
         const auto start = std::chrono::steady_clock::now();

@@ -111,7 +111,7 @@ fn longrope_is_computed_anew_where_its_factors_change() {
     assert!(found[..20 * vocab_size] == expected[10 * vocab_size..]);
     assert!(found[20 * vocab_size..] == all_logits(&model, &tokens[..12])[11 * vocab_size..]);
     assert_eq!((cache.len(first), cache.len(second)), (30, 12));
-    assert_eq!(cache.tokens(first), tokens);
+    assert_eq!(cache.ledger().tokens(first), tokens);
 }
 
 #[test]

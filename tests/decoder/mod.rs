@@ -3,6 +3,8 @@
 mod adapter;
 mod bits;
 mod config;
+#[cfg(feature = "cuda-host")]
+mod device;
 mod files;
 mod merge;
 

@@ -1,6 +1,8 @@
 //! `lctl eval --suite`, and suites through the library.
 
 mod benchmarks;
+#[cfg(feature = "cuda-host")]
+mod device;
 mod golden;
 mod messages;
 mod report;

@@ -6,11 +6,12 @@ use super::Args;
 use super::manifest::{self, MeasuredText};
 use super::progress::EvalProgress;
 use super::text::{self, TextFile};
+use crate::cli::device::Shared;
 use crate::cli::model::LoadedModel;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::kld::{BaseLogits, Distribution, Divergence, DivergenceSoFar, LiveBase, divergence};
 use crate::eval::perplexity::{ChunkDone, Estimate};
-use crate::eval::{Chunks, SavedLogits};
+use crate::eval::{Chunks, Computer, SavedLogits};
 use crate::provenance::{EvalMode, InputFiles, Role, Started};
 
 /// Two models that read a text differently.
@@ -35,14 +36,17 @@ pub fn run(args: &Args, base: &str, path: &std::path::Path) -> Result<(), Failur
     let started = Started::now();
     text::check_out(args)?;
     let file = TextFile::read(path)?;
-    let model = text::open_model(args, &args.model)?;
-    let base = open_base(args, base)?;
+    let on = Shared::choose(args.device, args.quiet)?;
+    let model = text::open_model(args, &args.model, &on)?;
+    let computer = model.computer()?;
+    let base = open_base(args, base, &on)?;
+    let base_computer = base.computer()?;
     let chunks = file.chunks(&model, args)?;
     let same_length = Args { context: u32::try_from(chunks.chunk_len()).ok(), ..args.clone() };
     check_same(&chunks, &file.chunks(&base, &same_length)?)?;
-    let options = text::engine_options(args, &base.decoder);
-    let mut live = LiveBase::new(&base.decoder, &chunks, &options)?;
-    let found = compare(args, &model, &mut live, &chunks)?;
+    let options = text::engine_options(args, &base_computer);
+    let mut live = LiveBase::new(&base_computer, &chunks, &options)?;
+    let found = compare(args, (&model, &computer), &mut live, &chunks)?;
     let about = || Ok(json!({"base": text::model_json(args, &base)?, "text": file.json()}));
     let report = report(args, &model, about, &found)?;
     let mut others = vec![file.input()];
@@ -60,8 +64,8 @@ pub fn run_saved(args: &Args, path: &std::path::Path) -> Result<(), Failure> {
     text::check_out(args)?;
     let mut saved = SavedLogits::open(path)?;
     let chunks = saved.text().clone();
-    let model = text::open_model(args, &args.model)?;
-    let found = compare(args, &model, &mut saved, &chunks)?;
+    let model = text::open_model(args, &args.model, &Shared::choose(args.device, args.quiet)?)?;
+    let found = compare(args, (&model, &model.computer()?), &mut saved, &chunks)?;
     let description = saved.description().clone();
     let about = || Ok(json!({"base": description["model"], "text": description["text"]}));
     let report = report(args, &model, about, &found)?;
@@ -72,9 +76,9 @@ pub fn run_saved(args: &Args, path: &std::path::Path) -> Result<(), Failure> {
 }
 
 /// The adapter is of the model under test.
-fn open_base(args: &Args, base: &str) -> Result<LoadedModel, Failure> {
+fn open_base(args: &Args, base: &str, on: &Shared) -> Result<LoadedModel, Failure> {
     let without_adapter = Args { adapter: None, ..args.clone() };
-    text::open_model(&without_adapter, base)
+    text::open_model(&without_adapter, base, on)
 }
 
 /// Errors if two models cut a text differently.
@@ -89,18 +93,18 @@ pub fn check_same(chunks: &Chunks, base: &Chunks) -> Result<(), Failure> {
 
 fn compare(
     args: &Args,
-    model: &LoadedModel,
+    (model, computer): (&LoadedModel, &Computer<'_>),
     base: &mut dyn BaseLogits,
     chunks: &Chunks,
 ) -> Result<Divergence, Failure> {
-    let options = text::engine_options(args, &model.decoder);
+    let options = text::engine_options(args, computer);
     let mut progress = EvalProgress::new(args.quiet);
     let mut on_chunk = |done: &ChunkDone<DivergenceSoFar>| {
         let more = format!(", KLD {:.6}", done.so_far.kld.value);
         progress.show(done.tokens_done, done.tokens_total, &more);
     };
     let team = &model.decoder.compute().team;
-    let found = divergence(&model.decoder, base, &options, chunks, team, &mut on_chunk)?;
+    let found = divergence(computer, base, &options, chunks, team, &mut on_chunk)?;
     progress.finish(chunks.n_chunks() * chunks.n_inputs());
     Ok(found)
 }

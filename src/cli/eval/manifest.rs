@@ -71,7 +71,7 @@ pub fn write_of_suites(
     if let (Some(path), Some(verdict)) = (&args.render.markdown, measured.verdict) {
         outputs.push(Output::of_text(OutputRole::Verdict, path, verdict));
     }
-    let settings = EvalSettings { date: Some(measured.date), ..settings(args, EvalMode::Suite) };
+    let settings = EvalSettings { date: Some(measured.date), ..settings(args, EvalMode::Suite, model) };
     let (samples, licences) = (Some(Samples { lines, merkle_root }), measured.licences);
     write(args, started, model, report_path, Parts { settings, inputs, outputs, samples, licences })
 }
@@ -90,7 +90,7 @@ pub fn write_of_text(args: &Args, started: Started, measured: MeasuredText) -> R
         let (path, sha256) = (path.display().to_string(), hex(&sha256));
         outputs.push(Output { role: OutputRole::Logits, path, content: Content::File, sha256 });
     }
-    let (settings, licences) = (settings(args, mode), licences(model, &[])?);
+    let (settings, licences) = (settings(args, mode, model), licences(model, &[])?);
     write(args, started, model, &artefact, Parts { settings, inputs, outputs, samples: None, licences })
 }
 
@@ -177,7 +177,8 @@ pub fn licences(model: &LoadedModel, data: &[InputFiles]) -> Result<Licences, Fa
     Ok(licences)
 }
 
-fn settings(args: &Args, mode: EvalMode) -> EvalSettings {
+fn settings(args: &Args, mode: EvalMode, model: &LoadedModel) -> EvalSettings {
+    let device = model.on_device();
     EvalSettings {
         mode,
         compute: args.compute.name().to_owned(),
@@ -187,6 +188,8 @@ fn settings(args: &Args, mode: EvalMode) -> EvalSettings {
         few_shot: args.few_shot,
         chat_template: args.chat_template.name().to_owned(),
         date: None,
+        device: device.as_ref().map(|device| device.name.clone()),
+        precision: device.map(|device| device.precision.to_owned()),
     }
 }
 

@@ -8,6 +8,7 @@ use super::Args;
 use super::manifest::{self, MeasuredText};
 use super::progress::EvalProgress;
 use super::text::{self, TextFile};
+use crate::cli::device::Shared;
 use crate::error::Failure;
 use crate::eval::LogitsWriter;
 use crate::eval::perplexity::{ChunkDone, Perplexity, perplexity};
@@ -17,9 +18,10 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     let started = Started::now();
     text::check_out(args)?;
     let file = TextFile::read(path)?;
-    let model = text::open_model(args, &args.model)?;
+    let model = text::open_model(args, &args.model, &Shared::choose(args.device, args.quiet)?)?;
+    let computer = model.computer()?;
     let chunks = file.chunks(&model, args)?;
-    let options = text::engine_options(args, &model.decoder);
+    let options = text::engine_options(args, &computer);
     let mut writer = match &args.save_logits {
         Some(path) => {
             let description = json!({"model": text::model_json(args, &model)?, "text": file.json()});
@@ -35,7 +37,7 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
         running.push(ppl);
         progress.show(done.tokens_done, done.tokens_total, &format!(", PPL {ppl:.4}"));
     };
-    let found = perplexity(&model.decoder, &options, &chunks, writer.as_mut(), &mut on_chunk)?;
+    let found = perplexity(&computer, &options, &chunks, writer.as_mut(), &mut on_chunk)?;
     progress.finish(chunks.n_chunks() * chunks.n_inputs());
     let saved = writer.map(LogitsWriter::finish).transpose()?;
     let report = || {

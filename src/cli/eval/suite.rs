@@ -14,6 +14,7 @@ use super::interrupt::Interrupt;
 use super::manifest::{self, Measured};
 use super::progress::EvalProgress;
 use super::{Args, ChatTemplateUse, text};
+use crate::cli::device::Shared;
 use crate::cli::gate::{self, How, Place};
 use crate::cli::model::LoadedModel;
 use crate::cli::source::find_hub_files;
@@ -24,7 +25,7 @@ use crate::eval::gate::{Divergence, Policy, Run, Verdict, compare, prompt_tokens
 use crate::eval::report::{self, RunFacts, Settings, TableTask};
 use crate::eval::run::{ModelSide, Plan, Purpose, RunOptions, TaskResult, check_names};
 use crate::eval::suite::{ChatUse, Suite};
-use crate::eval::{Engine, EngineOptions, Journal, JournalKey, Outcome};
+use crate::eval::{Computer, Engine, EngineOptions, Journal, JournalKey, Outcome};
 use crate::provenance::{InputFiles, Licences, Started};
 
 use chat::Chat;
@@ -79,7 +80,9 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         return Err(OptionError::NoJournal.into());
     }
     let begun = Instant::now();
-    let loaded = text::open_model(args, &args.model)?;
+    let on = Shared::choose(args.device, args.quiet)?;
+    let loaded = text::open_model(args, &args.model, &on)?;
+    let computer = loaded.computer()?;
     let load = begun.elapsed();
     let chat = Chat::of(&loaded.tokenizer, date);
     let render = chat.as_ref().map(|chat| |messages: &_| chat.render(messages));
@@ -101,8 +104,8 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         interrupt.set_journal(path.to_owned());
     }
     let begun = Instant::now();
-    let engine_options = text::engine_options(args, &loaded.decoder);
-    let outcome = answer(args, &loaded, engine_options, &plan, journal.as_mut())?;
+    let engine_options = text::engine_options(args, &computer);
+    let outcome = answer(args, (&loaded, &computer), engine_options, &plan, journal.as_mut())?;
     let results = plan.finish(&outcome.responses)?;
     let times = Times { load, plan: plan_time, engine: begun.elapsed() };
 
@@ -128,7 +131,7 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         false => None,
     };
     let verdict = match (&gate, &run) {
-        (Some(gate), Some(run)) => Some(gate.compare(args, &loaded, &plan, run)?),
+        (Some(gate), Some(run)) => Some(gate.compare(args, (&loaded, &computer), &on, (&plan, run))?),
         _ => None,
     };
     let verdict = verdict.as_ref();
@@ -171,8 +174,8 @@ struct Gate {
     model: Option<(Place, Vec<InputFiles>)>,
 }
 
-fn how(args: &Args) -> How<'_> {
-    How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet }
+fn how<'a>(args: &'a Args, on: &'a Shared) -> How<'a> {
+    How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet, on }
 }
 
 impl Gate {
@@ -183,7 +186,7 @@ impl Gate {
         let place = |model: &String| Place { model: model.clone(), adapter: args.baseline_adapter.clone() };
         let model = match args.baseline_model.as_ref().map(place) {
             Some(place) => {
-                let files = gate::check_measured(&place, &baseline, &how(args))?;
+                let files = gate::check_measured(&place, &baseline, &how(args, &Shared::default()))?;
                 Some((place, files))
             }
             None => None,
@@ -198,14 +201,14 @@ impl Gate {
     fn compare(
         &self,
         args: &Args,
-        loaded: &LoadedModel,
-        plan: &Plan,
-        candidate: &Run,
+        measured: (&LoadedModel, &Computer<'_>),
+        on: &Shared,
+        (plan, candidate): (&Plan, &Run),
     ) -> Result<Verdict, Failure> {
         let mut verdict = compare(&self.baseline, candidate, &self.policy)?;
         if let Some((place, _)) = &self.model {
             // it decides nothing, so that its failure must not cost the verdict
-            match self.divergence(args, place, loaded, plan) {
+            match self.divergence(args, (place, on), measured, plan) {
                 Ok(Some(found)) => verdict.divergence = Some(found),
                 Ok(None) => verdict.notes.push("no divergence: the prompts fill no two chunks".to_owned()),
                 Err(failure) => verdict.notes.push(format!("no divergence: {}", one_line(&failure))),
@@ -217,13 +220,14 @@ impl Gate {
     fn divergence(
         &self,
         args: &Args,
-        place: &Place,
-        loaded: &LoadedModel,
+        (place, on): (&Place, &Shared),
+        measured: (&LoadedModel, &Computer<'_>),
         plan: &Plan,
     ) -> Result<Option<Divergence>, Failure> {
-        let base = place.open(&self.baseline, &how(args))?;
+        let base = place.open(&self.baseline, &how(args, on))?;
         let prompts = |most| prompt_tokens(&plan.requests, most);
-        gate::over_prompts(loaded, &base, prompts, self.policy.alpha, args.quiet)
+        let base = (&base, &base.computer()?);
+        gate::over_prompts(measured, base, prompts, self.policy.alpha, args.quiet)
     }
 }
 
@@ -289,14 +293,19 @@ fn open_journal(
     adapter_digest: Option<&str>,
 ) -> Result<Option<Journal>, Failure> {
     let Some(path) = outputs.journal() else { return Ok(None) };
-    let key = JournalKey::new([
+    let device = loaded
+        .on_device()
+        .into_iter()
+        .flat_map(|device| [("device", device.name), ("precision", device.precision.to_owned())]);
+    let key = [
         ("lctl", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", digest.to_owned()),
         ("adapter", adapter_digest.unwrap_or("none").to_owned()),
         ("tokenizer", loaded.tokenizer.digest().to_owned()),
         ("compute", args.compute.name().to_owned()),
         ("context", loaded.decoder.context_length().to_string()),
-    ]);
+    ];
+    let key = JournalKey::new(key.into_iter().chain(device));
     Ok(Some(match args.resume {
         true => Journal::resume(path, &key)?,
         false => Journal::create(path, &key, args.force)?,
@@ -305,13 +314,13 @@ fn open_journal(
 
 fn answer(
     args: &Args,
-    loaded: &LoadedModel,
+    (loaded, computer): (&LoadedModel, &Computer<'_>),
     options: EngineOptions,
     plan: &Plan,
     journal: Option<&mut Journal>,
 ) -> Result<Outcome, Failure> {
     let mut progress = EvalProgress::new(args.quiet);
-    let engine = Engine::new(&loaded.decoder, options).with_tokenizer(&loaded.tokenizer);
+    let engine = Engine::new(computer, options).with_tokenizer(&loaded.tokenizer);
     let outcome = engine.run(&plan.requests, journal, &mut |state| {
         let more = format!(", {} of {} answers", state.responses_done, state.responses_total);
         progress.show(state.tokens_done, state.tokens_total, &more);
@@ -328,6 +337,7 @@ fn settings(args: &Args, loaded: &LoadedModel) -> Settings {
         limit: args.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
         few_shot: args.few_shot,
         chat_template: args.chat_template.name(),
+        device: loaded.on_device(),
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Args;
 use super::paths::{self, Named};
+use crate::cli::device::Shared;
 use crate::cli::model::{LoadedModel, ModelArgs};
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
@@ -121,7 +122,7 @@ impl TextFile {
 }
 
 /// Opens a model with the command's options.
-pub fn open_model(args: &Args, model: &str) -> Result<LoadedModel, Failure> {
+pub fn open_model(args: &Args, model: &str, on: &Shared) -> Result<LoadedModel, Failure> {
     LoadedModel::open(&ModelArgs {
         model,
         offline: args.offline,
@@ -131,6 +132,8 @@ pub fn open_model(args: &Args, model: &str) -> Result<LoadedModel, Failure> {
         threads: args.threads,
         isa: args.isa.as_deref(),
         weights: args.weights,
+        on,
+        batch_tokens: args.batch_tokens,
         quiet: args.quiet,
         digests: args.json || !args.suite.is_empty() || args.out.is_some() || args.save_logits.is_some(),
     })
@@ -150,13 +153,17 @@ pub fn engine_options(args: &Args, model: &impl LanguageModel) -> EngineOptions 
 pub fn model_json(args: &Args, model: &LoadedModel) -> Result<Value, Failure> {
     let compute = args.compute.to_possible_value().map(|value| value.get_name().to_owned());
     let adapter = model.adapter.as_deref().zip(model.adapter_digest()?);
-    Ok(json!({
+    let mut json = json!({
         "name": name_of(&model.path),
         "sha256": model.digest()?,
         "adapter": adapter.map(|(path, sha256)| json!({"name": name_of(path), "sha256": sha256})),
         "tokenizer_sha256": model.tokenizer.digest(),
         "compute": compute,
-    }))
+    });
+    if let Some(device) = model.on_device() {
+        json["device"] = json!(device);
+    }
+    Ok(json)
 }
 
 /// Returns the last part of a path: the rest says nothing of what was measured.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::Args;
 use super::prepare::Prepared;
+use crate::cli::device::Shared;
 use crate::cli::eval::{self, ComputeArg};
 use crate::cli::gate::{GateJob, How};
 use crate::error::Failure;
@@ -41,8 +42,14 @@ pub fn judge(
     };
     measure(args, prepared, gate, measured, &new)?;
     let job = GateJob { baseline, candidate: new, policy: gate.policy.clone(), models: None };
-    let how =
-        How { offline: args.offline, threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+    let on = Shared::default();
+    let how = How {
+        offline: args.offline,
+        threads: args.threads,
+        isa: args.isa.as_deref(),
+        quiet: args.quiet,
+        on: &on,
+    };
     let verdict = job.judge(&how)?.verdict;
     let verdict_name = verdict.judgement.outcome.name().to_owned();
     Ok(Judged {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Args;
-use crate::cli::device::{Chosen, DeviceChoice, choose};
+use crate::cli::device::{Chosen, DeviceChoice, Shared, choose};
 use crate::cli::gate::open_policy;
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::source::{find_hub_files, model_path};
@@ -156,6 +156,8 @@ impl Opened {
             isa: args.isa.as_deref(),
             // the gradients of inputs read the rows, which packed weights have no more
             weights: WeightsArg::Mapped,
+            on: &Shared::default(),
+            batch_tokens: None,
             digests: true,
             quiet: args.quiet,
         })?;

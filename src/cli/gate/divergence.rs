@@ -12,7 +12,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{ChunkMeans, Divergence, Run};
 use crate::eval::kld::{DivergenceSoFar, LiveBase, divergence};
 use crate::eval::perplexity::ChunkDone;
-use crate::eval::{Chunks, EngineOptions};
+use crate::eval::{Chunks, Computer, EngineOptions};
 use crate::provenance::{InputFiles, Role, hex};
 
 /// Tokens per chunk, less for a model with less context.
@@ -71,6 +71,8 @@ impl Place {
             threads: how.threads,
             isa: how.isa,
             weights: WeightsArg::Auto,
+            on: how.on,
+            batch_tokens: None,
             quiet: how.quiet,
             digests: false,
         })
@@ -121,28 +123,31 @@ pub fn as_candidate(input: InputFiles) -> InputFiles {
     InputFiles { role, ..input }
 }
 
-fn chunk_len(model: &LoadedModel, base: &LoadedModel) -> usize {
+/// A model, and where it is computed.
+type Side<'a> = (&'a LoadedModel, &'a Computer<'a>);
+
+fn chunk_len((model, _): Side<'_>, (base, _): Side<'_>) -> usize {
     CHUNK_LEN.min(model.decoder.context_length()).min(base.decoder.context_length())
 }
 
 /// Measures over a text, at most [`MOST_CHUNKS`] chunks of it.
 pub fn over_text(
-    model: &LoadedModel,
-    base: &LoadedModel,
+    model: Side<'_>,
+    base: Side<'_>,
     text: &TextFile,
     alpha: f64,
     quiet: bool,
 ) -> Result<Divergence, Failure> {
     let len = chunk_len(model, base);
-    let chunks = text.cut(model, len, Some(MOST_CHUNKS))?;
-    check_same(&chunks, &text.cut(base, len, Some(MOST_CHUNKS))?)?;
+    let chunks = text.cut(model.0, len, Some(MOST_CHUNKS))?;
+    check_same(&chunks, &text.cut(base.0, len, Some(MOST_CHUNKS))?)?;
     measure(model, base, &chunks, text.name(), alpha, quiet)
 }
 
 /// Measures over prompts, as many as [`MOST_CHUNKS`] chunks hold; `None` if they fill no two chunks.
 pub fn over_prompts(
-    model: &LoadedModel,
-    base: &LoadedModel,
+    model: Side<'_>,
+    base: Side<'_>,
     prompts: impl Fn(usize) -> Vec<u32>,
     alpha: f64,
     quiet: bool,
@@ -152,21 +157,22 @@ pub fn over_prompts(
     if tokens.len() < 2 * len {
         return Ok(None);
     }
-    let bos = model.tokenizer.bos().filter(|_| model.tokenizer.adds_bos());
+    let bos = model.0.tokenizer.bos().filter(|_| model.0.tokenizer.adds_bos());
     let chunks = Chunks::new(tokens, len, bos, Some(MOST_CHUNKS))?;
     measure(model, base, &chunks, "the suites' prompts".to_owned(), alpha, quiet).map(Some)
 }
 
 fn measure(
-    model: &LoadedModel,
-    base: &LoadedModel,
+    model: Side<'_>,
+    base: Side<'_>,
     chunks: &Chunks,
     over: String,
     alpha: f64,
     quiet: bool,
 ) -> Result<Divergence, Failure> {
-    let options = EngineOptions::new(&model.decoder);
-    let mut live = LiveBase::new(&base.decoder, chunks, &EngineOptions::new(&base.decoder))?;
+    let ((model, computer), (_, base)) = (model, base);
+    let options = EngineOptions::new(computer);
+    let mut live = LiveBase::new(base, chunks, &EngineOptions::new(base))?;
     let mut progress = EvalProgress::new(quiet);
     let mut means = ChunkMeans::default();
     let mut on_chunk = |done: &ChunkDone<DivergenceSoFar>| {
@@ -175,7 +181,7 @@ fn measure(
         progress.show(done.tokens_done, done.tokens_total, &more);
     };
     let team = &model.decoder.compute().team;
-    let found = divergence(&model.decoder, &mut live, &options, chunks, team, &mut on_chunk)?;
+    let found = divergence(computer, &mut live, &options, chunks, team, &mut on_chunk)?;
     progress.finish(chunks.n_chunks() * chunks.n_inputs());
     let (mean_kl, same_top) = means.finish(alpha);
     Ok(Divergence {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::divergence::{self, Place};
+use crate::cli::device::Shared;
 use crate::cli::eval::TextFile;
 use crate::error::Failure;
 use crate::eval::gate::{Policy, Run, Verdict, compare};
@@ -30,6 +31,8 @@ pub struct How<'a> {
     pub threads: Option<u16>,
     pub isa: Option<&'a str>,
     pub quiet: bool,
+    /// What computes.
+    pub on: &'a Shared,
 }
 
 /// A verdict, and what it was made of.
@@ -60,7 +63,8 @@ impl GateJob {
             inputs.push(text.input());
             let (base, model) =
                 (models.baseline.open(&baseline, how)?, models.candidate.open(&candidate, how)?);
-            let found = divergence::over_text(&model, &base, &text, policy.alpha, how.quiet)?;
+            let (base, model) = ((&base, &base.computer()?), (&model, &model.computer()?));
+            let found = divergence::over_text(model, base, &text, policy.alpha, how.quiet)?;
             verdict.divergence = Some(found);
         }
         Ok(Judged { baseline, candidate, verdict, inputs })

@@ -12,8 +12,8 @@ use super::{Args, Interrupt};
 use crate::cli::model::LoadedModel;
 use crate::cli::term;
 use crate::error::Failure;
+use crate::eval::Computer;
 use crate::eval::generate::Session;
-use crate::model::Decoder;
 use crate::text::EncodeOptions;
 use crate::text::chat::{ChatRequest, ChatTemplate, Error as ChatError};
 
@@ -70,7 +70,7 @@ impl<'a> Conversation<'a> {
         &self,
         args: &Args,
         model: &LoadedModel,
-        session: &mut Session<'_, Decoder>,
+        session: &mut Session<'_, Computer<'_>>,
         interrupt: &Interrupt,
     ) -> Result<(String, Vec<u32>, Answer), Failure> {
         let text = self.text()?;
@@ -86,7 +86,7 @@ impl<'a> Conversation<'a> {
 pub(super) fn one_turn(
     args: &Args,
     model: &LoadedModel,
-    session: &mut Session<'_, Decoder>,
+    session: &mut Session<'_, Computer<'_>>,
     variables: Map<String, Value>,
     prompt: &str,
     interrupt: &Interrupt,
@@ -109,7 +109,7 @@ pub(super) fn one_turn(
 pub(super) fn on_terminal(
     args: &Args,
     model: &LoadedModel,
-    session: &mut Session<'_, Decoder>,
+    session: &mut Session<'_, Computer<'_>>,
     variables: Map<String, Value>,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {

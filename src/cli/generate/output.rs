@@ -11,9 +11,9 @@ use super::{Args, Interrupt, Interrupted};
 use crate::cli::model::LoadedModel;
 use crate::cli::term;
 use crate::error::{Failure, printable};
+use crate::eval::Computer;
 use crate::eval::generate::{Session, Timings};
 use crate::eval::request::{FinishReason, Generated};
-use crate::model::Decoder;
 use crate::text::EncodeOptions;
 
 /// An answer and how it came about.
@@ -27,7 +27,7 @@ pub(super) struct Answer {
 pub(super) fn complete(
     args: &Args,
     model: &LoadedModel,
-    session: &mut Session<'_, Decoder>,
+    session: &mut Session<'_, Computer<'_>>,
     prompt: &str,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ pub(super) fn complete(
 pub(super) fn answer(
     args: &Args,
     model: &LoadedModel,
-    session: &mut Session<'_, Decoder>,
+    session: &mut Session<'_, Computer<'_>>,
     tokens: Vec<u32>,
     interrupt: &Interrupt,
     is_conversation: bool,
@@ -165,6 +165,9 @@ fn report(args: &Args, model: &LoadedModel, answer: &Answer, prompt: &Value) -> 
             "generation_seconds": timings.generation_time.as_secs_f64(),
         },
     });
+    if let Some(device) = model.on_device() {
+        report["device"] = json!(device);
+    }
     if let (Some(report), Some(prompt)) = (report.as_object_mut(), prompt.as_object()) {
         report.extend(prompt.clone());
     }

@@ -48,6 +48,22 @@ pub struct Training {
     pub upload_seconds: f64,
 }
 
+/// How fast a model is asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluation {
+    pub what: String,
+    pub shape: String,
+    pub seconds: f64,
+    /// Those that were computed.
+    pub tokens_per_second: f64,
+    /// Questions, or tokens of text.
+    pub requests_per_second: f64,
+    /// Of all buffers at a time, so far.
+    pub peak_bytes: u64,
+    /// Of the weights to the device.
+    pub upload_seconds: f64,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -59,6 +75,7 @@ pub struct Report {
     pub checks: Vec<Check>,
     pub timings: Vec<Timing>,
     pub trainings: Vec<Training>,
+    pub evaluations: Vec<Evaluation>,
     pub seconds: f64,
 }
 
@@ -125,6 +142,19 @@ impl Report {
                 "{what:<40} {shape:<22} {step_seconds:>8.3} {tokens_per_second:>9.0} {peak:>8.1}"
             );
         }
+        if !self.evaluations.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n{:<28} {:<34} {:>8} {:>9} {:>8}",
+                "evaluation", "shape", "s", "tokens/s", "GiB"
+            );
+        }
+        for evaluation in &self.evaluations {
+            let Evaluation { what, shape, seconds, tokens_per_second, peak_bytes, .. } = evaluation;
+            let peak = *peak_bytes as f64 / f64::from(1 << 30);
+            let _ =
+                writeln!(text, "{what:<28} {shape:<34} {seconds:>8.3} {tokens_per_second:>9.0} {peak:>8.1}");
+        }
         let _ = writeln!(
             text,
             "\n{} checks, {} failed, {:.0} s",
@@ -168,6 +198,15 @@ mod tests {
                 peak_bytes: 45 << 30,
                 upload_seconds: 9.0,
             }],
+            evaluations: vec![Evaluation {
+                what: "bf16".into(),
+                shape: "8B, 64 texts, a token each".into(),
+                seconds: 0.25,
+                tokens_per_second: 4096.0,
+                requests_per_second: 4096.0,
+                peak_bytes: 20 << 30,
+                upload_seconds: 9.0,
+            }],
             seconds: 61.2,
         }
     }
@@ -181,6 +220,7 @@ mod tests {
         assert!(text.ends_with("3 checks, 0 failed, 61 s\n"), "{text}");
         assert!(text.contains("3254.0"), "{text}");
         assert!(text.contains("8B, 4 x 2048 tokens       0.800     10240     45.0"), "{text}");
+        assert!(text.contains("8B, 64 texts, a token each            0.250      4096     20.0"), "{text}");
     }
 
     #[test]

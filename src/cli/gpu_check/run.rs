@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::report::{Check, Report, Timing, Training};
-use super::{Args, attention, bench, formats, loss, optimizer, routing, steps, train};
+use super::report::{Check, Evaluation, Report, Timing, Training};
+use super::{Args, attention, bench, evaluate, formats, loss, optimizer, routing, steps, train};
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::{Buffer, Float};
@@ -29,8 +29,14 @@ impl Diagnostic for Error {}
 pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
-    let mut checker =
-        Checker { device, compute, checks: Vec::new(), timings: Vec::new(), trainings: Vec::new() };
+    let mut checker = Checker {
+        device,
+        compute,
+        checks: Vec::new(),
+        timings: Vec::new(),
+        trainings: Vec::new(),
+        evaluations: Vec::new(),
+    };
     for (name, run) in [
         (
             "norms, gates, rope, sums, rows, dropout",
@@ -41,17 +47,24 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
         ("optimizers", optimizer::run),
         ("products and loss", loss::run),
         ("attention", attention::run),
+        ("attention over pages, rows of products, scores", evaluate::run),
     ] {
         term::say(&format!("checking {name}"));
         run(&mut checker)?;
     }
     term::say("checking a training step");
     train::check(&mut checker)?;
+    term::say("checking an evaluation");
+    evaluate::check(&mut checker)?;
     if !args.no_timings {
+        term::say("checking rows of large products");
+        evaluate::check_large(&mut checker)?;
         term::say("timing kernels");
         bench::run(&mut checker)?;
         term::say("timing training");
         train::bench(&mut checker)?;
+        term::say("timing evaluation");
+        evaluate::bench(&mut checker)?;
     }
     let (program, facts) = (Program::current(), device.facts());
     let report = Report {
@@ -63,6 +76,7 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
         checks: checker.checks,
         timings: checker.timings,
         trainings: checker.trainings,
+        evaluations: checker.evaluations,
         seconds: start.elapsed().as_secs_f64(),
     };
     if let Some(path) = &args.json {
@@ -80,6 +94,7 @@ pub struct Checker<'a> {
     checks: Vec<Check>,
     timings: Vec<Timing>,
     pub trainings: Vec<Training>,
+    pub evaluations: Vec<Evaluation>,
 }
 
 /// What an error is set against.
@@ -123,7 +138,12 @@ impl Checker<'_> {
 
     /// Notes the share of values whose bits are not those of the CPU.
     pub fn same_as_cpu(&mut self, kernel: &str, shape: &str, found: &[f32], want: &[f32]) {
-        self.note(kernel, "cpu bits", shape, share_that_differs(found, want), 0.0);
+        self.same(kernel, "cpu bits", shape, found, want);
+    }
+
+    /// Notes the share of values whose bits differ.
+    pub fn same(&mut self, kernel: &str, against: &'static str, shape: &str, found: &[f32], want: &[f32]) {
+        self.note(kernel, against, shape, share_that_differs(found, want), 0.0);
     }
 
     /// Runs twice and notes the share of values whose bits differ; returns the first run's.

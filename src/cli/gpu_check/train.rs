@@ -17,7 +17,7 @@ use crate::model::train::{
 
 /// Sizes of a Llama.
 #[derive(Clone, Copy)]
-struct Shape {
+pub struct Shape {
     d_model: usize,
     d_ff: usize,
     n_layers: usize,
@@ -26,11 +26,11 @@ struct Shape {
     vocab_size: usize,
 }
 
-const TINY: Shape =
+pub const TINY: Shape =
     Shape { d_model: 128, d_ff: 192, n_layers: 2, n_heads: 2, n_kv_heads: 1, vocab_size: 300 };
 
 /// Llama 3.1 8B.
-const LARGE: Shape =
+pub const LARGE: Shape =
     Shape { d_model: 4096, d_ff: 14_336, n_layers: 32, n_heads: 32, n_kv_heads: 8, vocab_size: 128_256 };
 
 impl Shape {
@@ -52,7 +52,7 @@ impl Shape {
         })
     }
 
-    fn model(
+    pub fn model(
         self,
         spec: LowRankSpec,
         base: Option<BaseFormat>,
@@ -63,7 +63,7 @@ impl Shape {
     }
 
     /// Returns documents of that many tokens each.
-    fn tokens(self, n_documents: usize, length: usize) -> Vec<Vec<u32>> {
+    pub fn tokens(self, n_documents: usize, length: usize) -> Vec<Vec<u32>> {
         // below the vocabulary, which is below 2^32
         let token = |i: usize| (i * i % 7919 * 31 + i) % self.vocab_size;
         (0..n_documents).map(|d| (0..length).map(|t| token(d * length + t) as u32).collect()).collect()
@@ -73,7 +73,7 @@ impl Shape {
 const KEY: StepKey = StepKey { seed: 1, step: 0, first_document: 0 };
 
 /// Returns parameters none of which is zero.
-fn moved(model: &Trainable) -> Parameters {
+pub fn moved(model: &Trainable) -> Parameters {
     let mut params = model.initial_parameters(1);
     for (i, value) in params.iter_mut().enumerate() {
         *value += ((i * 48_271) % 1009) as f32 / 20_000.0 - 0.025;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::cli::device::Shared;
 use crate::cli::eval::{ComputeArg, EvalProgress, TextFile, UnknownSetting, licences};
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::quantize::ImportanceFile;
@@ -108,6 +109,8 @@ impl ImatrixJob {
             threads: how.threads,
             isa: how.isa,
             weights: how.weights,
+            on: &Shared::default(),
+            batch_tokens: None,
             quiet: how.quiet,
             digests: how.digests,
         })

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::compare::{self, Comparison};
 use super::inputs::Places;
 use super::{How, ReplayError};
+use crate::cli::device::Shared;
 use crate::cli::eval;
 use crate::cli::gate::{self, GateJob, Models, Place};
 use crate::cli::imatrix::{self, ImatrixJob};
@@ -86,6 +87,9 @@ pub fn eval(
     how: &How,
     manifest_path: &Path,
 ) -> Result<Comparison, Failure> {
+    if let Some(device) = settings.device.clone() {
+        return Err(ReplayError::OnDevice { device }.into());
+    }
     let work = work_dir(how)?;
     let one = |role| manifest.inputs_of(role).next().map(|input| places.given(input));
     let all = |role| manifest.inputs_of(role).map(|input| places.given(input));
@@ -160,7 +164,9 @@ pub fn gate(manifest: &Manifest, places: &Places, how: &How) -> Result<Compariso
         policy: path(Role::Policy),
         models,
     };
-    let run = gate::How { offline: true, threads: how.threads_given, isa: how.isa_given, quiet: how.quiet };
+    let on = Shared::default();
+    let (threads, isa, quiet) = (how.threads_given, how.isa_given, how.quiet);
+    let run = gate::How { offline: true, threads, isa, quiet, on: &on };
     let judged = job.judge(&run)?;
     let text = markdown(&judged.candidate, Some(&judged.verdict));
     let output = Output::of_text(OutputRole::Verdict, Path::new("gate.md"), &text);

@@ -1,5 +1,5 @@
 // Attention in f32 without tensor cores, for any head size up to 256: what f32 and odd head sizes use, and the oracle of the other.
-#include "attention.cuh"
+#include "attention_plain.cuh"
 
 /// delta = the dot product of out and its gradient for every row and head: a warp each.
 template <class T>
@@ -12,59 +12,6 @@ __device__ __forceinline__ void attention_delta(const T* out, const T* dout, flo
     for (int d = threadIdx.x % 32; d < head_dim; d += 32) sum[0] = fmaf(to_f32(out[first + d]), to_f32(dout[first + d]), sum[0]);
     warp_sum(sum);
     if (threadIdx.x % 32 == 0) delta[pair] = sum[0];
-}
-
-/// Rows of a tile by the largest head size; four threads share a row.
-template <int D>
-constexpr int PLAIN_ROWS = D <= 128 ? 32 : 16;
-template <int D>
-constexpr int PLAIN_THREADS = 4 * PLAIN_ROWS<D>;
-/// Values from row to row in shared memory: odd, so that rows lie in different banks.
-template <int D>
-constexpr int PLAIN_PITCH = D + 1;
-
-/// Loads rows first .. of one head as f32; zeros from `end` on, and behind the head's values.
-template <int D, class T>
-__device__ __forceinline__ void load_plain(float* tile, const T* from, int stride, int first, int end, int head_dim) {
-    constexpr int ROWS = PLAIN_ROWS<D>;
-    for (int i = threadIdx.x; i < ROWS * D; i += PLAIN_THREADS<D>) {
-        const int row = i / D, d = i % D;
-        const bool is_value = first + row < end && d < head_dim;
-        tile[row * PLAIN_PITCH<D> + d] = is_value ? to_f32(from[(size_t)(first + row) * stride + d]) : 0.0f;
-    }
-}
-
-/// sums += the rows of a tile, each times its weight, ascending: the columns part, part + 4, ...
-template <int D>
-__device__ __forceinline__ void add_rows(float (&sums)[D / 4], const float* weights, const float* tile, int part) {
-// unrolled further it takes nvcc minutes
-#pragma unroll 2
-    for (int j = 0; j < PLAIN_ROWS<D>; j++) {
-        const float weight = weights[j];
-        const float* row = tile + j * PLAIN_PITCH<D> + part;
-#pragma unroll
-        for (int i = 0; i < D / 4; i++) sums[i] = fmaf(weight, row[4 * i], sums[i]);
-    }
-}
-
-/// The dot product of two rows.
-__device__ __forceinline__ float dot(const float* a, const float* b, int head_dim) {
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int d = 0; d < head_dim; d++) sum = fmaf(a[d], b[d], sum);
-    return sum;
-}
-
-/// The score of a product, and its slope by the scaled product.
-__device__ __forceinline__ float score(const AttentionRules& rules, float product, float& slope) {
-    const float x = product * rules.scale;
-    if (rules.cap > 0.0f) {
-        const float t = tanhf(x / rules.cap);
-        slope = 1.0f - t * t;
-        return rules.cap * t;
-    }
-    slope = 1.0f;
-    return x;
 }
 
 template <class T, int D>

@@ -9,7 +9,8 @@ namespace {
 
 /// What kernels begin with in which no thread meets another: they need no fibers, which takes most of the time.
 constexpr const char* APART[] = {"adamw", "add_", "cast_", "column_dots", "column_sums", "combine_rows_bf16", "combine_rows_f32", "dropout_", "embedding_backward",
-                                 "gather_rows", "geglu", "lion", "rope_", "row_gains", "scale_", "scatter_rows", "sum_of_ranks", "swiglu"};
+                                 "gather_rows", "geglu", "lion", "rope_", "row_gains", "scale_", "scatter_rows", "score_targets", "softcap_", "store_paged",
+                                 "sum_of_ranks", "swiglu"};
 
 float widened(const void* values, size_t i, bool is_bf16) {
     return is_bf16 ? to_f32(static_cast<const bf16*>(values)[i]) : static_cast<const float*>(values)[i];

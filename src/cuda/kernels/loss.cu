@@ -1,4 +1,5 @@
-// Cross entropy over rows of logits, and its gradient: the middle of a loss whose products cuBLAS computes, a chunk of rows at a time.
+// Cross entropy over rows of logits, and its gradient: the middle of a loss whose products cuBLAS computes, a chunk of rows at a time;
+// and what evaluation asks of logits.
 #include "common.cuh"
 
 /// What a row's target is if it has none: its loss and gradient are 0.
@@ -107,3 +108,56 @@ __device__ __forceinline__ void cross_entropy(const T* logits, const uint32_t* t
 LOSS_KERNEL(float, float, f32)
 LOSS_KERNEL(float, bf16, f32_bf16)
 LOSS_KERNEL(bf16, bf16, bf16)
+
+/// Of every row of logits, capped: the largest and ln(sum of e^(x - largest)), beside one another, and the first index of the largest,
+/// 0 if there is none; a block has a row.
+KERNEL(LOSS_THREADS)
+score_rows_f32(const float* logits, float cap, float* pieces, uint32_t* best, int cols) {
+    __shared__ uint32_t indexes[LOSS_THREADS / 32];
+    const float* row = logits + (size_t)blockIdx.x * cols;
+    float own = -INFINITY, sum = 0.0f;
+    uint32_t index = 0;
+    for (int i = threadIdx.x; i < cols; i += LOSS_THREADS) {
+        const float x = cap > 0.0f ? cap * tanhf(row[i] / cap) : row[i];
+        if (x > own) {
+            sum *= expf(own - x);
+            own = x;
+            index = i;
+        }
+        sum += x == -INFINITY ? 0.0f : expf(x - own);
+    }
+    float largest = own;
+    block_log_sum(largest, sum);
+    // a thread that saw nothing has no index to give
+    uint32_t first = own == largest && own > -INFINITY ? index : 0xffffffffu;
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) {
+        const uint32_t other = __shfl_xor_sync(WHOLE_WARP, first, mask);
+        first = other < first ? other : first;
+    }
+    if (threadIdx.x % 32 == 0) indexes[threadIdx.x / 32] = first;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int warp = 1; warp < LOSS_THREADS / 32; warp++) first = indexes[warp] < first ? indexes[warp] : first;
+    pieces[2 * (size_t)blockIdx.x] = largest;
+    pieces[2 * (size_t)blockIdx.x + 1] = logf(sum);
+    best[blockIdx.x] = first == 0xffffffffu ? 0 : first;
+}
+
+/// The log-probability of every target, (row, token), by the pieces of its row.
+KERNEL(256)
+score_targets_f32(const float* logits, const float* pieces, const uint32_t* targets, float cap, float* log_probs, int n, int cols) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+        const size_t row = targets[2 * i];
+        const float x = logits[row * cols + targets[2 * i + 1]], capped = cap > 0.0f ? cap * tanhf(x / cap) : x;
+        log_probs[i] = (capped - pieces[2 * row]) - pieces[2 * row + 1];
+    }
+}
+
+/// Every logit becomes cap * tanh(logit / cap).
+KERNEL(256)
+softcap_f32(float* logits, float cap, uint64_t n) {
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
+        logits[i] = cap * tanhf(logits[i] / cap);
+    }
+}

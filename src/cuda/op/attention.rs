@@ -87,6 +87,26 @@ impl Family {
         }
     }
 
+    /// Returns the rows of a tile of queries over pages: `attention_paged.cu` and `attention_paged_mma.cu`.
+    pub(super) fn paged_rows(self, head_dim: usize) -> usize {
+        self.block(Pass::Forward, head_dim).rows
+    }
+
+    /// Returns the threads and the shared memory of a block of such a tile.
+    pub(super) fn paged_block(self, head_dim: usize) -> (u32, usize) {
+        let block = self.block(Pass::Forward, head_dim);
+        (block.threads, block.shared)
+    }
+
+    /// Returns the kernel of such tiles.
+    pub(super) fn paged_kernel<T: Float>(self, head_dim: usize) -> String {
+        let d = self.compiled(head_dim);
+        match self {
+            Family::Mma => format!("attention_paged_mma_{d}"),
+            Family::Plain => format!("attention_paged_plain_{}_{d}", T::NAME),
+        }
+    }
+
     fn kernel<T: Float>(self, pass: Pass, head_dim: usize) -> String {
         let d = self.compiled(head_dim);
         let pass = match pass {
@@ -333,7 +353,8 @@ mod tests {
     /// The kernels' own sizes, where they are written.
     #[test]
     fn sizes_are_those_of_the_kernels() {
-        let mma = include_str!("../kernels/attention_mma.cu");
+        let mma = [include_str!("../kernels/attention_mma.cuh"), include_str!("../kernels/attention_mma.cu")]
+            .concat();
         for line in [
             "static constexpr int QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;",
             "static constexpr int SHARED = (QUERIES + 4 * KEYS) * MMA_PITCH<D> * 2;",
@@ -346,7 +367,7 @@ mod tests {
         ] {
             assert!(mma.contains(line), "{line}");
         }
-        let plain = include_str!("../kernels/attention_plain.cu");
+        let plain = include_str!("../kernels/attention_plain.cuh");
         for line in [
             "constexpr int PLAIN_ROWS = D <= 128 ? 32 : 16;",
             "constexpr int PLAIN_THREADS = 4 * PLAIN_ROWS<D>;",

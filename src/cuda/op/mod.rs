@@ -8,7 +8,9 @@ pub mod elementwise;
 pub mod loss;
 pub mod norm;
 pub mod optimizer;
+pub mod paged;
 pub mod routing;
+pub mod score;
 
 use super::CudaError;
 use super::buffer::Float;

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 
 use super::policy::Policy;
-use super::read::{Run, SampleRun, TaskRun};
+use super::read::{DeviceFacts, Run, SampleRun, TaskRun};
 use crate::error::{Diagnostic, nearest};
 
 /// A task that both runs have.
@@ -201,6 +201,11 @@ fn compare_settings(baseline: &Run, candidate: &Run, pairing: &mut Pairing) {
     };
     differ("--compute", &ours.compute, &theirs.compute);
     differ("--chat-template", &ours.chat_template, &theirs.chat_template);
+    // the CPU keeps f32 between products, a GPU in bf16 does not
+    let arithmetic = |device: &Option<DeviceFacts>| {
+        device.as_ref().map_or("the CPU".to_owned(), |device| format!("a GPU in {}", device.precision))
+    };
+    differ("--device", &arithmetic(&ours.device), &arithmetic(&theirs.device));
     let mut note = |what: &str, ours: String, theirs: String| {
         if ours != theirs {
             pairing.notes.push(format!("{what}: {ours} for the baseline, {theirs} for the candidate"));
@@ -208,6 +213,9 @@ fn compare_settings(baseline: &Run, candidate: &Run, pairing: &mut Pairing) {
     };
     note("context in tokens", ours.context.to_string(), theirs.context.to_string());
     note("--seed", ours.seed.to_string(), theirs.seed.to_string());
+    let name =
+        |device: &Option<DeviceFacts>| device.as_ref().map_or("the CPU".to_owned(), |d| d.name.clone());
+    note("device", name(&ours.device), name(&theirs.device));
     note("lctl", baseline.lctl.clone(), candidate.lctl.clone());
     let template = |run: &Run| match &run.model.chat_template {
         Some(template) => format!("SHA-256 {}", template.sha256.get(..12).unwrap_or(&template.sha256)),

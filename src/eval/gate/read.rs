@@ -78,6 +78,16 @@ pub struct SettingsFacts {
     pub limit: Option<u64>,
     pub few_shot: Option<u64>,
     pub chat_template: String,
+    /// What computed, if it was not the CPU.
+    #[serde(default)]
+    pub device: Option<DeviceFacts>,
+}
+
+/// A GPU as the report names it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DeviceFacts {
+    pub name: String,
+    pub precision: String,
 }
 
 #[derive(Debug, Deserialize)]

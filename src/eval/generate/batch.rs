@@ -4,7 +4,7 @@
 //! Requests start in the order of their prompts, so that prompts that begin alike follow each other: what a
 //! prompt shares with one in the cache is not computed again.
 
-use super::{ROWS, Writer, nothing};
+use super::{Writer, nothing};
 use crate::eval::request::{FinishReason, GenerateRequest, Generated};
 use crate::eval::{EngineOptions, Error, LanguageModel, SequenceCache};
 use crate::model::{Segment, SequenceId, Wanted};
@@ -232,8 +232,9 @@ impl<'a, M: LanguageModel> Batch<'a, M> {
         let rows: Vec<usize> = parts.iter().filter(|part| part.is_wanted).map(|part| part.active).collect();
         let vocab_size = self.model.vocab_size();
         let mut finished: Vec<(usize, FinishReason)> = Vec::new();
-        for (chunk, actives) in rows.chunks(ROWS).enumerate() {
-            let first = chunk * ROWS;
+        let together = self.model.logit_rows();
+        for (chunk, actives) in rows.chunks(together).enumerate() {
+            let first = chunk * together;
             let logits = self.model.logits(&hidden, first..first + actives.len())?;
             for (row, active) in logits.chunks_exact(vocab_size).zip(actives) {
                 if let (_, Some(reason)) = self.active[*active].writer.write(row)? {

@@ -79,8 +79,11 @@ pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
         facts.push(("Day that templates see", template.date.clone()));
     }
     let settings = &run.settings;
+    facts.extend([("Compute", settings.compute.clone())]);
+    if let Some(device) = &settings.device {
+        facts.push(("Device", format!("{}, {}", device.name, device.precision)));
+    }
     facts.extend([
-        ("Compute", settings.compute.clone()),
         ("Context", format!("{} tokens", settings.context)),
         ("Seed", settings.seed.to_string()),
         ("Limit", settings.limit.map_or("none".to_owned(), |limit| format!("{limit} documents per task"))),

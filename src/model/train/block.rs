@@ -6,9 +6,8 @@ use super::feed_forward::{self, FeedForward, wanted};
 use super::kept::Kept;
 use super::linear::{Back, Group, Low, one};
 use super::pass::{Norm, Pass};
-use crate::kernel::attention::AttentionShape;
 use crate::kernel::dropout::RowPlace;
-use crate::model::config::{Attention, ModelConfig};
+use crate::model::config::Attention;
 use crate::nn::{self, Turns};
 
 pub(super) struct Block {
@@ -54,17 +53,6 @@ impl Block {
             || self.qkv.is_trained()
             || self.o.is_trained()
             || self.ffn.is_trained()
-    }
-
-    fn shape(&self, config: &ModelConfig) -> AttentionShape {
-        AttentionShape {
-            n_heads: config.n_heads,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attn_scale,
-            softcap: config.attn_logit_softcap.filter(|cap| *cap != 0.0),
-            window: config.sliding_window.filter(|_| self.attention == Attention::Sliding),
-        }
     }
 
     fn turns<'p>(&self, pass: &'p Pass<'_>) -> &'p Turns {
@@ -130,7 +118,7 @@ impl Block {
             qkv.try_into().map_err(|_| candle_core::Error::Msg("not q, k and v".to_owned()))?;
         let qkv = [pass.keep(&q)?, pass.keep(&k)?, pass.keep(&v)?];
         let (q, k) = (self.turned(pass, &q, &self.q_norm)?, self.turned(pass, &k, &self.k_norm)?);
-        let shape = self.shape(pass.config);
+        let shape = pass.config.attention_shape(self.attention);
         let (attended, lse) = nn::document_attention(pass.compute, shape, &q, &k, &v, &pass.sheet.cu)?;
         let places = self.places(pass);
         let (y, o_lows) = self.o.forward(pass, &self.picked(pass, &attended)?, places)?;
@@ -215,7 +203,7 @@ impl Block {
         let (q, k) = (self.turned(pass, &raw_q, &self.q_norm)?, self.turned(pass, &raw_k, &self.k_norm)?);
         let (dq, dk, dv) = nn::document_attention_backward(
             pass.compute,
-            self.shape(pass.config),
+            pass.config.attention_shape(self.attention),
             &q,
             &k,
             &v,

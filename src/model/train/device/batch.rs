@@ -7,7 +7,6 @@ use crate::cuda::buffer::{Buffer, Float};
 use crate::cuda::op::attention::Documents;
 use crate::cuda::op::elementwise::{DropoutRows, RopeRows};
 use crate::cuda::{CudaError, Device};
-use crate::kernel::attention::AttentionShape;
 use crate::kernel::rope::RopeTable;
 use crate::model::config::{Attention, ModelConfig};
 use crate::nn::Turns;
@@ -46,7 +45,7 @@ impl<'a> Batch<'a> {
     ) -> Result<Batch<'a>, CudaError> {
         let layer = |attention: Attention, turns: &Turns| {
             Ok::<_, CudaError>(Layer {
-                documents: Documents::new::<T>(device, shape(config, attention), &sheet.cu)?,
+                documents: Documents::new::<T>(device, config.attention_shape(attention), &sheet.cu)?,
                 angles: Angles::new(device, turns)?,
             })
         };
@@ -108,16 +107,5 @@ impl Angles {
         let dim = tables.first().map_or(0, |table| table.dim());
         let rows: Vec<f32> = tables.iter().flat_map(|table| table.rows(n_positions)).collect();
         Ok(Angles { table: Buffer::of(device, &rows)?, dim, indexes: Buffer::of(device, &indexes)? })
-    }
-}
-
-pub(super) fn shape(config: &ModelConfig, attention: Attention) -> AttentionShape {
-    AttentionShape {
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-        scale: config.attn_scale,
-        softcap: config.attn_logit_softcap.filter(|cap| *cap != 0.0),
-        window: config.sliding_window.filter(|_| attention == Attention::Sliding),
     }
 }

@@ -2,7 +2,6 @@
 
 use super::super::block::Block;
 use super::super::feed_forward::FeedForward;
-use super::cast::narrowed;
 use super::experts::{ExpertsOn, SavedExperts};
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
@@ -14,6 +13,7 @@ use crate::cuda::op::elementwise::{DropoutRows, Turn, add_scaled, gather_rows, r
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::ModelConfig;
+use crate::model::device::cast::narrowed;
 
 /// A block's weights on the device.
 pub(super) struct BlockOn<'m, T> {

@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use super::super::linear::Group;
-use super::cast::{narrowed, widened};
 use super::linear::{Back, GroupOn, Low, apart, wanted};
 use super::mlp::{MlpOn, SavedMlp};
 use super::pass::Pass;
@@ -14,6 +13,7 @@ use crate::cuda::op::routing::{Lists, Routed, Routing};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::Experts;
+use crate::model::device::cast::{narrowed, widened};
 use crate::model::train::feed_forward::Mlp;
 
 pub(super) struct ExpertsOn<'m, T> {

@@ -6,7 +6,6 @@
 
 mod batch;
 mod block;
-mod cast;
 mod dora;
 mod experts;
 mod linear;
@@ -26,9 +25,8 @@ use crate::cuda::op::attention::MAX_HEAD_DIM;
 use crate::cuda::op::elementwise::{add_to, to_bf16};
 use crate::cuda::op::loss;
 use crate::cuda::op::optimizer::Flat;
-use crate::kernel::ComputeMode;
-use crate::model::decoder::Decoder;
-use crate::model::weights as stored;
+pub use crate::model::device::Precision;
+use crate::model::device::weights_bytes;
 
 /// A model on a device, its parameters, and their gradients.
 pub struct OnDevice<'m> {
@@ -48,67 +46,18 @@ struct State {
     apart: Buffer<f32>,
 }
 
-/// What products take and activations are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    F32,
-    Bf16,
-}
-
 impl Precision {
     /// Returns that of a model: f32 if it was opened so, or if all of its matrices are stored in it and nothing else was asked for.
     pub fn of(model: &Trainable) -> Precision {
-        let decoder = &model.decoder;
-        let is_f32 = |matrix: &&crate::kernel::Matrix| matrix.dtype().name() == "F32";
-        match decoder.mode {
-            ComputeMode::F32 => Precision::F32,
-            ComputeMode::Auto if matrices(decoder).iter().all(is_f32) => Precision::F32,
-            _ => Precision::Bf16,
-        }
+        Precision::of_decoder(&model.decoder)
     }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
-        }
-    }
-}
-
-/// Returns the matrices of a decoder that a device gets: all but the embedding, of which single rows are looked up.
-fn matrices<'d>(decoder: &'d Decoder) -> Vec<&'d crate::kernel::Matrix> {
-    let weights = &decoder.weights;
-    let mut all = vec![&weights.output.weight];
-    for layer in &weights.layers {
-        all.extend([&layer.q, &layer.k, &layer.v, &layer.o].map(|linear| &linear.weight));
-        let mlp = |mlp: &'d stored::Mlp| [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight);
-        match &layer.ffn {
-            stored::FeedForward::Dense(dense) => all.extend(mlp(dense)),
-            stored::FeedForward::Experts { router, experts } => {
-                all.push(&router.weight);
-                all.extend(experts.iter().flat_map(mlp));
-            }
-        }
-    }
-    all
 }
 
 /// Returns the bytes that a model takes on a device besides what training keeps: its matrices, the largest of those in blocks once more,
 /// decoded, and the logits of that many targets.
 pub fn base_bytes(model: &Trainable, n_targets: usize) -> u64 {
     let (decoder, bytes) = (&model.decoder, Precision::of(model).bytes());
-    let matrices = matrices(decoder);
-    let stored: usize = matrices.iter().map(|matrix| weights::frozen_bytes(matrix, bytes)).sum();
-    let in_blocks = matrices.iter().filter(|matrix| matrix.dtype().block_len() > 1);
-    let decoded = in_blocks.map(|matrix| matrix.rows() * matrix.cols() * bytes).max().unwrap_or(0);
-    (stored + decoded + loss::working_bytes(n_targets, model.vocab_size(), bytes)) as u64
+    weights_bytes(decoder) + loss::working_bytes(n_targets, model.vocab_size(), bytes) as u64
 }
 
 /// Errors if the model, or what is trained of it, has no place on a device yet.

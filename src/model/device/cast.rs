@@ -6,7 +6,10 @@ use crate::cuda::op::elementwise::{to_bf16, to_f32};
 use crate::cuda::{CudaError, Device};
 
 /// Returns values that products take in f32.
-pub(super) fn widened<'a, T: Float>(device: &Device, x: &'a Buffer<T>) -> Result<Ready<'a, f32>, CudaError> {
+pub(in crate::model) fn widened<'a, T: Float>(
+    device: &Device,
+    x: &'a Buffer<T>,
+) -> Result<Ready<'a, f32>, CudaError> {
     match (x.as_type::<f32>(), x.as_type()) {
         (Some(x), _) => Ok(Ready::Here(x)),
         (None, Some(x)) => {
@@ -19,7 +22,10 @@ pub(super) fn widened<'a, T: Float>(device: &Device, x: &'a Buffer<T>) -> Result
 }
 
 /// Returns values as products take them.
-pub(super) fn narrowed<'a, T: Float>(device: &Device, x: &'a Buffer<f32>) -> Result<Ready<'a, T>, CudaError> {
+pub(in crate::model) fn narrowed<'a, T: Float>(
+    device: &Device,
+    x: &'a Buffer<f32>,
+) -> Result<Ready<'a, T>, CudaError> {
     if let Some(x) = x.as_type::<T>() {
         return Ok(Ready::Here(x));
     }

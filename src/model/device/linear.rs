@@ -1,0 +1,73 @@
+//! A linear layer on a device: `model::weights::Linear`.
+
+use super::rows::Rows;
+use super::weights::Frozen;
+use crate::cuda::buffer::{Buffer, Float};
+use crate::cuda::op::elementwise::add_bias;
+use crate::cuda::op::norm::scale_own_columns;
+use crate::cuda::{CudaError, Device};
+use crate::kernel::Compute;
+use crate::model::weights::Linear;
+
+pub(super) struct LinearOn<T> {
+    weight: Frozen<T>,
+    n_out: usize,
+    bias: Option<Buffer<f32>>,
+    low_rank: Option<LowRankOn<T>>,
+}
+
+/// `model::adapter::LowRank`, of the products' type.
+struct LowRankOn<T> {
+    a: Frozen<T>,
+    b: Frozen<T>,
+    rank: usize,
+    scale: f32,
+    /// What outputs without bias are multiplied by (DoRA).
+    gains: Option<Buffer<f32>>,
+}
+
+impl<T: Float> LinearOn<T> {
+    pub fn new(device: &Device, compute: &Compute, linear: &Linear) -> Result<LinearOn<T>, CudaError> {
+        let vector = |values: &crate::model::weights::Vector| Buffer::of(device, values);
+        let low_rank = linear.low_rank.as_ref().map(|low_rank| {
+            let (a, b) = low_rank.pair();
+            Ok::<_, CudaError>(LowRankOn {
+                a: Frozen::of(device, compute, a)?,
+                b: Frozen::of(device, compute, b)?,
+                rank: a.rows(),
+                scale: low_rank.scale(),
+                gains: low_rank.gains().map(vector).transpose()?,
+            })
+        });
+        Ok(LinearOn {
+            weight: Frozen::of(device, compute, &linear.weight)?,
+            n_out: linear.weight.rows(),
+            bias: linear.bias.as_ref().map(vector).transpose()?,
+            low_rank: low_rank.transpose()?,
+        })
+    }
+
+    /// Returns `x W^T + b` with the adapter's share, of type O.
+    pub fn forward<O: Float>(&self, device: &Device, x: &Rows<T>) -> Result<Rows<O>, CudaError> {
+        let mut y = x.product(device, &*self.weight.ready(device)?, self.n_out)?;
+        if let Some(low_rank) = &self.low_rank {
+            low_rank.add_to(device, x, &mut y)?;
+        }
+        if let Some(bias) = &self.bias {
+            add_bias(device, &mut y.all_mut(), bias)?;
+        }
+        Ok(y)
+    }
+}
+
+impl<T: Float> LowRankOn<T> {
+    /// Replaces y by `gains * (y + scale * (x A^T) B^T)`.
+    fn add_to<O: Float>(&self, device: &Device, x: &Rows<T>, y: &mut Rows<O>) -> Result<(), CudaError> {
+        let low: Rows<T> = x.product(device, &*self.a.ready(device)?, self.rank)?;
+        low.add_product(device, &*self.b.ready(device)?, (self.scale, 1.0), y)?;
+        match &self.gains {
+            Some(gains) => scale_own_columns(device, &mut y.all_mut(), gains),
+            None => Ok(()),
+        }
+    }
+}

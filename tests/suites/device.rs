@@ -1,0 +1,192 @@
+//! `lctl eval --device host` and `lctl generate --device host`: the stand-in for a GPU beside the CPU.
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use super::{workplace, write};
+use crate::common::run_lctl;
+
+/// Likelihoods, written answers and a perplexity.
+const SUITE: &str = r#"version: 1
+name: good
+data:
+  rows: {path: rows.jsonl, format: jsonl}
+tasks:
+  - id: choice
+    type: multiple_choice
+    data: rows
+    few_shot: {n: 1, from: rows}
+    prompt: "Q: {{ q }}\nA:"
+    choices: {field: c}
+    target: "{{ a }}"
+    metrics: [acc, acc_norm]
+  - id: written
+    type: generation
+    data: rows
+    prompt: "Q: {{ q }}\nA:"
+    generation: {max_tokens: 6}
+    target: "{{ a }}"
+    metrics: [exact_match]
+  - {id: ppl, type: perplexity, data: rows, text: "{{ q }} {{ a }}"}
+"#;
+
+fn place() -> TempDir {
+    let dir = workplace();
+    write(&dir, "suite.yaml", SUITE);
+    dir
+}
+
+fn run(dir: &TempDir, args: &str) -> (i32, String, String) {
+    let args: Vec<&str> = args.split_whitespace().collect();
+    run_lctl(dir.path(), &args)
+}
+
+fn succeed(dir: &TempDir, args: &str) -> String {
+    let (code, stdout, stderr) = run(dir, args);
+    assert_eq!(code, 0, "{args}: {stderr}");
+    stdout
+}
+
+fn read(dir: &TempDir, path: &str) -> String {
+    std::fs::read_to_string(dir.path().join(path)).unwrap()
+}
+
+fn samples(dir: &TempDir, out: &str) -> Vec<Json> {
+    let text = read(dir, &format!("{out}/samples.jsonl"));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Compares numbers within rounding, and all else as it is.
+fn assert_near(found: &Json, expected: &Json, at: &str) {
+    match (found, expected) {
+        (Json::Number(a), Json::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{at}: {a} {b}");
+        }
+        (Json::Array(a), Json::Array(b)) => {
+            assert_eq!(a.len(), b.len(), "{at}");
+            a.iter().zip(b).for_each(|(a, b)| assert_near(a, b, at));
+        }
+        (Json::Object(a), Json::Object(b)) => {
+            assert!(a.keys().eq(b.keys()), "{at}");
+            a.iter().for_each(|(key, a)| assert_near(a, &b[key], &format!("{at}.{key}")));
+        }
+        _ => assert_eq!(found, expected, "{at}"),
+    }
+}
+
+#[test]
+fn a_suite_on_cuda_host_gives_the_cpu_s_answers() {
+    let dir = place();
+    let eval = "eval model --suite suite.yaml --compute f32 --quiet";
+    succeed(&dir, &format!("{eval} --device cpu --out cpu"));
+    succeed(&dir, &format!("{eval} --device host --out host"));
+    let (found, expected) = (samples(&dir, "host"), samples(&dir, "cpu"));
+    assert_eq!(found.len(), 9);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_near(found, expected, "sample");
+    }
+    let report: Json = serde_json::from_str(&read(&dir, "host/report.json")).unwrap();
+    assert_eq!(report["settings"]["device"]["precision"], "f32");
+    assert_eq!(report["settings"]["device"]["name"], "the host's stand-in");
+    let of_cpu: Json = serde_json::from_str(&read(&dir, "cpu/report.json")).unwrap();
+    assert!(of_cpu["settings"].get("device").is_none());
+    let manifest: Json = serde_json::from_str(&read(&dir, "host/report.json.manifest.json")).unwrap();
+    assert_eq!(manifest["job"]["settings"]["device"], "the host's stand-in", "{manifest:#}");
+    assert_eq!(manifest["job"]["settings"]["precision"], "f32");
+
+    // no batch and no shared prefix changes a byte of it
+    let more = "--batch-tokens 3 --no-prefix-cache";
+    succeed(&dir, &format!("{eval} --device host --out again {more}"));
+    assert_eq!(read(&dir, "again/samples.jsonl"), read(&dir, "host/samples.jsonl"));
+
+    // no CPU has its bits
+    let (code, _, stderr) = run(&dir, "replay host/report.json.manifest.json --quiet");
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("was made on the host's stand-in"), "{stderr}");
+    // and the two are not compared as if they had
+    let (code, _, stderr) = run(&dir, "gate cpu host");
+    assert_ne!(code, 0);
+    let all = stderr + &run(&dir, "gate cpu host").1;
+    assert!(
+        all.contains("--device: the baseline ran with `the CPU`, the candidate with `a GPU in f32`"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_journal_is_not_gone_on_with_on_another_device() {
+    let dir = place();
+    let eval = "eval model --suite suite.yaml --compute f32 --quiet";
+    for (first, second) in [("cpu", "host"), ("host", "cpu")] {
+        let out = format!("{first}-then-{second}");
+        succeed(&dir, &format!("{eval} --device {first} --out {out}"));
+        let (code, _, stderr) = run(&dir, &format!("{eval} --device {second} --out {out} --resume --force"));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("journal.jsonl") && stderr.contains("device"), "{stderr}");
+        let (code, _, stderr) = run(&dir, &format!("{eval} --device {first} --out {out} --resume --force"));
+        assert_eq!(code, 0, "{stderr}");
+    }
+}
+
+#[test]
+fn texts_are_measured_on_cuda_host_as_on_the_cpu() {
+    let dir = place();
+    let text: String = (0..400).map(|n| format!("word {} ", n * n % 97)).collect();
+    write(&dir, "text.txt", &text);
+    let json = |device: &str, args: &str| -> Json {
+        let command =
+            format!("eval model {args} --compute f32 --context 64 --json --quiet --device {device}");
+        serde_json::from_str(&succeed(&dir, &command)).unwrap()
+    };
+    let [found, expected] = ["host", "cpu"].map(|device| json(device, "--perplexity text.txt"));
+    assert_near(&found["perplexity"], &expected["perplexity"], "perplexity");
+    assert_eq!(found["model"]["device"]["precision"], "f32");
+    let divergence = json("host", "--kl-base model --text text.txt");
+    assert_eq!(divergence["divergence"]["kld"]["mean"]["value"], 0.0, "{divergence:#}");
+    // what bf16 costs shows
+    let save = "eval model --perplexity text.txt --context 64 --compute f32 --save-logits saved --quiet";
+    succeed(&dir, &format!("{save} --device host"));
+    let rounded = "eval model --base-logits saved --compute bf16 --json --quiet --device host";
+    let rounded: Json = serde_json::from_str(&succeed(&dir, rounded)).unwrap();
+    let kld = rounded["divergence"]["kld"]["mean"]["value"].as_f64().unwrap();
+    assert!(kld > 0.0 && kld < 0.01, "{kld}");
+}
+
+#[test]
+fn greedy_text_on_cuda_host_is_the_cpu_s() {
+    let dir = place();
+    let json = |device: &str, more: &str| -> Json {
+        let command =
+            format!("generate model -p two -n 12 --compute f32 --json --quiet --device {device} {more}");
+        serde_json::from_str(&succeed(&dir, &command)).unwrap()
+    };
+    let (found, expected) = (json("host", ""), json("cpu", ""));
+    assert_eq!(found["tokens"].as_array().unwrap().len(), 12);
+    assert_eq!(found["tokens"], expected["tokens"]);
+    assert_eq!(found["device"]["precision"], "f32");
+    assert!(expected.get("device").is_none());
+}
+
+#[test]
+fn what_a_device_cannot_compute_is_refused() {
+    let dir = place();
+    for command in ["eval model --suite suite.yaml", "generate model -p two -n 2"] {
+        let (code, stdout, stderr) = run(&dir, &format!("{command} --compute int8 --device host --quiet"));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains("--compute int8: not on a GPU") && stderr.contains("hint: "), "{stderr}");
+        // what the model takes is said before it is copied
+        if command.starts_with("eval") {
+            let (code, _, stderr) =
+                run(&dir, &format!("{command} --device host --batch-tokens 99000000 --quiet"));
+            assert_eq!(code, 2, "{stderr}");
+            assert!(
+                stderr.contains("the model takes about") && stderr.contains("--batch-tokens"),
+                "{stderr}"
+            );
+        }
+        let (code, _, stderr) = run(&dir, &format!("{command} --device host:20 --quiet"));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("was lost"), "{stderr}");
+    }
+}
