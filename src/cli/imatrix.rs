@@ -24,15 +24,15 @@ pub use job::{How, ImatrixJob, Made, Source, output};
 
 const AFTER_HELP: &str = "\
 The text is cut into chunks of --context tokens, a rest is left out; each begins with the vocabulary's BOS, if it adds one.
-What the matrix products of every block take is squared and summed per column, as llama-imatrix does.
+What the matrix products of every block take is squared and summed per column, as llama-imatrix does. The file is for
+`lctl quantize --imatrix FILE`.
 
 Examples:
   lctl imatrix model-f16.gguf calibration.txt -o imatrix.gguf
   lctl imatrix ./Qwen3-8B calibration.txt -o imatrix.gguf --chunks 200 --process-output
   lctl imatrix ./Qwen3-8B more.txt -o both.gguf --in-file imatrix.gguf
   lctl imatrix -o sum.gguf --in-file a.gguf --in-file b.gguf
-  lctl imatrix --in-file imatrix.gguf --statistics
-  lctl quantize ./Qwen3-8B -t Q4_K_M --imatrix imatrix.gguf -o model-q4.gguf";
+  lctl imatrix --in-file imatrix.gguf --statistics";
 
 /// Measure what a model's weights are multiplied by, for quantize --imatrix
 ///
