@@ -318,7 +318,7 @@ fn meet(
     })?;
     #[cfg(gpu)]
     if let Some(device) = &prepared.device {
-        let (reducer, note) = parallel::OnDevices::new(reducer, device, patience)?;
+        let (reducer, note) = parallel::OnDevices::over(reducer, device, patience)?;
         if let Some(note) = note.filter(|_| launch.world.is_first() && !args.quiet) {
             term::say(&note);
         }

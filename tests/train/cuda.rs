@@ -182,13 +182,16 @@ fn bf16_is_within_its_rounding() {
                 println!(
                     "{name}, {what}: loss off by {loss_off:.1e}, gradients by {off:.1e}, the CPU's by {cpu_off:.1e}"
                 );
-                assert!(off > 0.0 && cpu_off < 0.1 && loss_off < 5e-3, "{name}, {what}: {off} {loss_off}");
-                let (times, at_most) = if name == "gemma3" { (6.0, 0.15) } else { (2.5, 0.03) };
-                if name == "mixtral" {
-                    rerouted += usize::from(off >= 4.0 * cpu_off);
-                } else {
-                    assert!(off < times * cpu_off && off < at_most, "{name}, {what}: {off} {cpu_off}");
-                }
+                // a loss of few tokens evens out less
+                let (times, at_most, loss_at_most) = match name {
+                    "gemma3" => (6.0, 0.15, 5e-3),
+                    "mixtral" => (4.0, 0.06, 2e-2),
+                    _ => (2.5, 0.03, 5e-3),
+                };
+                assert!(off > 0.0 && cpu_off < 0.1 && loss_off < loss_at_most, "{name}, {what}: {loss_off}");
+                let is_near = off < times * cpu_off && off < at_most;
+                assert!(is_near || name == "mixtral", "{name}, {what}: {off} {cpu_off}");
+                rerouted += usize::from(!is_near);
             }
             assert!(rerouted <= 1, "{name}, {what}: {rerouted} documents");
         }

@@ -1,5 +1,7 @@
 //! Routing of a mixture's rows to its experts: the CPU's choice.
 
+use half::bf16;
+
 use super::run::{Against, Checker, download, noise, upload};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::Buffer;
@@ -35,7 +37,8 @@ fn rows_of(probabilities: &[f32], routing: Routing) -> Vec<Vec<(usize, f32)>> {
 fn one(checker: &mut Checker<'_>, rows: usize, routing: Routing) -> Result<(), CudaError> {
     let (device, n) = (checker.device, routing.n_experts);
     let shape = format!("{rows}x{n} top {}", routing.n_used);
-    let logits = noise::<f32>(rows * n, 1, 4.0);
+    // equal, or further apart than any rounding: one choice
+    let logits = noise::<bf16>(rows * n, 1, 4.0);
     // rows of a check are few
     let places: Vec<RowPlace> =
         (0..rows as u32).map(|row| RowPlace { document: row / 7, position: row % 7 }).collect();

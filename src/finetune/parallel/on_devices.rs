@@ -83,7 +83,7 @@ impl OnDevices {
     /// and why. All ranks call this, and get the same.
     ///
     /// Errors as the reducer, and if the device does.
-    pub fn new(
+    pub fn over(
         reducer: Box<dyn Reducer>,
         device: &Device,
         patience: Patience,
@@ -277,7 +277,7 @@ mod tests {
         let (shared, own) = (Device::host(Options::default()), Device::host(Options::default()));
         let said = on_all(world(3), |reducer| {
             let device = if reducer.world().rank == 1 { &own } else { &shared };
-            let (reducer, note) = OnDevices::new(Box::new(reducer), device, Patience::default()).unwrap();
+            let (reducer, note) = OnDevices::over(Box::new(reducer), device, Patience::default()).unwrap();
             let mut values = Buffer::of(device, &[1.0]).unwrap();
             assert!(!reducer.sum_on_device(device, &mut values).unwrap());
             assert_eq!(values.read(device).unwrap(), [1.0]);
@@ -288,7 +288,7 @@ mod tests {
         }
         let alone = on_all(world(2), |reducer| {
             let device = Device::host(Options::default());
-            let (reducer, note) = OnDevices::new(Box::new(reducer), &device, Patience::default()).unwrap();
+            let (reducer, note) = OnDevices::over(Box::new(reducer), &device, Patience::default()).unwrap();
             let mut values = Buffer::of(&device, &[1.5]).unwrap();
             assert!(note.is_none() && reducer.sum_on_device(&device, &mut values).unwrap());
             values.read(&device).unwrap()
