@@ -134,8 +134,8 @@ fn adapters_compute_on_a_device_what_peft_computes() {
         let off_bf16 = difference(&all_logits(&model, &tokens), &expected);
         let on_cpu = difference(&super::all_logits(&rounded, &tokens), &expected);
         println!("{name}: {off:.1e}, in bf16 {off_bf16:.1e}, the CPU's {on_cpu:.1e}");
-        // pairs are products of f32 on the CPU, and of bf16 here
-        assert!(off <= TOLERANCE && off_bf16 < 8.0 * on_cpu, "{name}: {off} {off_bf16} {on_cpu}");
+        // pairs are products of f32 on both
+        assert!(off <= TOLERANCE && off_bf16 < 5.0 * on_cpu, "{name}: {off} {off_bf16} {on_cpu}");
     }
 }
 

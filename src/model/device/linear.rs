@@ -13,13 +13,13 @@ pub(super) struct LinearOn<T> {
     weight: Frozen<T>,
     n_out: usize,
     bias: Option<Buffer<f32>>,
-    low_rank: Option<LowRankOn<T>>,
+    low_rank: Option<LowRankOn>,
 }
 
-/// `model::adapter::LowRank`, of the products' type.
-struct LowRankOn<T> {
-    a: Frozen<T>,
-    b: Frozen<T>,
+/// `model::adapter::LowRank`: in f32, as on the CPU, whatever the products' type.
+struct LowRankOn {
+    a: Frozen<f32>,
+    b: Frozen<f32>,
     rank: usize,
     scale: f32,
     /// What outputs without bias are multiplied by (DoRA).
@@ -49,10 +49,17 @@ impl<T: Float> LinearOn<T> {
 
     /// Returns `x W^T + b` with the adapter's share, of type O.
     pub fn forward<O: Float>(&self, device: &Device, x: &Rows<T>) -> Result<Rows<O>, CudaError> {
-        let mut y = x.product(device, &*self.weight.ready(device)?, self.n_out)?;
-        if let Some(low_rank) = &self.low_rank {
-            low_rank.add_to(device, x, &mut y)?;
-        }
+        let weight = self.weight.ready(device)?;
+        let Some(low_rank) = &self.low_rank else {
+            return self.with_bias(device, x.product(device, &weight, self.n_out)?);
+        };
+        let mut y = x.product(device, &weight, self.n_out)?;
+        drop(weight);
+        low_rank.add_to(device, &x.widened(device)?, &mut y)?;
+        self.with_bias(device, y)?.narrowed(device)
+    }
+
+    fn with_bias<O: Float>(&self, device: &Device, mut y: Rows<O>) -> Result<Rows<O>, CudaError> {
         if let Some(bias) = &self.bias {
             add_bias(device, &mut y.all_mut(), bias)?;
         }
@@ -60,10 +67,10 @@ impl<T: Float> LinearOn<T> {
     }
 }
 
-impl<T: Float> LowRankOn<T> {
+impl LowRankOn {
     /// Replaces y by `gains * (y + scale * (x A^T) B^T)`.
-    fn add_to<O: Float>(&self, device: &Device, x: &Rows<T>, y: &mut Rows<O>) -> Result<(), CudaError> {
-        let low: Rows<T> = x.product(device, &*self.a.ready(device)?, self.rank)?;
+    fn add_to(&self, device: &Device, x: &Rows<f32>, y: &mut Rows<f32>) -> Result<(), CudaError> {
+        let low: Rows<f32> = x.product(device, &*self.a.ready(device)?, self.rank)?;
         low.add_product(device, &*self.b.ready(device)?, (self.scale, 1.0), y)?;
         match &self.gains {
             Some(gains) => scale_own_columns(device, &mut y.all_mut(), gains),

@@ -3,7 +3,7 @@
 use super::cast::widened;
 use super::weights::Ready;
 use crate::cuda::buffer::{Buffer, Float, Slice, SliceMut};
-use crate::cuda::op::elementwise::gather_rows;
+use crate::cuda::op::elementwise::{gather_rows, to_bf16};
 use crate::cuda::product::{Part, PartMut, Product, Sizes};
 use crate::cuda::{CudaError, Device};
 
@@ -73,6 +73,23 @@ impl<T: Float> Rows<T> {
             same => Buffer::copy_of(device, &same)?,
         };
         Ok(Rows { buffer, n: self.n, cols: self.cols })
+    }
+
+    /// Returns the rows rounded to O.
+    ///
+    /// # Panics
+    /// If the rows are neither f32 nor O.
+    pub fn narrowed<O: Float>(self, device: &Device) -> Result<Rows<O>, CudaError> {
+        let Rows { buffer, n, cols } = self;
+        let buffer = match (buffer.as_type::<O>().is_some(), buffer.as_type()) {
+            (false, Some(wide)) => {
+                let mut narrow = Buffer::uninit(device, wide.len())?;
+                to_bf16(device, wide, &mut narrow)?;
+                narrow.into_type::<O>()
+            }
+            _ => buffer.into_type::<O>(),
+        };
+        Ok(Rows { buffer: buffer.unwrap_or_else(|| panic!("rows are f32 or bf16")), n, cols })
     }
 
     /// Returns `x W^T` of these rows and w `[n_out, cols]`.
