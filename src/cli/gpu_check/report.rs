@@ -72,6 +72,8 @@ pub struct Report {
     pub memory_bytes: u64,
     pub version: String,
     pub commit: Option<String>,
+    /// Whether all stages have ended.
+    pub is_whole: bool,
     pub checks: Vec<Check>,
     pub timings: Vec<Timing>,
     pub trainings: Vec<Training>,
@@ -188,6 +190,7 @@ mod tests {
             memory_bytes: 141 << 30,
             version: "0.1.0".into(),
             commit: None,
+            is_whole: true,
             checks,
             timings: vec![timing],
             trainings: vec![Training {

@@ -26,6 +26,28 @@ enum Error {
 
 impl Diagnostic for Error {}
 
+/// A part of the check and what is said of it.
+type Stage = (&'static str, fn(&mut Checker<'_>) -> Result<(), Failure>);
+
+const CHECKS: [Stage; 9] = [
+    ("checking norms, gates, rope, sums, rows, dropout", |checker| Ok(steps::run(checker)?)),
+    ("checking routing of experts", |checker| Ok(routing::run(checker)?)),
+    ("checking formats", |checker| Ok(formats::run(checker)?)),
+    ("checking optimizers", |checker| Ok(optimizer::run(checker)?)),
+    ("checking products and loss", |checker| Ok(loss::run(checker)?)),
+    ("checking attention", |checker| Ok(attention::run(checker)?)),
+    ("checking attention over pages, rows of products, scores", |checker| Ok(evaluate::run(checker)?)),
+    ("checking a training step", |checker| Ok(train::check(checker)?)),
+    ("checking an evaluation", |checker| Ok(evaluate::check(checker)?)),
+];
+
+const TIMINGS: [Stage; 4] = [
+    ("checking rows of large products", |checker| Ok(evaluate::check_large(checker)?)),
+    ("timing kernels", |checker| Ok(bench::run(checker)?)),
+    ("timing training", |checker| Ok(train::bench(checker)?)),
+    ("timing evaluation", |checker| Ok(evaluate::bench(checker)?)),
+];
+
 pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
@@ -37,54 +59,23 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
         trainings: Vec::new(),
         evaluations: Vec::new(),
     };
-    for (name, run) in [
-        (
-            "norms, gates, rope, sums, rows, dropout",
-            steps::run as fn(&mut Checker<'_>) -> Result<(), CudaError>,
-        ),
-        ("routing of experts", routing::run),
-        ("formats", formats::run),
-        ("optimizers", optimizer::run),
-        ("products and loss", loss::run),
-        ("attention", attention::run),
-        ("attention over pages, rows of products, scores", evaluate::run),
-    ] {
-        term::say(&format!("checking {name}"));
+    let timings: &[Stage] = if args.no_timings { &[] } else { &TIMINGS };
+    for (name, run) in CHECKS.iter().chain(timings) {
+        term::say(name);
         run(&mut checker)?;
+        // so that what was found is there if a later stage hangs or the device is lost
+        save(args, &checker.report(start, false))?;
     }
-    term::say("checking a training step");
-    train::check(&mut checker)?;
-    term::say("checking an evaluation");
-    evaluate::check(&mut checker)?;
-    if !args.no_timings {
-        term::say("checking rows of large products");
-        evaluate::check_large(&mut checker)?;
-        term::say("timing kernels");
-        bench::run(&mut checker)?;
-        term::say("timing training");
-        train::bench(&mut checker)?;
-        term::say("timing evaluation");
-        evaluate::bench(&mut checker)?;
-    }
-    let (program, facts) = (Program::current(), device.facts());
-    let report = Report {
-        device: facts.name.clone(),
-        compute_capability: facts.compute_capability,
-        memory_bytes: facts.memory_bytes,
-        version: program.version,
-        commit: program.commit,
-        checks: checker.checks,
-        timings: checker.timings,
-        trainings: checker.trainings,
-        evaluations: checker.evaluations,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    if let Some(path) = &args.json {
-        let text = format!("{:#}\n", json!(report));
-        std::fs::write(path, text).map_err(|source| Error::Unwritten { path: path.clone(), source })?;
-    }
+    let report = checker.report(start, true);
+    save(args, &report)?;
     term::out(&report.table())?;
     Ok(ExitCode::from(u8::from(report.n_failed() > 0)))
+}
+
+fn save(args: &Args, report: &Report) -> Result<(), Error> {
+    let Some(path) = &args.json else { return Ok(()) };
+    let text = format!("{:#}\n", json!(report));
+    std::fs::write(path, text).map_err(|source| Error::Unwritten { path: path.clone(), source })
 }
 
 /// A device, the CPU beside it, and what came of both.
@@ -107,6 +98,24 @@ pub enum Against {
 }
 
 impl Checker<'_> {
+    /// Returns what there is so far.
+    fn report(&self, start: Instant, is_whole: bool) -> Report {
+        let (program, facts) = (Program::current(), self.device.facts());
+        Report {
+            device: facts.name.clone(),
+            compute_capability: facts.compute_capability,
+            memory_bytes: facts.memory_bytes,
+            version: program.version,
+            commit: program.commit,
+            is_whole,
+            checks: self.checks.clone(),
+            timings: self.timings.clone(),
+            trainings: self.trainings.clone(),
+            evaluations: self.evaluations.clone(),
+            seconds: start.elapsed().as_secs_f64(),
+        }
+    }
+
     /// Notes how far `found` is from `want`, in f64.
     pub fn near(
         &mut self,
