@@ -54,14 +54,14 @@ pub struct Args {
     output: Option<PathBuf>,
 
     /// Form of the file [default: gguf; dat for a FILE.dat]
-    #[arg(long, value_name = "FORM")]
+    #[arg(long, value_name = "FORM", requires = "output")]
     format: Option<FormArg>,
 
     /// Add an earlier importance matrix of the same model, of either form; repeatable
     #[arg(long, value_name = "FILE")]
     in_file: Vec<PathBuf>,
 
-    /// Tokens per chunk [default: 512; less for a model with less context]
+    /// Tokens per chunk [default: 512; less for a model with less context]; those of an --in-file that does not say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
     context: Option<u32>,
 
@@ -90,15 +90,15 @@ pub struct Args {
     adapter: Option<PathBuf>,
 
     /// What the matrix products take: bf16 and int8 round, f32 does not; auto follows the weights' formats
-    #[arg(long, value_name = "MODE", default_value = "auto")]
+    #[arg(long, value_name = "MODE", default_value = "auto", requires = "model")]
     compute: ComputeArg,
 
     /// Where weights stay: packed in memory is faster, mapped takes no memory of its own; auto packs what fits
-    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    #[arg(long, value_name = "WHERE", default_value = "auto", requires = "model")]
     weights: WeightsArg,
 
     /// Replace the output if it exists
-    #[arg(short, long)]
+    #[arg(short, long, requires = "output")]
     force: bool,
 
     /// Threads; the result does not depend on it [default: one per core]
@@ -111,11 +111,11 @@ pub struct Args {
     isa: Option<String>,
 
     /// Take a hub id from the cache only, never from the network
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     offline: bool,
 
     /// Do not write FILE.manifest.json, which says what the output was made of (docs/provenance.md)
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     no_manifest: bool,
 
     /// Print the result as JSON (docs/quantize.md)
@@ -163,18 +163,22 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         quiet: args.quiet,
         digests: output.is_some() && !args.no_manifest,
     })?;
+    // before anything is written: what was read may be gone by now
+    let read = match output.filter(|_| !args.no_manifest) {
+        Some(_) => Some((made.inputs()?, made.licences()?)),
+        None => None,
+    };
     let file = match output {
         Some(path) => Some(made.sums.write(path, job.form()?, args.force)?),
         None => None,
     };
-    if let (Some(file), Some(path)) = (&file, output.filter(|_| !args.no_manifest)) {
-        let inputs = made.inputs(&job)?;
+    if let (Some(file), Some(path), Some((inputs, licences))) = (&file, output, read) {
         let settings = Job::Imatrix(job.settings.clone());
         let draft = Draft::begin(path, args.force, settings, inputs, started, n_threads)?;
         let finished = provenance::Finished {
             outputs: vec![job::output(file)],
             samples: None,
-            licences: made.licences(&job)?,
+            licences,
             threads: n_threads,
             isa: isa.name(),
         };
@@ -197,7 +201,7 @@ fn check_output(args: &Args, output: &Path) -> Result<(), Failure> {
         true => None,
         false => blocking_manifest(output, args.force),
     };
-    let existing = Some(output.to_owned()).filter(|path| !args.force && path.exists());
+    let existing = Some(output.to_owned()).filter(|path| !args.force && path.symlink_metadata().is_ok());
     if let Some(path) = existing.or(blocking) {
         return Err(OutputExists { path }.into());
     }

@@ -150,6 +150,11 @@ impl LoadedModel {
         match **device {}
     }
 
+    /// Returns what a second model is computed on, so that the two can be compared: the same, and nothing else.
+    pub fn shared(&self) -> Shared {
+        Shared { device: self.device.clone(), is_auto: false }
+    }
+
     /// Returns the device that computes, and in which precision; nothing for the CPU.
     pub fn on_device(&self) -> Option<report::Device> {
         let device = self.device.as_ref()?;

@@ -91,6 +91,9 @@ pub enum ReplayError {
     #[error("{path}: the input `{role}` is not there")]
     Missing { path: PathBuf, role: &'static str },
 
+    #[error("the manifest names no `{role}` among its inputs")]
+    Unnamed { role: &'static str },
+
     #[error("{path}: no suite of the manifest is called `{suite}`, or it names no data set `{set}`")]
     NoSuchData { path: String, suite: String, set: String },
 
@@ -152,6 +155,7 @@ impl Diagnostic for ReplayError {
                 "run the command again on such a device, and compare; the same GPU model and program give the same bits".into()
             }
             ReplayError::NoSuchData { .. }
+            | ReplayError::Unnamed { .. }
             | ReplayError::BadDirectory { .. }
             | ReplayError::NotAnInput { .. } => "was the manifest edited?".into(),
             ReplayError::Work { .. } => "name a directory that can be written with --work DIR".into(),

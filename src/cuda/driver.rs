@@ -23,12 +23,12 @@ pub fn cuda_version_needed() -> u32 {
 /// A context, one stream that everything runs on in order, the loaded kernels, and cuBLAS from its first use on.
 pub(super) struct Driver {
     index: usize,
-    /// Goes before the stream: its halves wait for their copies.
+    /// Goes before the stream, as all that follows: its halves wait for their copies.
     staging: Mutex<Staging<Pinned>>,
+    blas: OnceLock<Blas>,
+    kernels: Kernels,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
-    kernels: Kernels,
-    blas: OnceLock<Blas>,
 }
 
 /// Memory that is freed when this is dropped: after what the stream has to do with it.
@@ -76,7 +76,29 @@ impl Driver {
     pub fn memory(&self) -> Result<(u64, u64), CudaError> {
         let (free, total) =
             self.context.mem_get_info().map_err(|e| self.error("asking for its memory", e))?;
-        Ok((free as u64, total as u64))
+        Ok((free as u64 + self.kept(), total as u64))
+    }
+
+    /// Returns the bytes that were freed and wait to be given again: the driver does not count them as free.
+    fn kept(&self) -> u64 {
+        if !self.context.has_async_alloc() {
+            return 0;
+        }
+        let ask = |attribute| {
+            let mut bytes = 0u64;
+            // SAFETY: the device exists, and the attributes are u64.
+            unsafe {
+                let pool = result::device::get_default_mem_pool(self.context.cu_device())?;
+                sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast()).result()?;
+            }
+            Ok::<_, DriverError>(bytes)
+        };
+        let reserved = ask(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+        let used = ask(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+        match (reserved, used) {
+            (Ok(reserved), Ok(used)) => reserved.saturating_sub(used),
+            _ => 0,
+        }
     }
 
     /// Returns what tells the GPU, or its part, from every other one.
@@ -191,7 +213,8 @@ impl Driver {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 // it answers even then; if not, the wish is the only number
                 let (free, total) = self.context.mem_get_info().unwrap_or((0, 0));
-                CudaError::OutOfMemory { index: self.index, wanted, free: free as u64, total: total as u64 }
+                let free = free as u64 + self.kept();
+                CudaError::OutOfMemory { index: self.index, wanted, free, total: total as u64 }
             }
             _ => self.error("giving memory", error),
         }

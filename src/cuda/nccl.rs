@@ -141,7 +141,7 @@ impl Communicator {
         let (n_ranks, own) = (int(size)?, int(rank)?);
         let stream = driver.stream().clone();
         let done = stream.context().new_event(None).map_err(|error| format!("{error:?}"))?;
-        let context = stream.context().clone();
+        let (context, first) = (stream.context().clone(), stream.clone());
         let (sender, receiver) = channel();
         // the call waits for the others without an end: should one never come, its thread is left behind
         std::thread::spawn(move || {
@@ -150,7 +150,13 @@ impl Communicator {
                 let mut handle = std::ptr::null_mut();
                 // SAFETY: the argument is writable, the context the thread's.
                 nccl.check(unsafe { (nccl.comm_init_rank)(&raw mut handle, n_ranks, UniqueId(id), own) })?;
-                Ok(handle)
+                // ways between GPUs may be laid at the first use only: here, where another way can still be taken
+                let greeted = greet(nccl, handle, &first, size);
+                if greeted.is_err() {
+                    // SAFETY: connected, and not used again. What is said of it changes nothing.
+                    let _ = unsafe { (nccl.comm_abort)(handle) };
+                }
+                greeted.map(|()| handle)
             };
             // nobody may wait for it any more
             let _ = sender.send(Connected(connect()));
@@ -201,6 +207,18 @@ impl Communicator {
         let doing = "a sum over processes by NCCL".to_owned();
         CudaError::Refused { index: self.index, doing, reason }
     }
+}
+
+/// Gathers a value of every process, and waits for it.
+fn greet(nccl: &Nccl, handle: Handle, stream: &Arc<CudaStream>, size: usize) -> Result<(), String> {
+    let failed = |error| format!("{error:?}");
+    let own = stream.alloc_zeros::<f32>(1).map_err(failed)?;
+    let all = stream.alloc_zeros::<f32>(size).map_err(failed)?;
+    let from = own.device_ptr(stream).0 as *const c_void;
+    let to = all.device_ptr(stream).0 as *mut c_void;
+    // SAFETY: there is a value for each; the handle is connected, and the stream that of the device.
+    nccl.check(unsafe { (nccl.all_gather)(from, to, 1, FLOAT32, handle, stream.cu_stream().cast()) })?;
+    stream.synchronize().map_err(failed)
 }
 
 impl Drop for Communicator {

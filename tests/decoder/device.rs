@@ -103,12 +103,14 @@ fn blocks_are_what_they_stand_for_on_a_device() {
         let path = tmp.path().join(format!("{format}.gguf"));
         write_gguf(&base, by_name(format).unwrap(), &path);
         let exact = super::all_logits(&super::open(&path), &tokens);
-        for (mode, allowed) in [(ComputeMode::F32, TOLERANCE), (ComputeMode::Auto, 0.05)] {
+        // the CPU rounds the operands of products alone
+        let in_bf16 = difference(&super::all_logits(&open(&path, ComputeMode::Bf16), &tokens), &exact);
+        for (mode, allowed) in [(ComputeMode::F32, TOLERANCE), (ComputeMode::Auto, 5.0 * in_bf16)] {
             let decoder = open(&path, mode);
             let model = DeviceDecoder::new(&decoder, &device).unwrap();
             assert_eq!(model.precision() == Precision::F32, mode == ComputeMode::F32);
             let off = difference(&all_logits(&model, &tokens), &exact);
-            println!("{format} {mode:?}: {off:.1e}");
+            println!("{format} {mode:?}: {off:.1e} of {allowed:.1e}");
             assert!(off <= allowed, "{format} {mode:?}: {off}");
         }
     }

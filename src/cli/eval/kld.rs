@@ -39,7 +39,7 @@ pub fn run(args: &Args, base: &str, path: &std::path::Path) -> Result<(), Failur
     let on = Shared::choose(args.device, args.quiet)?;
     let model = text::open_model(args, &args.model, &on)?;
     let computer = model.computer()?;
-    let base = open_base(args, base, &on)?;
+    let base = open_base(args, base, &model.shared())?;
     let base_computer = base.computer()?;
     let chunks = file.chunks(&model, args)?;
     let same_length = Args { context: u32::try_from(chunks.chunk_len()).ok(), ..args.clone() };

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Diagnostic, Failure};
 use crate::tensor::AtomicFile;
+use crate::tensor::gguf::shared_by_shards;
 
 /// Files of a model's directory that are read, besides weights.
 const OF_A_MODEL: [&str; 12] = [
@@ -71,10 +72,15 @@ fn place(path: &Path) -> Option<PathBuf> {
 
 fn is_read(place: &Path, input: &Path) -> bool {
     let Ok(input) = input.canonicalize() else { return false };
+    let name_of =
+        |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let (name, of_input) = (name_of(place), name_of(&input));
+    let name = name.as_str();
     if !input.is_dir() {
-        return input == place;
+        let is_shard = |of: Option<(&str, &str)>| of.is_some() && of == shared_by_shards(&of_input);
+        let is_beside = place.parent() == input.parent() && place.exists();
+        return input == place || is_beside && is_shard(shared_by_shards(name));
     }
-    let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_of_a_model = OF_A_MODEL.contains(&name)
         || [".safetensors", ".gguf", ".index.json"].iter().any(|end| name.ends_with(end));
     place.parent() == Some(&input) && is_of_a_model && place.exists()

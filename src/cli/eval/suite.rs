@@ -131,7 +131,7 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         false => None,
     };
     let verdict = match (&gate, &run) {
-        (Some(gate), Some(run)) => Some(gate.compare(args, (&loaded, &computer), &on, (&plan, run))?),
+        (Some(gate), Some(run)) => Some(gate.compare(args, (&loaded, &computer), (&plan, run))?),
         _ => None,
     };
     let verdict = verdict.as_ref();
@@ -202,13 +202,12 @@ impl Gate {
         &self,
         args: &Args,
         measured: (&LoadedModel, &Computer<'_>),
-        on: &Shared,
         (plan, candidate): (&Plan, &Run),
     ) -> Result<Verdict, Failure> {
         let mut verdict = compare(&self.baseline, candidate, &self.policy)?;
         if let Some((place, _)) = &self.model {
             // it decides nothing, so that its failure must not cost the verdict
-            match self.divergence(args, (place, on), measured, plan) {
+            match self.divergence(args, place, measured, plan) {
                 Ok(Some(found)) => verdict.divergence = Some(found),
                 Ok(None) => verdict.notes.push("no divergence: the prompts fill no two chunks".to_owned()),
                 Err(failure) => verdict.notes.push(format!("no divergence: {}", one_line(&failure))),
@@ -220,11 +219,11 @@ impl Gate {
     fn divergence(
         &self,
         args: &Args,
-        (place, on): (&Place, &Shared),
+        place: &Place,
         measured: (&LoadedModel, &Computer<'_>),
         plan: &Plan,
     ) -> Result<Option<Divergence>, Failure> {
-        let base = place.open(&self.baseline, &how(args, on))?;
+        let base = place.open(&self.baseline, &how(args, &measured.0.shared()))?;
         let prompts = |most| prompt_tokens(&plan.requests, most);
         let base = (&base, &base.computer()?);
         gate::over_prompts(measured, base, prompts, self.policy.alpha, args.quiet)

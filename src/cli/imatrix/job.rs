@@ -9,8 +9,8 @@ use crate::cli::eval::{ComputeArg, EvalProgress, TextFile, UnknownSetting, licen
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::quantize::ImportanceFile;
 use crate::error::Failure;
-use crate::eval::EngineOptions;
 use crate::eval::collect::{Extent, collect};
+use crate::eval::{self, EngineOptions};
 use crate::model::observe::{SiteTensors, sites};
 use crate::provenance::{
     Content, ImatrixSettings, InputFiles, Licences, Output, OutputRole, Role, UNKNOWN, inherit,
@@ -55,6 +55,8 @@ pub struct Made {
     pub sums: ImportanceSums,
     pub n_tokens: usize,
     source: Option<(LoadedModel, TextFile)>,
+    /// The files that were added, with their digests if they were asked for.
+    in_files: Vec<InputFiles>,
 }
 
 impl ImatrixJob {
@@ -63,8 +65,8 @@ impl ImatrixJob {
     /// Errors on a text without a whole chunk, a file that is of another model, and inputs of products that are no numbers.
     pub fn make(&self, how: &How) -> Result<Made, Failure> {
         let Some(source) = &self.source else {
-            let sums = self.added(self.chunk_len(usize::MAX), None)?;
-            return Ok(Made { sums, n_tokens: 0, source: None });
+            let (sums, in_files) = self.added(self.chunk_len(usize::MAX), None, how)?;
+            return Ok(Made { sums, n_tokens: 0, source: None, in_files });
         };
         let settings = &self.settings;
         let text = TextFile::read(&source.text)?;
@@ -72,7 +74,7 @@ impl ImatrixJob {
         let decoder = &model.decoder;
         let sites = sites(decoder.config());
         let chunk_len = self.chunk_len(decoder.context_length());
-        let mut sums = self.added(chunk_len, Some(&sites))?;
+        let (mut sums, in_files) = self.added(chunk_len, Some(&sites), how)?;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let extent =
             Extent { chunk_len, from_chunk: number(settings.from_chunk), limit: settings.chunks.map(number) };
@@ -82,10 +84,12 @@ impl ImatrixJob {
         let n_tokens = chunks.n_chunks() * chunk_len;
         let mut progress = EvalProgress::new(how.quiet);
         let mut on_chunks = |n_chunks: usize| progress.show(n_chunks * chunk_len, n_tokens, "");
-        collect(decoder, &EngineOptions::new(decoder), &chunks, &mut collector, &mut on_chunks)?;
+        let collected =
+            collect(decoder, &EngineOptions::new(decoder), &chunks, &mut collector, &mut on_chunks);
+        collected.map_err(|error| in_text(error, number(settings.from_chunk)))?;
         progress.finish(n_tokens);
         sums.add(collector.finish(source.dataset.clone(), chunk_len), &source.text)?;
-        Ok(Made { sums, n_tokens, source: Some((model, text)) })
+        Ok(Made { sums, n_tokens, source: Some((model, text)), in_files })
     }
 
     /// Returns the form of the file.
@@ -120,42 +124,48 @@ impl ImatrixJob {
         self.settings.context.map_or(CHUNK_LEN.min(context_length), |n| n as usize)
     }
 
-    /// Returns the sum of the files, which are to be of the model of these sites.
-    fn added(&self, chunk_len: usize, sites: Option<&[SiteTensors]>) -> Result<ImportanceSums, Failure> {
+    /// Returns the sum of the files, which are to be of the model of these sites, and which files they were.
+    fn added(
+        &self,
+        chunk_len: usize,
+        sites: Option<&[SiteTensors]>,
+        how: &How,
+    ) -> Result<(ImportanceSums, Vec<InputFiles>), Failure> {
         let mut sums = ImportanceSums::default();
+        let mut inputs = Vec::new();
         for ImportanceFile { path, named } in &self.in_files {
             let of_file = ImportanceSums::open(path, chunk_len)?;
             if let Some(sites) = sites {
                 of_file.check(named, sites)?;
             }
             sums.add(of_file, named)?;
+            let path_given = named.display().to_string();
+            let input = InputFiles { path: path_given, ..InputFiles::of_file(Role::Importance, None, path) };
+            inputs.push(if how.digests { input.with_digests()? } else { input });
         }
-        Ok(sums)
+        Ok((sums, inputs))
     }
 }
 
 impl Made {
     /// Returns what was read, with the digests that are known.
-    pub fn inputs(&self, job: &ImatrixJob) -> Result<Vec<InputFiles>, Failure> {
+    pub fn inputs(&self) -> Result<Vec<InputFiles>, Failure> {
         let mut inputs = Vec::new();
         if let Some((model, text)) = &self.source {
             inputs.extend_from_slice(model.inputs()?);
             inputs.push(text.input());
         }
-        inputs.extend(job.in_files.iter().map(|ImportanceFile { path, named }| {
-            let path_given = named.display().to_string();
-            InputFiles { path: path_given, ..InputFiles::of_file(Role::Importance, None, path) }
-        }));
+        inputs.extend_from_slice(&self.in_files);
         Ok(inputs)
     }
 
     /// Returns what is known of the licences of model, adapter and text.
-    pub fn licences(&self, job: &ImatrixJob) -> Result<Licences, Failure> {
+    pub fn licences(&self) -> Result<Licences, Failure> {
         if let Some((model, text)) = &self.source {
             return licences(model, &[text.input()]);
         }
         let mut found = Licences { base: UNKNOWN.to_owned(), adapter: None, data: Vec::new() };
-        inherit(&mut found, &self.inputs(job)?);
+        inherit(&mut found, &self.in_files);
         Ok(found)
     }
 
@@ -167,6 +177,16 @@ impl Made {
             "experts of {} tensors have seen no token, first {n_experts} of `{name}`: all their columns weigh the same",
             idle.len()
         )]
+    }
+}
+
+/// Counts chunks from the text's begin, not from the first that was computed.
+fn in_text(error: eval::Error, from_chunk: usize) -> eval::Error {
+    match error {
+        eval::Error::InputNotFinite { chunk, found } => {
+            eval::Error::InputNotFinite { chunk: chunk.saturating_add(from_chunk), found }
+        }
+        other => other,
     }
 }
 

@@ -56,12 +56,18 @@ pub fn imatrix(
 ) -> Result<Comparison, Failure> {
     let work = work_dir(how)?;
     let one = |role| manifest.inputs_of(role).next();
-    let source = one(Role::Model).zip(one(Role::Text)).map(|(model, text)| imatrix::Source {
-        model: places.given(model),
-        adapter: one(Role::Adapter).map(|adapter| places.given(adapter).into()),
-        text: places.given(text).into(),
-        dataset: text.path.clone(),
-    });
+    let source = match (one(Role::Model), one(Role::Text)) {
+        (Some(model), Some(text)) => Some(imatrix::Source {
+            model: places.given(model),
+            adapter: one(Role::Adapter).map(|adapter| places.given(adapter).into()),
+            text: places.given(text).into(),
+            dataset: text.path.clone(),
+        }),
+        // files alone were added up
+        (None, None) if one(Role::Importance).is_some() => None,
+        (None, _) => return Err(ReplayError::Unnamed { role: Role::Model.name() }.into()),
+        (Some(_), None) => return Err(ReplayError::Unnamed { role: Role::Text.name() }.into()),
+    };
     let in_file =
         |input: &Input| ImportanceFile { path: places.given(input).into(), named: input.path.clone().into() };
     let in_files = manifest.inputs_of(Role::Importance).map(in_file).collect();

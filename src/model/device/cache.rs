@@ -40,7 +40,10 @@ impl<'m> DeviceCache<'m> {
         // at most the copy of a partial page
         self.ensure(1)?;
         let (child, copy) = self.ledger.fork(sequence, len)?;
-        self.copy(copy)?;
+        if let Err(error) = self.copy(copy) {
+            self.ledger.free(child);
+            return Err(error);
+        }
         Ok(child)
     }
 

@@ -87,9 +87,14 @@ fn matrices<'d>(decoder: &'d Decoder) -> Vec<&'d Matrix> {
 pub(in crate::model) fn weights_bytes(decoder: &Decoder) -> u64 {
     let (matrices, bytes) = (matrices(decoder), Precision::of_decoder(decoder).bytes());
     let stored: usize = matrices.iter().map(|matrix| weights::frozen_bytes(matrix, bytes)).sum();
+    stored as u64 + decoded_bytes(decoder)
+}
+
+/// Returns the bytes of the largest matrix in blocks, decoded for a product.
+fn decoded_bytes(decoder: &Decoder) -> u64 {
+    let (matrices, bytes) = (matrices(decoder), Precision::of_decoder(decoder).bytes());
     let in_blocks = matrices.iter().filter(|matrix| matrix.dtype().block_len() > 1);
-    let decoded = in_blocks.map(|matrix| matrix.rows() * matrix.cols() * bytes).max().unwrap_or(0);
-    (stored + decoded) as u64
+    in_blocks.map(|matrix| matrix.rows() * matrix.cols() * bytes).max().unwrap_or(0) as u64
 }
 
 /// A decoder's weights on a device.
@@ -177,9 +182,9 @@ impl<'m> DeviceDecoder<'m> {
         n.div_ceil(PAGE) * self.page_shape().page_bytes()
     }
 
-    /// Returns the bytes that a batch of that many tokens takes while it is computed and scored.
+    /// Returns the bytes that a batch of that many tokens takes while it is computed and scored, decoded weights among them.
     pub fn batch_bytes(&self, batch_tokens: usize) -> u64 {
-        working_bytes(self.decoder, batch_tokens)
+        working_bytes(self.decoder, batch_tokens) + decoded_bytes(self.decoder)
     }
 
     /// Returns an empty cache that holds at most `budget_bytes` of keys and values, made as they are needed.

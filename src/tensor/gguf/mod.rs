@@ -14,6 +14,6 @@ pub use header::{
     parse_header,
 };
 pub use read::Gguf;
-pub use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
+pub use split::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, shared_by_shards};
 pub use value::{Array, Metadata, Value};
 pub use write::{GgufWriter, Split, WriteOptions};

@@ -84,6 +84,14 @@ impl SplitKeys {
     }
 }
 
+/// Returns what all shards of a model have in common, prefix and number of shards, if the name is a shard's.
+pub fn shared_by_shards(name: &str) -> Option<(&str, &str)> {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (prefix, no) = rest.rsplit_once('-')?;
+    (is_number(no) && is_number(count)).then_some((prefix, count))
+}
+
 /// Returns `PREFIX-00001-of-00003.gguf` for shard `no` (from 0).
 pub fn file_name(prefix: &str, no: u64, count: u64) -> String {
     format!("{prefix}-{:05}-of-{count:05}.gguf", no + 1)
@@ -104,4 +112,24 @@ fn prefix(path: &Path, no: u64, count: u64) -> Option<String> {
 fn number(path: &Path, metadata: &Metadata, key: &'static str) -> Result<u64, Error> {
     let value = metadata.get(key).and_then(Value::as_u64);
     value.ok_or_else(|| Error::BadSplitKey { path: path.to_owned(), key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_of_a_model_share_prefix_and_number() {
+        assert_eq!(shared_by_shards(&file_name("a-b", 1, 3)), Some(("a-b", "00003")));
+        assert_eq!(shared_by_shards("m-00001-of-00003.gguf"), shared_by_shards("m-00003-of-00003.gguf"));
+        for other in [
+            "m.gguf",
+            "m-1-of-3.gguf",
+            "m-0000x-of-00003.gguf",
+            "m-00001-of-00003.bin",
+            "00001-of-00003.gguf",
+        ] {
+            assert_eq!(shared_by_shards(other), None, "{other}");
+        }
+    }
 }
