@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaEvent, CudaStream};
+use cudarc::driver::{CudaEvent, CudaStream, DevicePtr, DevicePtrMut};
 use libloading::Library;
 
 use super::CudaError;
@@ -213,9 +213,9 @@ impl Communicator {
 fn greet(nccl: &Nccl, handle: Handle, stream: &Arc<CudaStream>, size: usize) -> Result<(), String> {
     let failed = |error| format!("{error:?}");
     let own = stream.alloc_zeros::<f32>(1).map_err(failed)?;
-    let all = stream.alloc_zeros::<f32>(size).map_err(failed)?;
+    let mut all = stream.alloc_zeros::<f32>(size).map_err(failed)?;
     let from = own.device_ptr(stream).0 as *const c_void;
-    let to = all.device_ptr(stream).0 as *mut c_void;
+    let to = all.device_ptr_mut(stream).0 as *mut c_void;
     // SAFETY: there is a value for each; the handle is connected, and the stream that of the device.
     nccl.check(unsafe { (nccl.all_gather)(from, to, 1, FLOAT32, handle, stream.cu_stream().cast()) })?;
     stream.synchronize().map_err(failed)

@@ -37,15 +37,15 @@ const CHECKS: [Stage; 9] = [
     ("checking products and loss", |checker| Ok(loss::run(checker)?)),
     ("checking attention", |checker| Ok(attention::run(checker)?)),
     ("checking attention over pages, rows of products, scores", |checker| Ok(evaluate::run(checker)?)),
-    ("checking a training step", |checker| Ok(train::check(checker)?)),
-    ("checking an evaluation", |checker| Ok(evaluate::check(checker)?)),
+    ("checking a training step", train::check),
+    ("checking an evaluation", evaluate::check),
 ];
 
 const TIMINGS: [Stage; 4] = [
     ("checking rows of large products", |checker| Ok(evaluate::check_large(checker)?)),
     ("timing kernels", |checker| Ok(bench::run(checker)?)),
-    ("timing training", |checker| Ok(train::bench(checker)?)),
-    ("timing evaluation", |checker| Ok(evaluate::bench(checker)?)),
+    ("timing training", train::bench),
+    ("timing evaluation", evaluate::bench),
 ];
 
 pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
