@@ -198,3 +198,32 @@ fn outputs_that_are_in_the_way() {
     assert!(status == 2 && stderr.starts_with("error: "), "{stderr}");
     assert_eq!(names_in(dir), ["i.gguf", "model", "text.txt"]);
 }
+
+#[test]
+fn a_shard_of_the_model_is_no_output() {
+    let dir = workplace("Mistral-7B-v0.1");
+    let dir = dir.path();
+    succeed(dir, "quantize model -t F16 --split-max-size 20K -o m.gguf --quiet --no-manifest");
+    let second = bytes(dir, "m-00002-of-00004.gguf");
+    fails(
+        dir,
+        "imatrix m-00001-of-00004.gguf text.txt -o m-00002-of-00004.gguf --force --context 32",
+        "error: m-00002-of-00004.gguf: --output would replace a file that the run reads (the model)\n\
+         hint: give another name",
+    );
+    assert_eq!(bytes(dir, "m-00002-of-00004.gguf"), second);
+}
+
+#[test]
+fn a_manifest_without_its_text_is_not_replayed() {
+    let dir = workplace("Mistral-7B-v0.1");
+    let dir = dir.path();
+    succeed(dir, "imatrix model text.txt -o i.gguf --quiet --context 32");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&bytes(dir, "i.gguf.manifest.json")).unwrap();
+    manifest["inputs"].as_array_mut().unwrap().retain(|input| input["role"] != "text");
+    std::fs::write(dir.join("edited.json"), manifest.to_string()).unwrap();
+    let (status, _, stderr) = run_lctl(dir, &["replay", "edited.json", "--quiet"]);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("the manifest names no `text` among its inputs"), "{stderr}");
+}
