@@ -12,12 +12,13 @@ use crate::kernel::attention::{
     document_attention_backward,
 };
 
-pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
+/// Returns shapes, odd ones too, and where documents begin.
+pub fn cases() -> [(AttentionShape, Vec<usize>); 8] {
     let shape = |n_heads, n_kv_heads, head_dim: usize, softcap, window| {
         let scale = 1.0 / (head_dim as f32).sqrt();
         AttentionShape { n_heads, n_kv_heads, head_dim, scale, softcap, window }
     };
-    for (shape, cu) in [
+    [
         (shape(4, 2, 64, None, None), vec![0, 70, 71, 200, 513]),
         (shape(2, 1, 64, Some(5.0), Some(50)), vec![0, 150]),
         (shape(2, 2, 96, None, None), vec![0, 33, 33, 97, 300]),
@@ -26,7 +27,11 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
         (shape(2, 1, 256, Some(30.0), Some(40)), vec![0, 90, 211]),
         (shape(3, 1, 80, None, Some(33)), vec![0, 100]),
         (shape(2, 2, 10, None, None), vec![0, 1, 66]),
-    ] {
+    ]
+}
+
+pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
+    for (shape, cu) in cases() {
         one::<f32>(checker, shape, &cu, Family::Plain)?;
         one::<bf16>(checker, shape, &cu, Family::Plain)?;
         if [64, 96, 128, 256].contains(&shape.head_dim) {

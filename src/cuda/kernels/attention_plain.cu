@@ -44,19 +44,7 @@ __device__ __forceinline__ void attention_plain(const T* q, const T* k, const T*
                                                  : -INFINITY;
             top = fmaxf(top, s[i]);
         }
-        top = fmaxf(top, __shfl_xor_sync(WHOLE_WARP, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(WHOLE_WARP, top, 2));
-        // nothing seen yet: any finite number, since all weights are 0
-        const float base = top == -INFINITY ? 0.0f : top;
-        const float shrink = expf(largest - base);
-        largest = top;
-        sum *= shrink;
-#pragma unroll
-        for (int i = 0; i < OWN; i++) {
-            const float p = expf(s[i] - base);
-            sum += p;
-            weights[row * (ROWS + 1) + part + 4 * i] = p;
-        }
+        const float shrink = fold_scores(s, top, largest, sum, weights + row * (ROWS + 1) + part);
         __syncthreads(); // weights are there, keys were read
         load_plain<D>(other, v, rules.kv_stride, first, tile.end, head_dim);
         __syncthreads();

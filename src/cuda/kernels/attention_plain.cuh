@@ -43,6 +43,26 @@ __device__ __forceinline__ float dot(const float* a, const float* b, int head_di
     return sum;
 }
 
+/// Folds this thread's scores of a block of keys, the largest of which is `top`, into its row's running maximum and sum; writes their weights,
+/// four apart. Returns what was summed before is to be multiplied by.
+template <int OWN>
+__device__ __forceinline__ float fold_scores(const float (&s)[OWN], float top, float& largest, float& sum, float* weights) {
+    top = fmaxf(top, __shfl_xor_sync(WHOLE_WARP, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(WHOLE_WARP, top, 2));
+    // nothing seen yet: any finite number, since all weights are 0
+    const float base = top == -INFINITY ? 0.0f : top;
+    const float shrink = expf(largest - base);
+    largest = top;
+    sum *= shrink;
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        const float p = expf(s[i] - base);
+        sum += p;
+        weights[4 * i] = p;
+    }
+    return shrink;
+}
+
 /// The score of a product, and its slope by the scaled product.
 __device__ __forceinline__ float score(const AttentionRules& rules, float product, float& slope) {
     const float x = product * rules.scale;
