@@ -90,6 +90,9 @@ impl Blas {
         unsafe {
             result::set_stream(handle, driver.stream().cu_stream().cast()).map_err(refused)?;
             sys::cublasSetWorkspace_v2(handle, address, WORKSPACE_BYTES).result().map_err(refused)?;
+            // else the parts of a sum that is split over blocks may be added in bf16, where the result is bf16
+            let whole = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            sys::cublasSetMathMode(handle, whole).result().map_err(refused)?;
         }
         Ok(blas)
     }
