@@ -64,6 +64,9 @@ pub enum DeviceError {
 
     #[error("`lctl gpu-check` checks a GPU, not {device}")]
     NoGpu { device: DeviceChoice },
+
+    #[error("`lctl gate` has nothing to compute on {device} without models and a text")]
+    NothingToCompute { device: DeviceChoice },
 }
 
 impl Diagnostic for DeviceError {
@@ -71,6 +74,9 @@ impl Diagnostic for DeviceError {
         Some(match self {
             DeviceError::CpuAlone { .. } => "leave --device out, or say --device cpu (docs/cuda.md)".into(),
             DeviceError::NoGpu { .. } => "say which with --device cuda:N".into(),
+            DeviceError::NothingToCompute { .. } => {
+                "leave --device out, or give --baseline-model, --candidate-model and --text".into()
+            }
         })
     }
 }
@@ -81,6 +87,11 @@ pub fn require_cpu(command: &str, device: DeviceChoice) -> Result<(), DeviceErro
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
         _ => Err(DeviceError::CpuAlone { command: command.to_owned(), device }),
     }
+}
+
+/// Errors if a device is named to a comparison that runs no model.
+pub fn require_models(device: DeviceChoice) -> Result<(), DeviceError> {
+    require_cpu("gate", device).map_err(|_| DeviceError::NothingToCompute { device })
 }
 
 /// Returns the GPU to check: the first unless another is named.

@@ -202,11 +202,12 @@ pub struct Again {
     pub threads: Option<u16>,
     pub isa: Option<String>,
     pub quiet: bool,
+    pub device: DeviceChoice,
 }
 
 /// Makes a run once more, without network, manifest or words on stdout; returns what a manifest says of its outputs.
 pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
-    let Again { recipe, out, threads, isa, quiet } = again;
+    let Again { recipe, out, threads, isa, quiet, device } = again;
     let args = Args {
         recipe,
         set: SetArgs { set: Vec::new() },
@@ -224,7 +225,7 @@ pub fn again(again: Again) -> Result<Vec<provenance::Output>, Failure> {
         verbose: false,
     };
     let interrupt = Interrupt::install();
-    let prepared = Prepared::new(&args, DeviceChoice::Cpu, 0)?;
+    let prepared = Prepared::new(&args, device, 0)?;
     let (_, exported) = train(&args, &prepared, &Launch::alone(), Started::now(), &interrupt)?;
     results::outputs(&exported.map(|exported| exported.paths).unwrap_or_default())
 }

@@ -6,7 +6,7 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::device::Shared;
+use super::device::{DeviceChoice, Shared, require_models};
 use super::eval::paths::Named;
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
@@ -149,14 +149,22 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
+    if args.text.is_none() {
+        require_models(device)?;
+    }
     match (&args.baseline, &args.candidate) {
-        (Some(baseline), Some(candidate)) => compare(args, baseline, candidate),
+        (Some(baseline), Some(candidate)) => compare(args, device, baseline, candidate),
         _ => plan(args, open_policy(args.policy.as_deref())?),
     }
 }
 
-fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, Failure> {
+fn compare(
+    args: &Args,
+    device: DeviceChoice,
+    baseline: &Path,
+    candidate: &Path,
+) -> Result<ExitCode, Failure> {
     let started = Started::now();
     let place = |model: &Option<String>, adapter: &Option<PathBuf>| {
         model.clone().map(|model| Place { model, adapter: adapter.clone() })
@@ -171,7 +179,9 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
         models: models.map(|((baseline, candidate), text)| Models { baseline, candidate, text }),
     };
     let (threads, isa) = (machine::threads(args.threads), machine::isa(args.isa.as_deref())?);
-    let on = Shared::default();
+    // the CPU unless it is named: a verdict should be the same everywhere
+    let device = if device == DeviceChoice::Auto { DeviceChoice::Cpu } else { device };
+    let on = Shared::choose(device, args.quiet)?;
     let how = How {
         offline: args.offline,
         threads: args.threads,
@@ -190,7 +200,8 @@ fn compare(args: &Args, baseline: &Path, candidate: &Path) -> Result<ExitCode, F
     }
     let draft = match artefact {
         Some(path) => {
-            let job = Job::Gate(GateSettings {});
+            let device = on.device.as_ref().map(|device| device.facts().name.clone());
+            let job = Job::Gate(GateSettings { device });
             Some(Draft::begin(path, args.force, job, judged.inputs, started, threads)?)
         }
         None => None,

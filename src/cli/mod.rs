@@ -113,7 +113,12 @@ fn answer_to_a_size_limit() {
 fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
     let uses_devices = matches!(
         command,
-        Command::Finetune(_) | Command::GpuCheck(_) | Command::Eval(_) | Command::Generate(_)
+        Command::Finetune(_)
+            | Command::GpuCheck(_)
+            | Command::Eval(_)
+            | Command::Gate(_)
+            | Command::Generate(_)
+            | Command::Replay(_)
     );
     if !uses_devices {
         device::require_cpu(name, device)?;
@@ -130,10 +135,10 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
         Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),
         Command::Eval(args) => return eval::run(&eval::Args { device, ..*args }),
-        Command::Gate(args) => return gate::run(&args),
+        Command::Gate(args) => return gate::run(&args, device),
         Command::Generate(args) => generate::run(&args, device)?,
         Command::Pull(args) => pull::run(args)?,
-        Command::Replay(args) => return replay::run(&args),
+        Command::Replay(args) => return replay::run(&args, device),
         Command::Report(args) => report::run(&args)?,
         Command::Suite(args) => return suite::run(args),
         Command::Tokenizer(args) => tokenizer::run(&args)?,

@@ -8,6 +8,7 @@ mod train;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::device::{self, DeviceChoice};
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
@@ -106,8 +107,14 @@ pub enum ReplayError {
     #[error("{count} processes trained together, and a replay is one")]
     Processes { count: usize },
 
-    #[error("the run was made on {device}, whose bits no CPU has")]
-    OnDevice { device: String },
+    #[error("the run was made on {made_on}, whose bits no CPU has")]
+    OnDevice { made_on: String },
+
+    #[error("the run was made on {made_on}, and {device} is {found}")]
+    OtherDevice { made_on: String, device: DeviceChoice, found: String },
+
+    #[error("the run was made on the CPU, whose bits {device} has not")]
+    OnCpu { device: DeviceChoice },
 
     #[error("{dir}: cannot make a temporary directory")]
     Work {
@@ -151,9 +158,9 @@ impl Diagnostic for ReplayError {
                     path.display()
                 )
             }
-            ReplayError::OnDevice { .. } => {
-                "run the command again on such a device, and compare; the same GPU model and program give the same bits".into()
-            }
+            ReplayError::OnDevice { .. } => "name such a one with --device cuda:N: the same GPU model and program give the same bits".into(),
+            ReplayError::OtherDevice { .. } => "only the same model of GPU has the same bits".into(),
+            ReplayError::OnCpu { .. } => "leave --device out".into(),
             ReplayError::NoSuchData { .. }
             | ReplayError::Unnamed { .. }
             | ReplayError::BadDirectory { .. }
@@ -175,9 +182,38 @@ pub struct How<'a> {
     isa_given: Option<&'a str>,
     threads_given: Option<u16>,
     quiet: bool,
+    /// What computes: of the kind that computed the first result.
+    device: DeviceChoice,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+/// Returns what to compute on so that the bits can be those of a run made on `made_on`, or on the CPU if that is nothing.
+///
+/// Errors if `asked` leads to anything else.
+fn same_device(made_on: Option<&str>, asked: DeviceChoice) -> Result<DeviceChoice, Failure> {
+    let is_left_to_us = matches!(asked, DeviceChoice::Auto | DeviceChoice::Cpu);
+    let Some(made_on) = made_on else {
+        return if is_left_to_us {
+            Ok(DeviceChoice::Cpu)
+        } else {
+            Err(ReplayError::OnCpu { device: asked }.into())
+        };
+    };
+    let made_on = made_on.to_owned();
+    let Some(device) = device::choose(asked, 0)?.device else {
+        return Err(ReplayError::OnDevice { made_on }.into());
+    };
+    let facts = device.facts();
+    let device = if asked == DeviceChoice::Auto { DeviceChoice::Cuda(facts.index) } else { asked };
+    if facts.name != made_on {
+        return Err(ReplayError::OtherDevice { made_on, device, found: facts.name.clone() }.into());
+    }
+    Ok(device)
+}
+
+pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
+    if args.check {
+        device::require_cpu("replay --check", device)?;
+    }
     let manifest = Manifest::open(&args.manifest)?;
     let places = Places::find(&manifest, args.model.as_deref(), &args.input, args.quiet)?;
     let how = How {
@@ -187,6 +223,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         isa_given: args.isa.as_deref(),
         threads_given: args.threads,
         quiet: args.quiet,
+        device: if args.check { DeviceChoice::Cpu } else { same_device(manifest.job.device(), device)? },
     };
     say(args, &format!("{} inputs to check", manifest.inputs.len()));
     places.check(&manifest)?;

@@ -26,6 +26,16 @@ impl Job {
             Job::Finetune(_) => "finetune",
         }
     }
+
+    /// Returns the GPU that computed; nothing for the CPU.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Job::Quantize(_) | Job::Imatrix(_) => None,
+            Job::Eval(settings) => settings.device.as_deref(),
+            Job::Gate(settings) => settings.device.as_deref(),
+            Job::Finetune(settings) => settings.device.as_deref(),
+        }
+    }
 }
 
 /// Settings of `lctl quantize`.
@@ -132,7 +142,11 @@ pub enum EvalMode {
 /// Settings of `lctl gate`: everything stands in its policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GateSettings {}
+pub struct GateSettings {
+    /// The GPU on which both models predicted a text; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
 
 /// Settings of `lctl finetune`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

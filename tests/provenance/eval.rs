@@ -28,7 +28,7 @@ tasks:
 const MANIFEST: &str = "out/report.json.manifest.json";
 
 /// Returns a directory with a random model of 352 tokens (`model`), suite.yaml, 12 questions, and results in `out`.
-fn workplace() -> TempDir {
+pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
     std::fs::create_dir(dir.path().join("model")).unwrap();
@@ -49,7 +49,7 @@ fn workplace() -> TempDir {
     dir
 }
 
-fn evaluate(dir: &Path, out: &str, options: &str) -> String {
+pub fn evaluate(dir: &Path, out: &str, options: &str) -> String {
     let command =
         format!("eval model --suite suite.yaml --data more=more.jsonl --out {out} --quiet {options}");
     succeed(dir, command.trim_end())

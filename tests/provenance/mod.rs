@@ -1,6 +1,8 @@
 //! Manifests and `lctl replay`: what is written is replayed to the bit, what changed is named, what is hostile is
 //! refused.
 
+#[cfg(feature = "cuda-host")]
+mod cuda;
 mod eval;
 mod finetune;
 mod hostile;

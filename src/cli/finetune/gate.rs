@@ -25,7 +25,7 @@ pub struct Judged {
     pub code: ExitCode,
 }
 
-/// Measures base and candidate by the suite, into `dir`/gate, and compares them.
+/// Measures base and candidate by the suite, into `dir`/gate, on what the run was trained on, and compares them.
 pub fn judge(
     args: &Args,
     prepared: &Prepared,
@@ -78,6 +78,7 @@ fn measure(
         compute,
         out: Some(out.to_owned()),
         force: true,
+        device: prepared.gate_on,
         threads: args.threads,
         isa: args.isa.clone(),
         offline: args.offline,

@@ -64,6 +64,8 @@ pub struct Prepared {
     pub model: Trainable,
     /// What it is trained on; the CPU if there is none.
     pub device: Option<Device>,
+    /// What computes the models that a gate measures.
+    pub gate_on: DeviceChoice,
     pub corpus: Corpus,
     pub general: Option<Vec<Vec<u32>>>,
     /// Where the model lies.
@@ -91,9 +93,10 @@ impl Prepared {
         if let Some(gate) = &recipe.eval.gate {
             check_gate(gate, args.quiet, args.offline)?;
         }
-        let chosen = choose(device, number)?;
+        let (asked, chosen) = (device, choose(device, number)?);
         let opened = Opened::new(args, &recipe)?;
         let Chosen { device, note, .. } = chosen.unless(fits_device(&opened.model).err())?;
+        let gate_on = if device.is_some() { asked } else { DeviceChoice::Cpu };
         if let Some(note) = note.filter(|_| !args.quiet) {
             term::say(&format!("note: {note}"));
         }
@@ -112,7 +115,7 @@ impl Prepared {
             Checkpointing::Auto => super::plan::checkpointing(&recipe, &model, &corpus, device.as_ref()),
         };
         let model = model.with_checkpointing(checkpointing);
-        Ok(Prepared { recipe, model, device, corpus, general, base, model_sha256, inputs, spec })
+        Ok(Prepared { recipe, model, device, gate_on, corpus, general, base, model_sha256, inputs, spec })
     }
 }
 

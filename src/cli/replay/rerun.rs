@@ -93,9 +93,6 @@ pub fn eval(
     how: &How,
     manifest_path: &Path,
 ) -> Result<Comparison, Failure> {
-    if let Some(device) = settings.device.clone() {
-        return Err(ReplayError::OnDevice { device }.into());
-    }
     let work = work_dir(how)?;
     let one = |role| manifest.inputs_of(role).next().map(|input| places.given(input));
     let all = |role| manifest.inputs_of(role).map(|input| places.given(input));
@@ -120,6 +117,7 @@ pub fn eval(
     args.out = Some(work.path().join("out"));
     args.save_logits = has(OutputRole::Logits).then(|| work.path().join("logits"));
     args.render.markdown = has(OutputRole::Verdict).then(|| work.path().join("verdict.md"));
+    args.device = how.device;
     (args.threads, args.isa, args.quiet) = (how.threads_given, how.isa_given.map(str::to_owned), how.quiet);
     let interrupt = eval::Interrupt::install();
     interrupt.set_temporary(work.path().to_owned());
@@ -170,7 +168,7 @@ pub fn gate(manifest: &Manifest, places: &Places, how: &How) -> Result<Compariso
         policy: path(Role::Policy),
         models,
     };
-    let on = Shared::default();
+    let on = Shared::choose(how.device, how.quiet)?;
     let (threads, isa, quiet) = (how.threads_given, how.isa_given, how.quiet);
     let run = gate::How { offline: true, threads, isa, quiet, on: &on };
     let judged = job.judge(&run)?;

@@ -15,8 +15,7 @@ use crate::yaml::Document;
 
 /// Trains from nothing and compares what it exports.
 ///
-/// The gate is not asked again: it says whether there is a result, not which. Errors on a run that was made on a GPU, too: the CPU's
-/// bits are others.
+/// The gate is not asked again: it says whether there is a result, not which.
 pub fn finetune(
     manifest: &Manifest,
     settings: &FinetuneSettings,
@@ -25,9 +24,6 @@ pub fn finetune(
 ) -> Result<Comparison, Failure> {
     if settings.world_size > 1 {
         return Err(ReplayError::Processes { count: settings.world_size }.into());
-    }
-    if let Some(device) = settings.device.clone() {
-        return Err(ReplayError::OnDevice { device }.into());
     }
     let work = work_dir(how)?;
     let path = work.path().join("recipe.yaml");
@@ -45,6 +41,7 @@ pub fn finetune(
         threads: how.threads_given,
         isa: how.isa_given.map(str::to_owned),
         quiet: how.quiet,
+        device: how.device,
     };
     Ok(Comparison::of_outputs(&manifest.outputs, &finetune::again(again)?))
 }
