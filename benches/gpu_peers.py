@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import sys
 import time
 
 STARTED = time.monotonic()
+# what torch has of memory is less in pieces then, and goes further; versions before 2.9 pass over it
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 try:
     import torch
@@ -145,8 +148,8 @@ class Way:
     peer: str
     what: str
     shape: str
-    # measured, out of memory, left out, skipped
-    state: str
+    # measured, out of memory, failed, left out, skipped
+    state: str = ""
     reason: str = ""
     figures: dict = dataclasses.field(default_factory=dict)
 
@@ -182,7 +185,8 @@ class Memory:
 
 
 def is_out_of_memory(error):
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error)
+    text = str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
 
 
 def median(values):
@@ -224,38 +228,72 @@ def ratio(mine, peer, theirs, speed):
     }
 
 
-def report(args, versions, ways, ours, speed):
-    """Prints all figures and the ratios, and writes them."""
-    ratios = compare(ways, ours, speed)
-    for way in ways:
-        line = f"{way.peer:<34} {way.what}, {way.shape}: "
-        if way.state == "measured":
-            peak = gibibytes(way.figures["peak_bytes"])
-            line += f"{way.figures[speed]:.1f} {speed.replace('_per_second', '/s')}" + (f", {peak} GiB" if peak else "")
-        else:
-            line += way.state + (f" ({way.reason})" if way.reason else "")
-        say(line)
-    for found in ratios:
-        mine, peak = found["lctl"], found["peak_bytes_ratio"]
-        say(
-            f"lctl beside {found['peer']:<22} {found['what']}, {found['shape']}: {mine[speed]:.1f} and {found['theirs'][speed]:.1f}, "
-            f"{found[f'{speed}_ratio']:.2f} times as fast"
-            + (f"; {gibibytes(mine['peak_bytes'])} and {gibibytes(found['theirs']['peak_bytes'])} GiB, {peak:.2f} of the memory" if peak else "")
-        )
-    if args.lctl:
-        beside = {(found["what"], found["shape"]) for found in ratios}
-        for key in dict.fromkeys((way.what, way.shape) for way in ways):
-            if key not in beside:
-                say(f"no ratio for {key[0]}, {key[1]}: one of both has no figure")
-    name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "cpu"
-    found = {
-        "device": name, "shape": args.shape, "versions": versions, "seconds": round(spent(), 1), "seconds_allowed": args.seconds,
-        "ways": [dataclasses.asdict(way) for way in ways], "ratios": ratios,
-    }
-    if args.json:
+class Findings:
+    """The figures of all ways so far, written whenever there is one more: a job that is cut off leaves them."""
+
+    def __init__(self, args, versions, ours, speed):
+        self.args, self.versions, self.ours, self.speed = args, versions, ours or [], speed
+        self.ways, self.ratios = [], []
+
+    def add(self, way):
+        self.ways.append(way)
+        self.ratios = compare(self.ways, self.ours, self.speed)
+        say(self.line(way) + f"; at {spent():.0f} s")
+        self.write(is_whole=False)
+
+    def measure(self, way, run):
+        """Adds a way with the figures that `run` returns, or with what went wrong; returns the figures."""
+        memory = Memory(self.args.device)
         try:
-            args.json.write_text(json.dumps(found, indent=2) + "\n")
+            way.figures = run()
+            way.state = "measured"
+        except Exception as error:
+            way.state = "out of memory" if is_out_of_memory(error) else "failed"
+            way.reason = "" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+        # the error is gone here, and with it the tensors of the frames that it went through
+        memory.free()
+        self.add(way)
+        return way.figures
+
+    def line(self, way):
+        start = f"{way.peer}: {way.what}, {way.shape}: "
+        if way.state != "measured":
+            return start + way.state + (f" ({way.reason})" if way.reason else "")
+        peak = gibibytes(way.figures["peak_bytes"])
+        return start + f"{way.figures[self.speed]:.1f} {self.unit()}" + (f", {peak} GiB" if peak else "")
+
+    def unit(self):
+        return self.speed.replace("_per_second", "/s")
+
+    def write(self, is_whole):
+        if not self.args.json:
+            return
+        device = self.args.device
+        found = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "shape": self.args.shape, "versions": self.versions, "is_whole": is_whole,
+            "seconds": round(spent(), 1), "seconds_allowed": self.args.seconds,
+            "ways": [dataclasses.asdict(way) for way in self.ways], "ratios": self.ratios,
+        }
+        try:
+            self.args.json.write_text(json.dumps(found, indent=2) + "\n")
         except OSError as error:
-            print(f"error: {args.json}: {error}", file=sys.stderr)
+            print(f"error: --json {self.args.json}: {error}", file=sys.stderr)
             sys.exit(2)
-    say(f"{spent():.0f} s")
+
+    def close(self):
+        """Prints the ratios; returns the exit status: 1 if a way failed."""
+        for found in self.ratios:
+            mine, theirs, peak = found["lctl"], found["theirs"], found["peak_bytes_ratio"]
+            text = f"lctl beside {found['peer']}: {found['what']}, {found['shape']}: {mine[self.speed]:.1f} and {theirs[self.speed]:.1f} {self.unit()}, "
+            text += f"{found[f'{self.speed}_ratio']:.2f} times as fast"
+            if peak:
+                text += f"; {gibibytes(mine['peak_bytes'])} and {gibibytes(theirs['peak_bytes'])} GiB, {peak:.2f} of the memory"
+            say(text)
+        beside = {(found["what"], found["shape"]) for found in self.ratios}
+        for what, shape in dict.fromkeys((way.what, way.shape) for way in self.ways):
+            if self.args.ours and (what, shape) not in beside:
+                say(f"no ratio for {what}, {shape}: lctl, the peer or both have no figure")
+        self.write(is_whole=True)
+        say(f"{spent():.0f} s")
+        return int(any(way.state == "failed" for way in self.ways))

@@ -15,14 +15,15 @@ How PEFT is run. All have weights in bf16 and sdpa.
     nf4, autocast           bitsandbytes' Linear4bit, if it can be imported
 
 Memory: the most bytes of live tensors in the timed steps (torch.cuda.max_memory_allocated); lctl's is the most bytes of its buffers. Neither
-has the context and the code of kernels, nor what an allocator holds beyond; cuBLAS's workspaces are in both. lctl keeps the embedding on the
-host and copies rows of it, which is in its time.
+has the context and the code of kernels, nor what an allocator holds beyond (`reserved_bytes` has that of torch); lctl's lacks cuBLAS's workspace,
+32 MiB. lctl keeps the embedding (1.05e9 bytes) on the host and copies rows of it, which is in its time.
 
 Arithmetic: a step of 8192 tokens is 2 products of 7.5e9 weights, 2.5e14 operations, and with recomputation 3.6e14: 0.6 and 0.9 s at 4e14
 operations a second, which an H100 and an H200 should reach. 6 steps of 8 ways are 40 s then, and what is not a product may double it; 90 s are
 allowed, loading of libraries included, and what finds no time is left out and said.
 """
 
+import sys
 import time
 
 import gpu_peers as peers
@@ -31,8 +32,6 @@ from gpu_peers import Way, torch, transformers
 try:
     import peft
 except ImportError as error:
-    import sys
-
     print(f"error: {error}\nhint: peft must be importable", file=sys.stderr)
     sys.exit(2)
 
@@ -72,21 +71,19 @@ def check(model, trained, shape, n_layers):
 
 
 def in_four_bits(base, bitsandbytes):
-    """Replaces the linear layers of blocks by bitsandbytes' in NF4."""
+    """Replaces the linear layers of blocks by bitsandbytes' in NF4, with scales in f32 as lctl's `nf4`."""
     for block in base.model.layers:
         for module in (block.self_attn, block.mlp):
             for name, linear in list(module.named_children()):
                 if not isinstance(linear, torch.nn.Linear):
                     continue
-                device = linear.weight.device
                 packed = bitsandbytes.nn.Linear4bit(
                     linear.in_features, linear.out_features, bias=False, compute_dtype=torch.bfloat16,
                     compress_statistics=False, quant_type="nf4", device="meta",
                 )
                 packed.weight = bitsandbytes.nn.Params4bit(
-                    linear.weight.data.to("cpu") if device.type == "cpu" else linear.weight.data, requires_grad=False,
-                    compress_statistics=False, quant_type="nf4", quant_storage=torch.uint8, module=packed,
-                ).to(device)
+                    linear.weight.data, requires_grad=False, compress_statistics=False, quant_type="nf4", module=packed
+                ).to(linear.weight.device)
                 setattr(module, name, packed)
     base.is_loaded_in_4bit = True
     return base
@@ -96,7 +93,7 @@ class Trainer:
     """A model with adapters on a device, which is one way after another trained."""
 
     def __init__(self, args, bitsandbytes=None):
-        self.args, self.memory = args, peers.Memory(args.device)
+        self.args, self.memory, self.is_packed = args, peers.Memory(args.device), bitsandbytes is not None
         base = peers.model(args.shape, args.device)
         if bitsandbytes:
             base = in_four_bits(base, bitsandbytes)
@@ -112,6 +109,7 @@ class Trainer:
             enable({"use_reentrant": False})
         else:
             (getattr(inner, "activation_checkpointing_disable", None) or inner.gradient_checkpointing_disable)()
+        assert all(block.gradient_checkpointing == is_on for block in inner.model.layers)
 
     def adapters(self, dtype):
         for parameter in self.trained:
@@ -131,8 +129,8 @@ class Trainer:
         self.memory.synchronize()
         return time.perf_counter() - begun, loss.detach()
 
-    def measure(self, peer, what, is_recomputed, n_rows, length):
-        """Returns the figures of a way."""
+    def measure(self, peer, is_recomputed, n_rows, length):
+        """Returns the figures of a way. Steps of one before it have changed the adapters, which changes no speed."""
         self.adapters(torch.bfloat16 if peer == BF16 else torch.float32)
         self.recompute(is_recomputed)
         optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0.0, fused=True)
@@ -144,28 +142,13 @@ class Trainer:
         while len(seconds) < STEPS and (not seconds or (sum(seconds) < WAY_SECONDS and peers.spent() < self.args.seconds)):
             taken, loss = self.step(optimizer, ids, is_autocast)
             seconds.append(taken)
-        assert torch.isfinite(loss), f"{peer}, {what}: the loss is {loss.item()}"
-        # begun anew for the next way: steps of one change the next one's adapters, but not its speed
+        assert torch.isfinite(loss), f"the loss is {loss.item()}"
         step_seconds = peers.median(seconds)
         return {
             "step_seconds": step_seconds, "each_step_seconds": [round(x, 4) for x in seconds], "warm_up_seconds": round(warm_up, 4),
             "tokens_per_second": n_rows * length / step_seconds, "n_parameters": self.n_parameters, "loss": loss.item(),
             **self.memory.peaks(),
         }
-
-    def run(self, peer, way):
-        """Returns the figures, or None if there is no room."""
-        figures = None
-        try:
-            figures = self.measure(peer, *way)
-        except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
-            if not peers.is_out_of_memory(error):
-                raise
-        # the error is gone here, and with it the tensors of the frames it went through
-        for parameter in self.trained:
-            parameter.grad = None
-        self.memory.free()
-        return figures
 
 
 def importable():
@@ -179,37 +162,38 @@ def importable():
 def main():
     args = peers.options(__doc__.splitlines()[0], 90)
     bitsandbytes, why_not = importable()
-    peers.say(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; {peers.spent():.0f} s to load them")
-    name = args.shape.upper()
-    trainer, slowest, ways = None, 0.0, []
-    # the model in four bits takes the place of the other
-    for peer, (what, is_recomputed, n_rows, length) in sorted(WAYS, key=lambda way: way[0] == BITS):
-        way = Way(peer, what, f"{name}, {n_rows} x {length} tokens", "left out")
-        ways.append(way)
-        if peer == BITS and not bitsandbytes:
-            way.state, way.reason = "skipped", why_not
-            continue
-        left = args.seconds - peers.spent()
-        # a step that warms up and one that counts, with recomputation if there was none yet
-        if left < max(2, 2 * 1.5 * slowest):
-            way.reason = f"{left:.0f} s are left"
-            continue
-        if trainer is None or (peer == BITS) != trainer.is_packed:
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    peers.say(f"{versions}; {peers.spent():.0f} s to load them")
+    findings = peers.Findings(args, versions, args.ours and args.ours["trainings"], "tokens_per_second")
+    trainer, slowest = None, 0.0
+
+    def run(peer, is_recomputed, n_rows, length):
+        nonlocal trainer
+        is_packed = peer == BITS
+        if trainer is None or trainer.is_packed != is_packed:
+            # one model at a time
             trainer = None
             peers.Memory(args.device).free()
-            trainer = Trainer(args, bitsandbytes if peer == BITS else None)
-            trainer.is_packed = peer == BITS
-        figures = trainer.run(peer, (what, is_recomputed, n_rows, length))
-        if figures is None:
-            way.state = "out of memory"
-            continue
-        way.state, way.figures = "measured", figures
-        slowest = max(slowest, figures["step_seconds"])
-        peers.say(f"{peer}, {what}, {way.shape}: {figures['step_seconds']:.3f} s/step at {peers.spent():.0f} s")
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
-    ours = args.ours["trainings"] if args.ours else []
-    peers.report(args, versions, ways, ours, "tokens_per_second")
+            trainer = Trainer(args, bitsandbytes if is_packed else None)
+        return trainer.measure(peer, is_recomputed, n_rows, length)
+
+    # the model in four bits takes the place of the other, so it is the last
+    for peer, (what, is_recomputed, n_rows, length) in sorted(WAYS, key=lambda way: way[0] == BITS):
+        length //= 1 if args.shape == "8b" else 32
+        way = Way(peer, what, f"{args.shape.upper()}, {n_rows} x {length} tokens")
+        left = args.seconds - peers.spent()
+        if peer == BITS and not bitsandbytes:
+            way.state, way.reason = "skipped", why_not
+            findings.add(way)
+        # a step that warms up and one that counts, with recomputation even if there was none yet
+        elif left < max(2.0, 3 * slowest):
+            way.state, way.reason = "left out", f"{left:.0f} s are left"
+            findings.add(way)
+        else:
+            figures = findings.measure(way, lambda: run(peer, is_recomputed, n_rows, length))
+            slowest = max(slowest, figures.get("step_seconds", 0.0))
+    return findings.close()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

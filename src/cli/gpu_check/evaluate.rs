@@ -285,17 +285,18 @@ fn timed(
     let model = DeviceDecoder::new(decoder, device)?;
     device.synchronize()?;
     let upload_seconds = begun.elapsed().as_secs_f64();
-    let evaluation = |shape: String, [n_tokens, plain_tokens, requests]: [usize; 3], seconds: f64| Evaluation {
-        what: what.to_owned(),
-        shape,
-        seconds,
-        tokens_per_second: n_tokens as f64 / seconds,
-        requests,
-        requests_per_second: requests as f64 / seconds,
-        plain_tokens,
-        peak_bytes: device.peak_bytes(),
-        upload_seconds,
-    };
+    let evaluation =
+        |shape: String, [n_tokens, plain_tokens, requests]: [usize; 3], seconds: f64| Evaluation {
+            what: what.to_owned(),
+            shape,
+            seconds,
+            tokens_per_second: n_tokens as f64 / seconds,
+            requests,
+            requests_per_second: requests as f64 / seconds,
+            plain_tokens,
+            peak_bytes: device.peak_bytes(),
+            upload_seconds,
+        };
     let mut evaluations = Vec::new();
     let engine = Engine::new(&model, EngineOptions::new(&model));
     let run = |requests: &[Request]| match engine.run(requests, None, &mut |_| {}) {
@@ -341,6 +342,7 @@ fn timed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::testing::FakeModel;
 
     #[test]
     fn questions_are_those_that_peers_are_asked() {
@@ -355,6 +357,12 @@ mod tests {
         let sum: u64 = contexts.iter().flatten().map(|token| u64::from(*token)).sum();
         // `QUESTION_TOKENS` and `QUESTION_SUM` of benches/gpu_peers.py
         assert_eq!((n_tokens, sum), (517_245, 30_945_237_765));
+        let model = FakeModel::new(128_256, 1024);
+        let engine = Engine::new(&model, EngineOptions::new(&model));
+        let usage = engine.run(&requests, None, &mut |_| {}).unwrap().usage;
+        let examples = 400 + 600 + 800;
+        assert_eq!(usage.plain_tokens, n_tokens);
+        assert_eq!(usage.computed_tokens, n_tokens - (QUESTIONS - 1) * examples);
         let answers: Vec<Vec<u32>> = requests[..4].iter().map(|request| of(request).continuation).collect();
         assert_eq!(answers, [[32], [33], [34], [35]]);
     }

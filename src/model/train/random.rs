@@ -131,11 +131,7 @@ struct Drawer<'a> {
 
 /// Where values come from.
 enum Numbers {
-    Drawn {
-        stream: Philox,
-        spread: f64,
-        next: u32,
-    },
+    Drawn { stream: Philox, spread: f64, next: u32 },
     Alike(Alike),
 }
 
@@ -289,7 +285,8 @@ mod tests {
         });
         for base in [None, Some(BaseFormat::Nf4.dtype())] {
             let options = LoadOptions::new(ComputeMode::F32, 1);
-            let Weights { layers, token_embedding, output, .. } = alike(&config, base, &options).unwrap().weights;
+            let Weights { layers, token_embedding, output, .. } =
+                alike(&config, base, &options).unwrap().weights;
             let row = |matrix: &Matrix| {
                 let mut row = vec![0.0; matrix.cols()];
                 matrix.decode_row(Isa::detect(), 0, &mut row);
