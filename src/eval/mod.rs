@@ -38,7 +38,7 @@ pub mod suite;
 pub mod task;
 pub mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use chunks::Chunks;
 pub use computer::Computer;

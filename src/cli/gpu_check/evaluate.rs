@@ -233,7 +233,7 @@ pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Times requests as MMLU asks them, and text, on the shapes of Llama 3.1 8B with the same few numbers as weights.
+/// Times requests as MMLU asks them, and text, on the shapes of Llama 3.1 8B with random weights.
 pub fn bench(checker: &mut Checker<'_>) -> Result<(), Failure> {
     for (what, base) in [("bf16", None), ("nf4", Some(BaseFormat::Nf4))] {
         let model = LARGE.model(LowRankSpec::new(1), base, ComputeMode::Bf16)?;
@@ -249,19 +249,23 @@ pub fn bench(checker: &mut Checker<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Subjects with their examples, questions behind each, four answers of a token to each question.
+/// A nineteenth of MMLU's 57 subjects and 14,042 questions.
+const SUBJECTS: usize = 3;
+const QUESTIONS: usize = 246;
+
+/// Returns four answers of a token to each of some questions, in subjects whose questions share their examples; of about the lengths that
+/// five examples (400, 600, 800 tokens) and a question (40 to 160) have in MMLU. benches/gpu_peers.py makes the same ones.
 fn questions(n_subjects: usize, n_questions: usize) -> Vec<Request> {
-    /// About what five examples, and a question, of MMLU have.
-    const EXAMPLES: usize = 600;
-    const QUESTION: usize = 100;
-    let shots = LARGE.tokens(n_subjects, EXAMPLES);
-    let questions = LARGE.tokens(n_subjects * n_questions, QUESTION);
+    const LONGEST: (usize, usize) = (800, 160);
+    let shots = LARGE.tokens(n_subjects, LONGEST.0);
+    let questions = LARGE.tokens(n_subjects * n_questions, LONGEST.1);
     let mut requests = Vec::new();
     for (i, question) in questions.iter().enumerate() {
-        let mut context = shots[i / n_questions].clone();
+        let subject = i / n_questions;
+        let mut context = shots[subject][..400 + subject % 3 * 200].to_vec();
         // so that no two begin alike
         context.push(i as u32 + 1);
-        context.extend(question);
+        context.extend(&question[..40 + i * 37 % 121]);
         for answer in 32..36 {
             let (context, continuation) = (context.clone(), vec![answer]);
             requests.push(Request::Loglikelihood(LoglikelihoodRequest { context, continuation }));
@@ -281,29 +285,34 @@ fn timed(
     let model = DeviceDecoder::new(decoder, device)?;
     device.synchronize()?;
     let upload_seconds = begun.elapsed().as_secs_f64();
-    let evaluation = |shape: String, n_tokens: usize, n_requests: usize, seconds: f64| Evaluation {
-        what: what.to_owned(),
-        shape,
-        seconds,
-        tokens_per_second: n_tokens as f64 / seconds,
-        requests_per_second: n_requests as f64 / seconds,
-        peak_bytes: device.peak_bytes(),
-        upload_seconds,
-    };
+    let evaluation =
+        |shape: String, [n_tokens, plain_tokens, requests]: [usize; 3], seconds: f64| Evaluation {
+            what: what.to_owned(),
+            shape,
+            seconds,
+            tokens_per_second: n_tokens as f64 / seconds,
+            requests,
+            requests_per_second: requests as f64 / seconds,
+            plain_tokens,
+            peak_bytes: device.peak_bytes(),
+            upload_seconds,
+        };
     let mut evaluations = Vec::new();
     let engine = Engine::new(&model, EngineOptions::new(&model));
     let run = |requests: &[Request]| match engine.run(requests, None, &mut |_| {}) {
-        Ok(outcome) => Ok(outcome.usage.computed_tokens),
+        Ok(outcome) => Ok((outcome.usage.computed_tokens, outcome.usage.plain_tokens)),
         Err(crate::eval::Error::Model(error)) => Err(*error),
         // requests of our own, within context and vocabulary
         Err(error) => panic!("{error}"),
     };
     run(&questions(1, 4))?;
-    let requests = questions(4, 64);
+    let requests = questions(SUBJECTS, QUESTIONS);
     let begun = Instant::now();
-    let n_tokens = run(&requests)?;
-    let shape = "8B, 256 questions of MMLU's shape".to_owned();
-    evaluations.push(evaluation(shape, n_tokens, requests.len() / 4, begun.elapsed().as_secs_f64()));
+    let (n_tokens, plain_tokens) = run(&requests)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let n = requests.len() / 4;
+    let shape = format!("8B, {n} questions of MMLU's shape");
+    evaluations.push(evaluation(shape, [n_tokens, plain_tokens, n], seconds));
     for n_sequences in [1, 64] {
         const STEPS: usize = 16;
         let prompts = LARGE.tokens(n_sequences, 256);
@@ -325,8 +334,36 @@ fn timed(
             model.logits(&hidden, 0..n_sequences)?;
         }
         let shape = format!("8B, {n_sequences} texts, a token each");
-        let n_tokens = STEPS * n_sequences;
-        evaluations.push(evaluation(shape, n_tokens, n_tokens, begun.elapsed().as_secs_f64()));
+        evaluations.push(evaluation(shape, [STEPS * n_sequences; 3], begun.elapsed().as_secs_f64()));
     }
     Ok(evaluations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::testing::FakeModel;
+
+    #[test]
+    fn questions_are_those_that_peers_are_asked() {
+        let requests = questions(SUBJECTS, QUESTIONS);
+        let of = |request: &Request| match request {
+            Request::Loglikelihood(request) => request.clone(),
+            other => panic!("{other:?}"),
+        };
+        let contexts: Vec<Vec<u32>> = requests.iter().step_by(4).map(|request| of(request).context).collect();
+        assert_eq!(contexts.len(), 738);
+        let n_tokens: usize = contexts.iter().map(Vec::len).sum();
+        let sum: u64 = contexts.iter().flatten().map(|token| u64::from(*token)).sum();
+        // `QUESTION_TOKENS` and `QUESTION_SUM` of benches/gpu_peers.py
+        assert_eq!((n_tokens, sum), (517_245, 30_945_237_765));
+        let model = FakeModel::new(128_256, 1024);
+        let engine = Engine::new(&model, EngineOptions::new(&model));
+        let usage = engine.run(&requests, None, &mut |_| {}).unwrap().usage;
+        let examples = 400 + 600 + 800;
+        assert_eq!(usage.plain_tokens, n_tokens);
+        assert_eq!(usage.computed_tokens, n_tokens - (QUESTIONS - 1) * examples);
+        let answers: Vec<Vec<u32>> = requests[..4].iter().map(|request| of(request).continuation).collect();
+        assert_eq!(answers, [[32], [33], [34], [35]]);
+    }
 }

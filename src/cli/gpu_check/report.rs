@@ -39,8 +39,10 @@ pub struct Timing {
 pub struct Training {
     pub what: String,
     pub shape: String,
-    /// Of forward, backward, clipping and optimizer.
+    /// Of forward, backward, norm of the gradients and optimizer: the median of some steps.
     pub step_seconds: f64,
+    /// Those that are trained.
+    pub n_parameters: usize,
     pub tokens_per_second: f64,
     /// Of all buffers at a time.
     pub peak_bytes: u64,
@@ -57,7 +59,10 @@ pub struct Evaluation {
     /// Those that were computed.
     pub tokens_per_second: f64,
     /// Questions, or tokens of text.
+    pub requests: usize,
     pub requests_per_second: f64,
+    /// Those of all requests, what they share counted each time; the answers to a question have its tokens once.
+    pub plain_tokens: usize,
     /// Of all buffers at a time, so far.
     pub peak_bytes: u64,
     /// Of the weights to the device.
@@ -197,6 +202,7 @@ mod tests {
                 what: "lora r 16".into(),
                 shape: "8B, 4 x 2048 tokens".into(),
                 step_seconds: 0.8,
+                n_parameters: 41_943_040,
                 tokens_per_second: 10_240.0,
                 peak_bytes: 45 << 30,
                 upload_seconds: 9.0,
@@ -206,7 +212,9 @@ mod tests {
                 shape: "8B, 64 texts, a token each".into(),
                 seconds: 0.25,
                 tokens_per_second: 4096.0,
+                requests: 1024,
                 requests_per_second: 4096.0,
+                plain_tokens: 1024,
                 peak_bytes: 20 << 30,
                 upload_seconds: 9.0,
             }],

@@ -167,8 +167,8 @@ impl Trainable {
         Trainable::new(random::decoder(config_path, seed, options)?, &Method::Full)
     }
 
-    /// Returns a model of the sizes in `config`, a config.json, for timings: all matrices hold the same few numbers, so that it is there
-    /// at once, whatever its size; with `base`, the frozen ones are in blocks.
+    /// Returns a model of the sizes in `config`, a config.json, for timings: all matrices are pieces of one vector of random numbers, so
+    /// that it is there at once, whatever its size; with `base`, the frozen ones are in blocks.
     ///
     /// Errors as [`super::ModelConfig::from_hf`] and [`Trainable::new`], and on a `base` that rows of the model do not fit.
     pub fn alike(

@@ -35,8 +35,8 @@ pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> R
     Ok(Decoder::assembled(config, weights, compute, options))
 }
 
-/// Returns a decoder of the sizes in `json`, a config.json, for timings: all of its matrices are bf16 and begin with the same few numbers,
-/// so that it is there at once, whatever its size; those within blocks are `base`, if that is given.
+/// Returns a decoder of the sizes in `json`, a config.json, for timings: its matrices are bf16, or those within blocks `base` if that is
+/// given, and pieces of one vector of random numbers, so that it is there at once, whatever its size.
 ///
 /// Errors as [`decoder`].
 pub(super) fn alike(json: &Json, base: Option<Dtype>, options: &LoadOptions) -> Result<Decoder, Error> {
@@ -44,23 +44,56 @@ pub(super) fn alike(json: &Json, base: Option<Dtype>, options: &LoadOptions) -> 
     let config = ModelConfig::from_hf(json, path)?;
     let compute = decoder::compute(&config, path, options)?;
     let ModelConfig { d_model, d_ff, vocab_size, n_heads, head_dim, .. } = config;
-    let n = |rows: usize| d_model * rows;
+    let n = |rows: usize| d_model * rows + (Alike::PLACES * Alike::STRIDE).next_multiple_of(d_model);
     let in_blocks = n(d_ff.max(n_heads * head_dim));
-    let noise = |n: usize| (0..n).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32);
-    // uniform, of a standard deviation of 0.02
-    let value = |bits: f32| (bits / 8_388_608.0 - 1.0) * 0.0346;
-    let dense = |n| noise(n).flat_map(|bits| half::bf16::from_f32(value(bits)).to_le_bytes());
+    let n_dense = n(vocab_size).max(in_blocks);
+    let numbers = noise(n_dense);
     let linear = base.map(|dtype| {
-        let values: Vec<f32> = noise(in_blocks).map(value).collect();
+        let values = cycled(numbers.iter().map(|x| x.to_f32()).collect(), in_blocks);
         let mut bytes = vec![0; in_blocks / dtype.block_len() * dtype.block_bytes()];
         dtype.encode(options.isa, &values, d_model, None, &mut bytes);
         (dtype, Arc::new(bytes))
     });
-    let dense: Arc<Vec<u8>> = Arc::new(dense(n(vocab_size).max(in_blocks)).collect());
+    let dense = cycled(numbers.iter().flat_map(|x| x.to_le_bytes()).collect(), 2 * n_dense);
+    let dense = (Dtype(&BF16), Arc::new(dense));
     let biases = Biases::of(&config, json, path)?;
-    let linear = linear.unwrap_or_else(|| (Dtype(&BF16), dense.clone()));
-    let weights = Drawer { config: &config, numbers: Numbers::Alike { dense, linear }, biases }.weights();
+    let linear = linear.unwrap_or_else(|| dense.clone());
+    let numbers = Numbers::Alike(Alike { dense, linear, next: 0 });
+    let weights = Drawer { config: &config, numbers, biases }.weights();
     Ok(Decoder::assembled(config, weights, compute, options))
+}
+
+/// Returns numbers about normal, of standard deviation 0.02: `n`, or 2^24 + 43, a prime, so that rows of a matrix hold them at different
+/// places when they come again. A GPU computes faster with numbers of fewer patterns, for it draws less power.
+fn noise(n: usize) -> Vec<half::bf16> {
+    const PERIOD: usize = (1 << 24) + 43;
+    // the sum of four uniform numbers of 16 bits has the variance 4 / 12
+    let scale = 0.02 / (4.0f32 / 12.0).sqrt() / 65_536.0;
+    let value = |i: usize| {
+        let bits = mixed(i as u64);
+        let sum: u64 = (0..4).map(|word| bits >> (16 * word) & 0xffff).sum();
+        half::bf16::from_f32((sum as f32 - 2.0 * 65_535.0) * scale)
+    };
+    (0..n.min(PERIOD)).map(value).collect()
+}
+
+/// Returns `n` values: these, again and again.
+fn cycled<T: Copy>(mut values: Vec<T>, n: usize) -> Vec<T> {
+    let period = values.len();
+    values.reserve_exact(n.saturating_sub(period));
+    while values.len() < n {
+        values.extend_from_within(..period.min(n - values.len()));
+    }
+    values.truncate(n);
+    values
+}
+
+/// Returns the number of a place in the sequence SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+fn mixed(i: u64) -> u64 {
+    let x = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// Which biases a model has: those its architecture always has, and those that config.json asks for.
@@ -98,16 +131,33 @@ struct Drawer<'a> {
 
 /// Where values come from.
 enum Numbers {
-    Drawn {
-        stream: Philox,
-        spread: f64,
-        next: u32,
-    },
-    /// Bytes that matrices share: bf16, and what those within blocks are.
-    Alike {
-        dense: Arc<Vec<u8>>,
-        linear: (Dtype, Arc<Vec<u8>>),
-    },
+    Drawn { stream: Philox, spread: f64, next: u32 },
+    Alike(Alike),
+}
+
+/// Bytes that matrices share.
+struct Alike {
+    /// Of bf16.
+    dense: (Dtype, Arc<Vec<u8>>),
+    /// What matrices within blocks are.
+    linear: (Dtype, Arc<Vec<u8>>),
+    /// The number of the next matrix, which says where it begins.
+    next: usize,
+}
+
+impl Alike {
+    /// How many places matrices begin at in turn.
+    const PLACES: usize = 64;
+    /// Values from one to the next: blocks of every format, and no rows of usual lengths.
+    const STRIDE: usize = 256 * 251;
+
+    fn matrix(&mut self, is_within_block: bool, rows: usize, cols: usize) -> Matrix {
+        let (dtype, bytes) = if is_within_block { &self.linear } else { &self.dense };
+        let first = self.next % Alike::PLACES * Alike::STRIDE;
+        self.next += 1;
+        let offset = first / dtype.block_len() * dtype.block_bytes();
+        Matrix::new(bytes.clone(), offset, *dtype, rows, cols, RowMap::Identity)
+    }
 }
 
 impl Drawer<'_> {
@@ -169,10 +219,8 @@ impl Drawer<'_> {
 
     fn linear(&mut self, bias: Role, rows: usize, cols: usize) -> Linear {
         let bias = self.biases.has(bias).then(|| Vector::from(vec![0.0; rows]));
-        let weight = match &self.numbers {
-            Numbers::Alike { linear: (dtype, bytes), .. } => {
-                Matrix::new(bytes.clone(), 0, *dtype, rows, cols, RowMap::Identity)
-            }
+        let weight = match &mut self.numbers {
+            Numbers::Alike(alike) => alike.matrix(true, rows, cols),
             Numbers::Drawn { .. } => self.matrix(rows, cols),
         };
         Linear { weight, bias, low_rank: None }
@@ -182,9 +230,7 @@ impl Drawer<'_> {
     fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
         let (stream, spread, next) = match &mut self.numbers {
             Numbers::Drawn { stream, spread, next } => (stream, *spread, next),
-            Numbers::Alike { dense, .. } => {
-                return Matrix::new(dense.clone(), 0, Dtype(&BF16), rows, cols, RowMap::Identity);
-            }
+            Numbers::Alike(alike) => return alike.matrix(false, rows, cols),
         };
         let tensor = FIRST_TENSOR + *next;
         *next += 1;
@@ -204,4 +250,58 @@ impl Drawer<'_> {
 
 fn ones(n: usize) -> Vector {
     vec![1.0; n].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{ComputeMode, Isa};
+    use crate::model::train::BaseFormat;
+
+    #[test]
+    fn numbers_for_timings_are_about_normal_and_do_not_follow_one_another() {
+        let values: Vec<f64> = noise(1 << 18).iter().map(|x| f64::from(x.to_f32())).collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let spread = (values.iter().map(|x| x * x).sum::<f64>() / n).sqrt();
+        // standard errors of 262,144 numbers: 0.02 / 512 and about 0.02 / 724
+        assert!(mean.abs() < 2e-4 && (spread - 0.02).abs() < 2e-4, "{mean} {spread}");
+        for lag in [1, 2, 64, 4096] {
+            let pairs = values.iter().zip(&values[lag..]);
+            let correlation = pairs.map(|(a, b)| a * b).sum::<f64>() / n / (spread * spread);
+            assert!(correlation.abs() < 0.01, "{lag}: {correlation}");
+        }
+        assert_eq!(cycled(vec![1, 2, 3], 8), [1, 2, 3, 1, 2, 3, 1, 2]);
+        assert_eq!(cycled(vec![1, 2, 3], 2), [1, 2]);
+    }
+
+    #[test]
+    fn matrices_of_a_model_for_timings_differ() {
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+            "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "vocab_size": 100, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": false, "hidden_act": "silu",
+        });
+        for base in [None, Some(BaseFormat::Nf4.dtype())] {
+            let options = LoadOptions::new(ComputeMode::F32, 1);
+            let Weights { layers, token_embedding, output, .. } =
+                alike(&config, base, &options).unwrap().weights;
+            let row = |matrix: &Matrix| {
+                let mut row = vec![0.0; matrix.cols()];
+                matrix.decode_row(Isa::detect(), 0, &mut row);
+                row
+            };
+            let mut rows = vec![row(&token_embedding), row(&output.weight)];
+            for layer in &layers {
+                rows.extend([&layer.q, &layer.k, &layer.v, &layer.o].map(|linear| row(&linear.weight)));
+                let FeedForward::Dense(mlp) = &layer.ffn else { panic!("a Llama has no experts") };
+                rows.extend([&mlp.gate, &mlp.up, &mlp.down].map(|linear| row(&linear.weight)));
+            }
+            for (i, row) in rows.iter().enumerate() {
+                assert!(row.iter().any(|x| *x != 0.0));
+                assert!(rows[..i].iter().all(|before| before[..32] != row[..32]), "{i}");
+            }
+        }
+    }
 }
