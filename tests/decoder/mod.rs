@@ -6,7 +6,7 @@ mod config;
 #[cfg(feature = "cuda-host")]
 mod device;
 mod files;
-mod merge;
+pub mod merge;
 
 use std::path::{Path, PathBuf};
 
