@@ -374,7 +374,8 @@ fn links_out_of_the_model_and_what_is_no_file_are_not_copied() {
     std::fs::create_dir_all(&snapshot).unwrap();
     std::fs::create_dir(dir.join("models--a--b/blobs")).unwrap();
     for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden_dir().join("llama").join(name), dir.join("models--a--b/blobs").join(name)).unwrap();
+        std::fs::copy(golden_dir().join("llama").join(name), dir.join("models--a--b/blobs").join(name))
+            .unwrap();
         symlink(Path::new("../../blobs").join(name), snapshot.join(name)).unwrap();
     }
     let args = ["merge", "models--a--b/snapshots/0123", "adapter", "-o", "cached", "--quiet"];
@@ -382,18 +383,19 @@ fn links_out_of_the_model_and_what_is_no_file_are_not_copied() {
     for name in ["config.json", "model.safetensors"] {
         let file = dir.join("cached").join(name);
         assert!(!file.symlink_metadata().unwrap().is_symlink());
-        assert!(std::fs::read(&file).unwrap() == std::fs::read(dir.join("out").join(name)).unwrap(), "{name}");
+        assert!(
+            std::fs::read(&file).unwrap() == std::fs::read(dir.join("out").join(name)).unwrap(),
+            "{name}"
+        );
     }
 }
 
 /// Overwrites bytes of a tensor in its file.
 fn poke(source: &dyn TensorSource, name: &str, at: usize, new: &[u8]) {
     let info = source.find(name).unwrap();
-    let tensor = source.bytes(info).unwrap().to_vec();
     let path = source.files()[info.shard].clone();
     let mut file = std::fs::read(&path).unwrap();
-    let start = file.windows(tensor.len()).position(|window| window == tensor).unwrap();
-    file[start + at..][..new.len()].copy_from_slice(new);
+    file[info.offset as usize + at..][..new.len()].copy_from_slice(new);
     // a mapping of the old file stays what it was
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, file).unwrap();
@@ -406,7 +408,11 @@ fn a_damaged_base_is_named_whether_the_change_touches_it_or_not() {
     let touched = "model.layers.1.mlp.down_proj.weight";
     for (name, value, said) in [
         ("model.norm.weight", f32::NAN, "`model.norm.weight`: NaN at row 0, column 3 (stored as F32)"),
-        ("model.embed_tokens.weight", f32::NEG_INFINITY, "`model.embed_tokens.weight`: -inf at row 0, column 3"),
+        (
+            "model.embed_tokens.weight",
+            f32::NEG_INFINITY,
+            "`model.embed_tokens.weight`: -inf at row 0, column 3",
+        ),
         (touched, f32::INFINITY, "`model.layers.1.mlp.down_proj.weight`: inf at row 0, column 3"),
     ] {
         let tmp = tempfile::tempdir().unwrap();
@@ -440,17 +446,18 @@ fn a_damaged_base_is_named_whether_the_change_touches_it_or_not() {
 fn a_damaged_gguf_is_named_whether_the_change_touches_it_or_not() {
     let isa = Isa::detect();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Tiny-Llama-2-7b-chat-hf");
-    for (name, value) in [("blk.0.attn_q.weight", 0.5), ("blk.0.ffn_down.weight", 0.5)] {
+    for name in ["blk.0.attn_q.weight", "blk.0.ffn_down.weight"] {
         let tmp = tempfile::tempdir().unwrap();
         let gguf = tmp.path().join("q8_0.gguf");
         write_gguf(&golden, by_name("Q8_0").unwrap(), &gguf);
         // the scale of the first block is an f16: infinity
         poke(&Gguf::open(&gguf).unwrap(), name, 0, &[0x00, 0x7c]);
         let module = "model.layers.0.mlp.down_proj";
-        let shape = SafeTensors::open_dir(&golden).unwrap().find(&format!("{module}.weight")).unwrap().shape.clone();
+        let source = SafeTensors::open_dir(&golden).unwrap();
+        let shape = source.find(&format!("{module}.weight")).unwrap().shape.clone();
         let pair = [
-            (format!("{module}.lora_A.weight"), vec![1, shape[1]], vec![value; shape[1]]),
-            (format!("{module}.lora_B.weight"), vec![shape[0], 1], vec![value; shape[0]]),
+            (format!("{module}.lora_A.weight"), vec![1, shape[1]], vec![0.5; shape[1]]),
+            (format!("{module}.lora_B.weight"), vec![shape[0], 1], vec![0.5; shape[0]]),
         ];
         write_adapter(&tmp.path().join("adapter"), 1, &pair);
         let changes = Changes::open(&tmp.path().join("adapter"), isa).unwrap();
@@ -461,6 +468,28 @@ fn a_damaged_gguf_is_named_whether_the_change_touches_it_or_not() {
         assert!(said.ends_with(" at row 0, column 0 (stored as Q8_0)"), "{said}");
         assert_eq!(names_in(tmp.path()), ["adapter", "q8_0.gguf"]);
     }
+}
+
+/// The merged checkpoint that is quantized is gone when the user reads of it.
+#[test]
+fn what_cannot_be_quantized_is_said_of_files_that_are_there() {
+    let setup = Setup::new(&json!({}));
+    let dir = setup.dir.path();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let source = SafeTensors::open_dir(&setup.path("base")).unwrap();
+    let shape = source.find(name).unwrap().shape.clone();
+    let values = vec![1e5; shape.iter().product()];
+    write_adapter(&setup.path("adapter"), 4, &[(name.to_owned(), shape, values)]);
+    let merge = || run_lctl(dir, &["merge", "base", "adapter", "-o", "m.gguf", "-t", "f16", "--quiet"]);
+    let (code, _, stderr) = merge();
+    let said = "error: m.gguf: `blk.0.ffn_down.weight`: 1e5 at row 0, column ";
+    assert!(code == 2 && stderr.starts_with(said), "{stderr}");
+    assert!(stderr.contains(" is too large for F16\n"), "{stderr}");
+    std::fs::write(setup.path("base/tokenizer.json"), "{").unwrap();
+    let (code, _, stderr) = merge();
+    assert!(code == 2 && stderr.contains("base/tokenizer.json"), "{stderr}");
+    assert!(!stderr.contains(".partial"), "{stderr}");
+    assert!(names_in(dir).iter().all(|name| !name.contains("m.gguf")), "{:?}", names_in(dir));
 }
 
 /// Writes a base of many matrices and an adapter of high rank for all of them: the better part of a second to merge.

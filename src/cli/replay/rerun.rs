@@ -55,9 +55,7 @@ pub fn merge(
     places: &Places,
     how: &How,
 ) -> Result<Comparison, Failure> {
-    let one = |role: Role| {
-        manifest.inputs_of(role).next().ok_or(ReplayError::Unnamed { role: role.name() })
-    };
+    let one = |role: Role| manifest.inputs_of(role).next().ok_or(ReplayError::Unnamed { role: role.name() });
     let (model, adapter) = (one(Role::Model)?, one(Role::Adapter)?);
     settings.directory.as_deref().map_or(Ok(()), check_name)?;
     let work = work_dir(how)?;

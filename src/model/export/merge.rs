@@ -317,7 +317,8 @@ fn is_own_file(base: &Path, path: &Path) -> Result<bool, Error> {
         let home = base.canonicalize().map_err(Error::io(base, "read"))?;
         let snapshots = home.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "snapshots"));
         let blobs = snapshots.and_then(|snapshots| snapshots.with_file_name("blobs").canonicalize().ok());
-        if !target.starts_with(&home) && !blobs.is_some_and(|blobs| target.starts_with(blobs)) {
+        let is_own = target.starts_with(&home) || blobs.is_some_and(|blobs| target.starts_with(blobs));
+        if !is_own {
             return Err(Error::LeadsOut { path: path.to_owned(), target });
         }
     }

@@ -61,7 +61,8 @@ impl Reach {
         // an empty list names all layers
         let numbers = numbers.filter(|numbers| !numbers.is_empty());
         let saved = config.json.get(SAVED).filter(|value| !value.is_null());
-        let saved = saved.map_or(Some(Vec::new()), names).ok_or_else(|| config.bad(SAVED, "a list of names"))?;
+        let saved =
+            saved.map_or(Some(Vec::new()), names).ok_or_else(|| config.bad(SAVED, "a list of names"))?;
         let found = [TARGETS, EXCLUDED, SAVED, LAYERS].map(|key| (key, config.found(key))).into();
         let layers = numbers.map(|numbers| Layers { numbers, places });
         Ok(Reach { targets, excluded: modules(config, EXCLUDED)?, saved, layers, found })
@@ -168,7 +169,8 @@ fn numbers(config: &Config<'_>) -> Result<Option<Vec<u64>>, Error> {
 fn patterns(config: &Config<'_>) -> Result<Vec<String>, Error> {
     let patterns = match config.json.get(PATTERN) {
         None | Some(Json::Null) => Some(Vec::new()),
-        Some(Json::String(text)) => Some(vec![text.clone()].into_iter().filter(|p| !p.is_empty()).collect()),
+        Some(Json::String(text)) if text.is_empty() => Some(Vec::new()),
+        Some(Json::String(text)) => Some(vec![text.clone()]),
         Some(value) => names(value),
     };
     patterns.ok_or_else(|| config.bad(PATTERN, "the name of a list of layers, or several"))
@@ -227,7 +229,8 @@ mod tests {
 
     #[test]
     fn layers_are_counted_by_the_first_number_of_a_name() {
-        let with = |layers: Json| json!({"target_modules": ["q_proj", "w1", Q1], "layers_to_transform": layers});
+        let with =
+            |layers: Json| json!({"target_modules": ["q_proj", "w1", Q1], "layers_to_transform": layers});
         let expert = "model.layers.0.experts.1.w1";
         // a name given in full is not asked for its layer
         assert_eq!(left_out(with(json!([0])), [Q0, Q1, expert]), [None, None, None]);
@@ -241,7 +244,8 @@ mod tests {
             (json!(["h"]), [Some(LAYERS), Some(LAYERS)]),
             (json!([]), [None, Some(LAYERS)]),
         ] {
-            let json = json!({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": pattern});
+            let json =
+                json!({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": pattern});
             assert_eq!(left_out(json, [Q0, Q1]), expected, "{pattern}");
         }
     }
