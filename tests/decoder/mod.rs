@@ -7,6 +7,7 @@ mod config;
 mod device;
 mod files;
 pub mod merge;
+mod merge_faults;
 
 use std::path::{Path, PathBuf};
 

@@ -54,8 +54,8 @@ pub fn write_merged(
     isa: Isa,
 ) -> Result<(), Error> {
     let (config, has_weights) = (base.join("config.json"), weights_of(base)?);
-    if changes.is_adapter {
-        check_base(base)?;
+    if !has_weights && changes.is_adapter {
+        return Err(Error::NoWeights { path: base.to_owned() });
     }
     let staged = StagedDir::create_output(path).map_err(Error::io(path, "write"))?;
     let write = || match has_weights {
