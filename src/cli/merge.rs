@@ -24,8 +24,8 @@ Examples:
 /// Add an adapter to a model's weights
 ///
 /// Weights are decoded, the adapter's product is added in f32, and the sum is rounded once: to the type that a weight had, or to
-/// that of --type. Tokenizer, chat template and settings are kept. With --type of a checkpoint the sums lie beside the output as a
-/// checkpoint first, those that change in F32, so there must be room for it.
+/// that of --type. Tokenizer, chat template and settings are kept. With --type the whole model lies beside the output first, what
+/// changes in F32: there must be room for both.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {

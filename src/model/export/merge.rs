@@ -39,9 +39,10 @@ fn weights_of(base: &Path) -> Result<bool, Error> {
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
 /// A weight is decoded, the change added in f32, and the sum rounded once to the type it had, or not at all ([`Stored`]).
-/// Everything else, tokenizer, templates, settings, card and licence included, is copied as it is; if a tied model's output was trained
-/// apart from the embedding, it becomes a tensor of its own, and config.json says so. A base without weights (of random
-/// initialisation) gets all of them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it names none.
+/// Everything else, tokenizer, templates, settings, card and licence included, is copied as it is; if a tied model's output
+/// was trained apart from the embedding, it becomes a tensor of its own, and config.json says so. A base without weights (of
+/// random initialisation) gets all of them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it
+/// names none.
 ///
 /// Errors if the base is no checkpoint of safetensors, if it has no weights for an adapter, if a change fits no tensor of
 /// it, if a sum is not finite in its type, or a tensor that does not change is not finite, if a file to be copied is none, or a
