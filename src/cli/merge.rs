@@ -1,5 +1,7 @@
 //! `lctl merge`: a model with an adapter added to its weights, as a checkpoint or quantized.
 
+mod job;
+
 use std::path::{Path, PathBuf};
 
 use super::quantize::{Progress, QuantizeJob, interrupt_flag};
@@ -8,9 +10,11 @@ use super::{machine, term};
 use crate::error::Failure;
 use crate::kernel::Isa;
 use crate::model::export::{self, Changes, Stored};
-use crate::provenance::QuantizeSettings;
-use crate::quantize::{Control, Recipe};
-use crate::tensor::{self, StagedDir};
+use crate::provenance::{self, Draft, QuantizeSettings, Started};
+use crate::quantize::{self, Control};
+use crate::tensor;
+
+pub use job::MergeJob;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -20,7 +24,8 @@ Examples:
 /// Add an adapter to a model's weights
 ///
 /// Weights are decoded, the adapter's product is added in f32, and the sum is rounded once: to the type that a weight had, or to
-/// that of --type. Tokenizer, chat template and settings are kept.
+/// that of --type. Tokenizer, chat template and settings are kept. With --type the whole model lies beside the output first, what
+/// changes in F32: there must be room for both.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -40,7 +45,7 @@ pub struct Args {
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     quantization: Option<String>,
 
-    /// Replace the output if it exists: a file, or the directory of a model
+    /// Replace the output if it exists: a file, or the directory of a model with its weights
     #[arg(short, long)]
     force: bool,
 
@@ -57,6 +62,10 @@ pub struct Args {
     #[arg(long)]
     offline: bool,
 
+    /// Do not write OUTPUT.manifest.json, which says what the output was made of (docs/provenance.md)
+    #[arg(long)]
+    no_manifest: bool,
+
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -70,81 +79,116 @@ pub struct How<'a> {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let started = Started::now();
     if args.output.symlink_metadata().is_ok() && !args.force {
         return Err(export::Error::Exists { path: args.output.clone() }.into());
     }
     let base = model_path(&args.base, args.offline, args.quiet)?;
     let isa = machine::isa(args.isa.as_deref())?;
-    args.quantization.as_deref().map(Recipe::by_name).transpose()?;
-    check_output(args, &base)?;
-    let changes = Changes::open(&args.adapter, isa)?;
+    let job = MergeJob::new(&args.base, base, &args.adapter, args.quantization.as_deref())?;
+    check_output(args, &job)?;
+    let changes = job.changes(isa)?;
     // from here on a signal takes away what is not whole
     interrupt_flag();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(machine::threads(args.threads)).build();
-    let pool =
-        pool.map_err(std::io::Error::other).map_err(export::Error::io(&args.output, "start threads for"))?;
-    pool.install(|| write(args, &base, &changes, isa))?;
+    let draft = match args.no_manifest {
+        true => None,
+        false => Some(begin_manifest(args, &job, started)?),
+    };
+    let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
+    job.write(&args.output, &changes, &how)?;
+    if let Some(draft) = draft
+        && let Err(failure) = finish_manifest(args, &job, draft, isa)
+    {
+        let interrupted = tensor::check_interrupted(&args.output);
+        if interrupted.is_err() {
+            remove(&args.output)?;
+        }
+        return Err(interrupted.err().map_or(failure, Into::into));
+    }
     if !args.quiet {
         term::say(&format!("wrote {}", term::printable(&args.output.display().to_string())));
     }
     Ok(())
 }
 
-fn write(args: &Args, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Failure> {
-    match &args.quantization {
-        None => write_merged(&args.output, base, changes, Stored::Own, isa)?,
-        Some(quantization) => {
-            let io = export::Error::io(&args.output, "write");
-            let work = StagedDir::create_output(&args.output).map_err(io)?;
-            // general.name may come from a directory's name
-            let name =
-                base.canonicalize().ok().and_then(|base| base.file_name()?.to_str().map(str::to_owned));
-            let merged = work.file(name.as_deref().unwrap_or("merged"));
-            // an interrupt is named by what the user asked for
-            let interrupted = |error: export::Error| {
-                tensor::check_interrupted(&args.output).err().map_or(error, Into::into)
-            };
-            write_merged(&merged, base, changes, Stored::F32, isa).map_err(interrupted)?;
-            let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
-            quantize(&merged, quantization, &args.output, &how)?;
-        }
+fn begin_manifest(args: &Args, job: &MergeJob, started: Started) -> Result<Draft, Failure> {
+    if let Some(parent) = args.output.parent().filter(|_| !job.makes_file()) {
+        // as for the directory itself
+        std::fs::create_dir_all(parent).map_err(export::Error::io(&args.output, "write"))?;
+    }
+    let n_threads = machine::threads(args.threads);
+    Ok(Draft::begin(&args.output, args.force, job.record(), job.inputs()?, started, n_threads)?)
+}
+
+fn finish_manifest(args: &Args, job: &MergeJob, draft: Draft, isa: Isa) -> Result<(), Failure> {
+    let notes = draft.finish(provenance::Finished {
+        outputs: job.outputs(&args.output)?,
+        samples: None,
+        licences: job.licences(),
+        threads: machine::threads(args.threads),
+        isa: isa.name(),
+    })?;
+    for note in notes.iter().filter(|_| !args.quiet) {
+        term::say(&format!("note: {}", term::printable(note)));
     }
     Ok(())
 }
 
+/// Takes an output away.
+fn remove(output: &Path) -> Result<(), export::Error> {
+    let removed = match output.is_dir() {
+        true => tensor::remove_dir_whole(output),
+        false => std::fs::remove_file(output),
+    };
+    removed.map_err(export::Error::io(output, "remove"))
+}
+
 /// Errors on an output that is a directory where a file is wanted, or lies in none; and on one there already that is no
-/// model's directory, or holds what is read.
-fn check_output(args: &Args, base: &Path) -> Result<(), Failure> {
+/// model's directory and no file, or holds what is read.
+fn check_output(args: &Args, job: &MergeJob) -> Result<(), Failure> {
     let output = &args.output;
-    if is_gguf(base) || args.quantization.is_some() {
+    let path = output.clone();
+    if job.makes_file() {
         let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (path, dir) = (output.clone(), dir.to_owned());
         if output.is_dir() {
             return Err(tensor::Error::OutputIsDirectory { path }.into());
         }
         if !dir.is_dir() {
-            return Err(tensor::Error::NoOutputDirectory { path, dir }.into());
-        }
-    }
-    let io = || export::Error::io(output, "read");
-    if output.is_dir() && !output.join("config.json").is_file() {
-        let is_empty = output.read_dir().map_err(io())?.next().is_none();
-        if !is_empty {
-            return Err(export::Error::NotReplaced { path: output.clone() }.into());
+            return Err(tensor::Error::NoOutputDirectory { path, dir: dir.to_owned() }.into());
         }
     }
     // a link that leads nowhere holds nothing
-    if !output.exists() {
-        return Ok(());
+    let Ok(metadata) = output.metadata() else { return Ok(()) };
+    if !metadata.is_dir() && !metadata.is_file() {
+        return Err(tensor::Error::OutputIsSpecial { path }.into());
     }
-    let whole = output.canonicalize().map_err(io())?;
-    for input in [base, args.adapter.as_path()] {
+    let whole = output.canonicalize().map_err(export::Error::io(output, "read"))?;
+    for input in [job.base.as_path(), job.adapter.as_path()] {
         // one that is missing is an error where it is opened
         if input.canonicalize().is_ok_and(|input| input.starts_with(&whole)) {
-            return Err(export::Error::HoldsInput { path: output.clone(), input: input.to_owned() }.into());
+            return Err(export::Error::HoldsInput { path, input: input.to_owned() }.into());
         }
     }
-    Ok(())
+    match metadata.is_dir() {
+        true => Ok(check_replaced(output)?),
+        false => Ok(()),
+    }
+}
+
+/// Errors on a directory that holds something, and no model: config.json and weights.
+fn check_replaced(dir: &Path) -> Result<(), export::Error> {
+    let refused = |lacks| Err(export::Error::NotReplaced { path: dir.to_owned(), lacks });
+    if dir.read_dir().map_err(export::Error::io(dir, "read"))?.next().is_none() {
+        return Ok(());
+    }
+    if !dir.join("config.json").is_file() {
+        return refused("config.json");
+    }
+    let has_index = dir.join("model.safetensors.index.json").is_file();
+    match has_index || !export::tensor_files(dir)?.is_empty() {
+        true => Ok(()),
+        false => refused(".safetensors beside its config.json"),
+    }
 }
 
 /// Merges into a checkpoint's directory, or into a GGUF: what comes out is of the same kind.
@@ -168,11 +212,9 @@ pub fn is_gguf(base: &Path) -> bool {
     base.is_file()
 }
 
-/// Quantizes a merged model; a file that is there is replaced. What the user should know goes to stderr, unless `quiet`.
-///
-/// What a GGUF has in blocks and no change touched may get another type.
-pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) -> Result<(), Failure> {
-    let job = QuantizeJob {
+/// Returns the quantization of a model: what a GGUF has in blocks and no change touched may get another type.
+fn quantization_of(model: &Path, quantization: &str) -> QuantizeJob {
+    QuantizeJob {
         settings: QuantizeSettings {
             allow_requantize: is_gguf(model),
             ..QuantizeSettings::new(quantization)
@@ -180,7 +222,14 @@ pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) 
         given: model.display().to_string(),
         model: model.to_owned(),
         importance: None,
-    };
+    }
+}
+
+/// Quantizes a merged model; a file that is there is replaced. What the user should know goes to stderr, unless `quiet`.
+///
+/// A value that the type cannot hold is an error of the output: the merged model goes.
+pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) -> Result<(), Failure> {
+    let job = quantization_of(model, quantization);
     let prepared = job.prepare(false)?;
     if !how.quiet {
         prepared.notices.iter().for_each(|notice| term::say(&format!("note: {}", term::printable(notice))));
@@ -194,6 +243,11 @@ pub fn quantize(model: &Path, quantization: &str, output: &Path, how: &How<'_>) 
     place.force = true;
     let outcome = prepared.execute(&place, &control);
     progress.finish();
-    outcome?;
+    outcome.map_err(|mut error| {
+        if let quantize::Error::NonFinite { path, .. } | quantize::Error::Overflow { path, .. } = &mut error {
+            *path = output.to_owned();
+        }
+        error
+    })?;
     Ok(())
 }

@@ -237,6 +237,7 @@ pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
                 Job::Imatrix(settings) => rerun::imatrix(&manifest, settings, &places, &how)?,
                 Job::Eval(settings) => rerun::eval(&manifest, settings, &places, &how, &args.manifest)?,
                 Job::Gate(_) => rerun::gate(&manifest, &places, &how)?,
+                Job::Merge(settings) => rerun::merge(&manifest, settings, &places, &how)?,
                 Job::Finetune(settings) => train::finetune(&manifest, settings, &places, &how)?,
             }
         }

@@ -58,6 +58,12 @@ pub enum Error {
     #[error("{path}: `{key}` is {found}: its pairs are right only beside a base that PEFT changed")]
     AdapterInit { path: PathBuf, key: &'static str, found: String },
 
+    #[error("{path}: `{name}` is left out by the adapter_config.json beside it: its `{key}` is {found}")]
+    AdapterReach { path: PathBuf, name: String, key: &'static str, found: String },
+
+    #[error("{path}: holds nothing of `{name}`, which `{key}` of the adapter_config.json beside it names")]
+    AdapterUnsaved { path: PathBuf, name: String, key: &'static str },
+
     #[error("a sequence of {length} tokens is longer than the context of {context}")]
     ContextOverflow { length: usize, context: usize },
 
@@ -150,6 +156,12 @@ impl Diagnostic for Error {
                 "save it converted to LoRA: PEFT's save_pretrained(.., path_initial_model_for_weight_conversion=..)"
                     .to_owned(),
             ),
+            Error::AdapterReach { .. } => Some(
+                "PEFT passes over such a tensor; take the adapter_config.json that was saved with the tensors".to_owned(),
+            ),
+            Error::AdapterUnsaved { .. } => {
+                Some("the two files may be of different adapters; what was trained whole is saved with the pairs".to_owned())
+            }
             Error::Memory { .. } => Some("`--weights mapped` reads them where they lie in the file".to_owned()),
             Error::RopeKind { .. } => Some("known: default, linear, llama3, yarn, longrope".to_owned()),
             Error::ContextOverflow { .. } => {

@@ -1,5 +1,7 @@
 //! Adapter directories of PEFT (0.21), read: adapter_config.json and adapter_model.safetensors.
 
+mod reach;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use super::train::LowRankSpec;
 use crate::kernel::Isa;
 use crate::tensor::safetensors::SafeTensors;
 use crate::tensor::{TensorInfo, TensorSource};
+
+use reach::Reach;
 
 /// What PEFT puts before a module's name.
 pub(super) const PREFIX: &str = "base_model.model.";
@@ -64,14 +68,17 @@ pub(super) struct Adapter {
 impl Adapter {
     /// Reads a directory.
     ///
-    /// Errors if it cannot be read, asks for what is not known here, or lacks a part of a pair.
+    /// Errors if it cannot be read, asks for what is not known here, lacks a part of a pair, or holds what its
+    /// adapter_config.json leaves out.
     pub fn open(dir: &Path, isa: Isa) -> Result<Adapter, Error> {
-        let spec = read_spec(dir)?;
+        let (spec, reach) = read_config(dir)?;
         let path = dir.join("adapter_model.safetensors");
         let source = SafeTensors::open_file(&path)?;
         let tensors = source.tensors().iter().map(|info| values(&source, info, isa));
         let tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
-        Adapter::new(&spec, tensors, path)
+        let adapter = Adapter::new(&spec, tensors, path)?;
+        reach.check(&adapter)?;
+        Ok(adapter)
     }
 
     /// Sorts tensors by what they are for.
@@ -140,10 +147,10 @@ pub(super) fn values(source: &dyn TensorSource, info: &TensorInfo, isa: Isa) -> 
     Ok(Values { name: info.name.clone(), shape: info.shape.clone(), values })
 }
 
-/// Reads adapter_config.json; which modules it targets, the tensors say.
+/// Reads adapter_config.json: how pairs compute, and which modules have one.
 ///
 /// Errors if it cannot be read, or asks for what is not known here.
-pub(super) fn read_spec(dir: &Path) -> Result<LowRankSpec, Error> {
+fn read_config(dir: &Path) -> Result<(LowRankSpec, Reach), Error> {
     let path = dir.join("adapter_config.json");
     let text = crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let json = serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
@@ -158,7 +165,7 @@ pub(super) fn read_spec(dir: &Path) -> Result<LowRankSpec, Error> {
         use_dora: config.flag("use_dora"),
         ..LowRankSpec::new(config.rank("r", config.number("r")?)?)
     };
-    Ok(spec)
+    Ok((spec, Reach::read(&config)?))
 }
 
 /// adapter_config.json.

@@ -218,7 +218,7 @@ pub fn program_sha256() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provenance::{Content, EvalMode, EvalSettings, OutputRole, QuantizeSettings};
+    use crate::provenance::{Content, EvalMode, EvalSettings, MergeSettings, OutputRole, QuantizeSettings};
 
     fn job() -> Job {
         Job::Quantize(QuantizeSettings::new("Q8_0"))
@@ -312,7 +312,9 @@ mod tests {
             device: None,
             precision: None,
         };
-        for job in [job(), Job::Eval(eval), Job::Gate(Default::default())] {
+        let merge = MergeSettings { r#type: Some("Q4_K_M".into()), directory: Some("base".into()) };
+        let merges = [Job::Merge(merge), Job::Merge(Default::default())];
+        for job in [job(), Job::Eval(eval), Job::Gate(Default::default())].into_iter().chain(merges) {
             let text = serde_json::to_string(&job).unwrap();
             assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job, "{text}");
         }

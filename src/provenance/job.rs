@@ -13,6 +13,7 @@ pub enum Job {
     Eval(EvalSettings),
     Gate(GateSettings),
     Finetune(FinetuneSettings),
+    Merge(MergeSettings),
 }
 
 impl Job {
@@ -24,13 +25,14 @@ impl Job {
             Job::Eval(_) => "eval",
             Job::Gate(_) => "gate",
             Job::Finetune(_) => "finetune",
+            Job::Merge(_) => "merge",
         }
     }
 
     /// Returns the GPU that computed; nothing for the CPU.
     pub fn device(&self) -> Option<&str> {
         match self {
-            Job::Quantize(_) | Job::Imatrix(_) => None,
+            Job::Quantize(_) | Job::Imatrix(_) | Job::Merge(_) => None,
             Job::Eval(settings) => settings.device.as_deref(),
             Job::Gate(settings) => settings.device.as_deref(),
             Job::Finetune(settings) => settings.device.as_deref(),
@@ -160,6 +162,16 @@ pub struct FinetuneSettings {
     /// The GPU that it was trained on; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+}
+
+/// Settings of `lctl merge`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeSettings {
+    /// The recipe's own name, whatever alias was given; none if what changes keeps its type.
+    pub r#type: Option<String>,
+    /// Name of a checkpoint's directory, from which `general.name` may come; of a quantized result alone.
+    pub directory: Option<String>,
 }
 
 fn one() -> usize {

@@ -26,8 +26,8 @@ pub use draft::{
 pub use files::{InputFile, InputFiles, Parent, parent_of};
 pub use host::RunFacts;
 pub use job::{
-    EvalMode, EvalSettings, FinetuneSettings, GateSettings, ImatrixSettings, Job, QuantizeSettings,
-    TensorType,
+    EvalMode, EvalSettings, FinetuneSettings, GateSettings, ImatrixSettings, Job, MergeSettings,
+    QuantizeSettings, TensorType,
 };
 pub use licence::{UNKNOWN, licence_beside, licence_of_model};
 pub use manifest::{

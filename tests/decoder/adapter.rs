@@ -129,6 +129,59 @@ fn settings_that_are_not_applied_are_refused_by_name() {
     assert!(matches!(error, Error::AdapterShape { .. }), "{error}");
 }
 
+/// PEFT passes over tensors that the settings leave out: a merge, too, would be of another adapter than its file holds.
+#[test]
+fn an_adapter_is_refused_whose_settings_leave_out_its_tensors() {
+    let tmp = tempfile::tempdir().unwrap();
+    let open = |name: &str, key: &str, value: &Value| {
+        let from = adapter_dir().join(name);
+        let text = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config[key] = value.clone();
+        std::fs::copy(from.join("adapter_model.safetensors"), tmp.path().join("adapter_model.safetensors"))
+            .unwrap();
+        std::fs::write(tmp.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let merged = Changes::open(tmp.path(), lctl::kernel::Isa::detect());
+        let opened = open_with(&golden_dir().join(golden(name).0), tmp.path());
+        // eval and generate say the same
+        let merged = merged.err().map(|error| error.to_string());
+        let opened = opened.err().map(|error| error.to_string());
+        assert_eq!(merged, opened, "{name} {key} {value}");
+        opened
+    };
+    for (name, key, value, tensor) in [
+        ("llama", "layers_to_transform", json!([0]), "layers.1."),
+        ("llama", "layers_to_transform", json!(0), "layers.1."),
+        ("llama", "target_modules", json!(["q_proj"]), "lm_head.lora_A.weight"),
+        ("qwen3-rslora", "target_modules", json!(["q_proj"]), "layers.0.self_attn.v_proj.lora_A.weight"),
+        ("qwen3-rslora", "target_modules", json!("q_proj"), "layers.0.self_attn.q_proj.lora_A.weight"),
+        ("llama", "target_modules", json!("all-linear"), "lm_head.lora_A.weight"),
+        ("qwen3-rslora", "exclude_modules", json!(["v_proj"]), "layers.0.self_attn.v_proj.lora_A.weight"),
+        ("qwen3-rslora", "modules_to_save", json!(["q_proj"]), "layers.0.self_attn.q_proj.lora_A.weight"),
+    ] {
+        let error = open(name, key, &value).unwrap_or_else(|| panic!("{name} {key} {value}"));
+        let said = format!("is left out by the adapter_config.json beside it: its `{key}` is {value}");
+        assert!(error.contains(tensor) && error.ends_with(&said), "{error}");
+    }
+    // nothing of what was to be saved whole
+    let error = open("llama-patterns", "modules_to_save", &json!(["lm_head"])).unwrap();
+    assert!(error.contains("holds nothing of `lm_head`, which `modules_to_save`"), "{error}");
+    // as PEFT writes it
+    for (name, key, value) in [
+        ("llama", "layers_to_transform", json!([0, 1])),
+        ("llama", "target_modules", json!(r"(.*\.(q|k|v|o|gate|up|down)_proj)|lm_head")),
+        ("phi3", "target_modules", json!("all-linear")),
+        ("qwen3-rslora", "target_modules", json!(["v_proj", "q_proj", "o_proj"])),
+        ("qwen3-rslora", "target_modules", Value::Null),
+        ("qwen3-rslora", "exclude_modules", json!([])),
+        ("tied-saved", "modules_to_save", json!(["gate_proj", "lm_head"])),
+        // saved because the vocabulary grew, and not named
+        ("tied-saved", "modules_to_save", json!(["gate_proj"])),
+    ] {
+        assert_eq!(open(name, key, &value), None, "{name} {key} {value}");
+    }
+}
+
 /// PEFT takes such a pair out of the base as training begins; beside another base it computes something else.
 #[test]
 fn pairs_that_began_as_part_of_the_base_are_refused() {

@@ -20,7 +20,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// Writes a PEFT directory.
-fn write_adapter(dir: &Path, rank: usize, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+pub fn write_adapter(dir: &Path, rank: usize, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
     let names: Vec<String> = tensors.iter().map(|(name, ..)| format!("base_model.model.{name}")).collect();
     let each =
         names.iter().zip(tensors).map(|(name, (_, shape, values))| (&name[..], &shape[..], &values[..]));
@@ -51,7 +51,7 @@ fn values_of(source: &dyn TensorSource, name: &str) -> Vec<f32> {
 }
 
 /// Writes a checkpoint's weights in another type into a directory, in `name`.
-fn write_as(dtype: Dtype, base: &Path, file: &Path) {
+pub fn write_as(dtype: Dtype, base: &Path, file: &Path) {
     let source = SafeTensors::open_dir(base).unwrap();
     let decl = |info: &TensorInfo| TensorDecl { dtype, ..TensorDecl::from(info) };
     let decls: Vec<TensorDecl> = source.tensors().iter().map(decl).collect();
@@ -244,7 +244,7 @@ fn a_sum_beyond_its_type_is_an_error() {
     assert!(!tmp.path().join("q.gguf").exists());
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for name in names_in(from) {
         std::fs::copy(from.join(&name), to.join(&name)).unwrap();
@@ -263,8 +263,13 @@ fn force_replaces_models_and_nothing_else() {
     for dir in ["models", "old"] {
         std::fs::write(path(dir).join("config.json"), "{}").unwrap();
     }
+    // a program's folder may have a config.json of its own
+    std::fs::create_dir(path("program")).unwrap();
+    std::fs::write(path("program/config.json"), "{}").unwrap();
+    std::fs::write(path("program/main.c"), "int main() {}").unwrap();
     for (adapter, output, more, said) in [
         ("adapter", "thesis", &[][..], "holds no config.json"),
+        ("adapter", "program", &[], "holds no .safetensors beside its config.json"),
         ("adapter", "models", &[], "would remove models/base, which is read"),
         ("adapter", "models/base", &[], "would remove models/base, which is read"),
         ("old/adapter", "old", &[], "would remove old/adapter, which is read"),
@@ -276,6 +281,7 @@ fn force_replaces_models_and_nothing_else() {
         assert!(code == 2 && stderr.contains(said) && stderr.contains("hint: "), "{args:?}: {stderr}");
     }
     assert_eq!(names_in(&path("thesis")), names_in(&path("adapter")));
+    assert_eq!(names_in(&path("program")), ["config.json", "main.c"]);
     assert!(path("models/base/model.safetensors").is_file() && path("old/adapter").is_dir());
     for (output, force, expected) in
         [("out", false, 0), ("out", false, 2), ("out", true, 0), ("empty", true, 0), ("model", true, 0)]
@@ -286,7 +292,13 @@ fn force_replaces_models_and_nothing_else() {
         assert_eq!(code, expected, "{args:?}: {stderr}");
     }
     assert!(open(&path("empty")).config().n_layers > 0);
-    assert_eq!(names_in(tmp.path()), ["adapter", "empty", "model", "models", "old", "out", "thesis"]);
+    let mut expected: Vec<String> =
+        ["adapter", "models", "old", "program", "thesis"].map(str::to_owned).to_vec();
+    for made in ["empty", "model", "out"] {
+        expected.extend([made.to_owned(), format!("{made}.manifest.json")]);
+    }
+    expected.sort();
+    assert_eq!(names_in(tmp.path()), expected);
 }
 
 /// Writes a base of many matrices and an adapter of high rank for all of them: the better part of a second to merge.
@@ -342,6 +354,7 @@ fn an_interrupted_merge_leaves_nothing() {
             let stderr = interrupt(output);
             if stderr.is_none() && tmp.path().join(output[0]).is_dir() {
                 std::fs::remove_dir_all(tmp.path().join(output[0])).unwrap();
+                std::fs::remove_file(tmp.path().join(format!("{}.manifest.json", output[0]))).unwrap();
             }
             stderr
         });

@@ -6,7 +6,8 @@ mod config;
 #[cfg(feature = "cuda-host")]
 mod device;
 mod files;
-mod merge;
+pub mod merge;
+mod merge_faults;
 
 use std::path::{Path, PathBuf};
 

@@ -18,7 +18,12 @@ fn workplace() -> TempDir {
 
 /// Replays the manifest with a change; returns status and stderr.
 fn replay(dir: &TempDir, change: impl FnOnce(&mut Json)) -> (i32, String) {
-    let mut json = manifest(dir.path(), "o.gguf.manifest.json");
+    replay_of(dir, "o.gguf.manifest.json", change)
+}
+
+/// As [`replay`], of the manifest of that name.
+fn replay_of(dir: &TempDir, name: &str, change: impl FnOnce(&mut Json)) -> (i32, String) {
+    let mut json = manifest(dir.path(), name);
     change(&mut json);
     std::fs::write(dir.path().join("bad.json"), format!("{json:#}\n")).unwrap();
     let (status, stdout, stderr) = lctl(dir.path(), "replay bad.json --quiet");
@@ -59,6 +64,46 @@ fn every_kind_of_bad_manifest_is_an_error() {
             "which is no directory's name",
         );
     }
+}
+
+#[test]
+fn a_bad_manifest_of_a_merge_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    super::merge::place(dir.path());
+    succeed(dir.path(), "merge base adapter -o out --quiet");
+    let names = || names_in(dir.path());
+    let before = (names(), sha256(&dir.path().join("base/config.json")));
+    let refused = |change: &dyn Fn(&mut Json), expected: &str| {
+        let (status, stderr) = replay_of(&dir, "out.manifest.json", |json| change(json));
+        assert_eq!(status, 2, "{expected}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{expected}: {stderr}");
+    };
+    refused(&|json| json["job"]["settings"]["type"] = "Q9".into(), "unknown type `Q9`");
+    refused(&|json| json["job"]["settings"]["shell"] = "rm".into(), "unknown field `shell`");
+    refused(&|json| json["job"]["settings"]["directory"] = 1.into(), "invalid type: integer `1`");
+    for directory in ["..", "a/b", "/", ".", "", "/tmp"] {
+        let change = |json: &mut Json| {
+            json["job"]["settings"] = json!({"type": "Q8_0", "directory": directory});
+        };
+        refused(&change, "which is no directory's name");
+    }
+    refused(
+        &|json| drop(json["inputs"].as_array_mut().unwrap().pop()),
+        "`merge` with 0 inputs `adapter`, which takes 1 to 1",
+    );
+    refused(&|json| json["inputs"][1]["role"] = "policy".into(), "`merge` has no input `policy`");
+    refused(&|json| json["outputs"][0]["role"] = "adapter".into(), "these are not the outputs of `merge`");
+    refused(&|json| json["inputs"][2]["path"] = "base".into(), "base/adapter_config.json: cannot read");
+    #[cfg(unix)]
+    refused(&|json| json["inputs"][2]["path"] = "/dev/zero".into(), "/dev/zero: is no regular file");
+    // outputs' paths are for messages
+    for path in ["base/config.json", "../../new", "out"] {
+        let (status, stderr) =
+            replay_of(&dir, "out.manifest.json", |json| json["outputs"][0]["path"] = path.into());
+        assert_eq!(status, 0, "{path}: {stderr}");
+    }
+    std::fs::remove_file(dir.path().join("bad.json")).unwrap();
+    assert_eq!((names(), sha256(&dir.path().join("base/config.json"))), before);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod cuda;
 mod eval;
 mod finetune;
 mod hostile;
+mod merge;
 mod quantize;
 
 use std::path::Path;

@@ -12,13 +12,14 @@ use crate::cli::device::Shared;
 use crate::cli::eval;
 use crate::cli::gate::{self, GateJob, Models, Place};
 use crate::cli::imatrix::{self, ImatrixJob};
+use crate::cli::merge::{self, MergeJob};
 use crate::cli::model::WeightsArg;
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
 use crate::eval::report::markdown;
 use crate::provenance::{
-    EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role,
-    sha256_of_file,
+    EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, MergeSettings, Output, OutputRole,
+    QuantizeSettings, Role, sha256_of_file,
 };
 use crate::quantize::Control;
 
@@ -46,6 +47,30 @@ pub fn quantize(
     let outcome = prepared.execute(&job.output(&path, how.isa, how.n_threads), &control);
     progress.finish();
     Ok(Comparison::of_outputs(&manifest.outputs, &quantize::outputs(&outcome?)))
+}
+
+pub fn merge(
+    manifest: &Manifest,
+    settings: &MergeSettings,
+    places: &Places,
+    how: &How,
+) -> Result<Comparison, Failure> {
+    let one = |role: Role| manifest.inputs_of(role).next().ok_or(ReplayError::Unnamed { role: role.name() });
+    let (model, adapter) = (one(Role::Model)?, one(Role::Adapter)?);
+    settings.directory.as_deref().map_or(Ok(()), check_name)?;
+    let work = work_dir(how)?;
+    let job = MergeJob {
+        settings: settings.clone(),
+        given: places.given(model),
+        base: places.model(model),
+        adapter: places.given(adapter).into(),
+    };
+    quantize::interrupt_flag();
+    let changes = job.changes(how.isa)?;
+    let path = work.path().join(if job.makes_file() { "merged.gguf" } else { "merged" });
+    let how = merge::How { threads: how.threads_given, isa: how.isa_given, quiet: how.quiet };
+    job.write(&path, &changes, &how)?;
+    Ok(Comparison::of_outputs(&manifest.outputs, &job.outputs(&path)?))
 }
 
 pub fn imatrix(
@@ -197,10 +222,7 @@ pub(super) fn work_dir(how: &How) -> Result<TempDir, ReplayError> {
 /// Errors if the name could lead anywhere else.
 fn under_its_name(model: &Path, name: Option<&str>, work: &Path) -> Result<PathBuf, Failure> {
     let Some(name) = name else { return Ok(model.to_owned()) };
-    let mut components = Path::new(name).components();
-    if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
-        return Err(ReplayError::BadDirectory { name: name.to_owned() }.into());
-    }
+    check_name(name)?;
     let (dir, file) = match model.is_dir() {
         true => (model, None),
         false => (model.parent().unwrap_or(Path::new(".")), model.file_name()),
@@ -214,6 +236,15 @@ fn under_its_name(model: &Path, name: Option<&str>, work: &Path) -> Result<PathB
     let made = std::fs::create_dir(&inner).and_then(|()| link_directory(&dir, &link));
     made.map_err(|source| ReplayError::Work { dir: inner, source })?;
     Ok(file.map_or(link.clone(), |file| link.join(file)))
+}
+
+/// Errors on a name that could lead anywhere else than to one file.
+fn check_name(name: &str) -> Result<(), ReplayError> {
+    let mut components = Path::new(name).components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(_)), None) => Ok(()),
+        _ => Err(ReplayError::BadDirectory { name: name.to_owned() }),
+    }
 }
 
 #[cfg(unix)]

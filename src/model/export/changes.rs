@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde_json::Value as Json;
 
 use super::Error;
+use super::finite::check_finite;
 use crate::kernel::Isa;
 use crate::model::arch;
 use crate::model::config::ModelConfig;
@@ -117,6 +118,19 @@ impl Changes {
             found: found.to_vec(),
             expected: expected.to_vec(),
         }
+    }
+
+    /// Returns why a sum of `changes` with the tensor `info` of the base is not finite as `name` in `dtype`: the tensor is not,
+    /// or else the sum.
+    pub(super) fn sum_not_finite(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        base: &dyn TensorSource,
+        info: &TensorInfo,
+        isa: Isa,
+    ) -> Error {
+        check_finite(base, info, isa).err().unwrap_or_else(|| self.not_finite(name, dtype))
     }
 
     pub(super) fn not_finite(&self, name: &str, dtype: Dtype) -> Error {

@@ -41,6 +41,12 @@ pub enum Error {
     #[error("{path}: `{name}` merged is not finite in {dtype}")]
     NotFinite { path: PathBuf, name: String, dtype: String },
 
+    #[error("{path}: `{name}`: {value} at row {row}, column {column} (stored as {dtype})")]
+    BaseNotFinite { path: PathBuf, name: String, dtype: String, value: f32, row: usize, column: usize },
+
+    #[error("{path}: is a link out of the model's directory, to {target}, and is not copied")]
+    LeadsOut { path: PathBuf, target: PathBuf },
+
     #[error("{path}: is no checkpoint's directory, and only one of safetensors becomes one")]
     NotACheckpoint { path: PathBuf },
 
@@ -56,8 +62,8 @@ pub enum Error {
     #[error("{path}: exists already")]
     Exists { path: PathBuf },
 
-    #[error("{path}: is a directory of something else than a model: it holds no config.json")]
-    NotReplaced { path: PathBuf },
+    #[error("{path}: is a directory of something else than a model: it holds no {lacks}")]
+    NotReplaced { path: PathBuf, lacks: &'static str },
 
     #[error("{path}: replacing it would remove {input}, which is read")]
     HoldsInput { path: PathBuf, input: PathBuf },
@@ -90,6 +96,10 @@ impl Diagnostic for Error {
             Error::NotFinite { .. } => {
                 "F16, and the scales of blocks, end at 65504: take the model in BF16 or F32; if that is no help, the adapter's values are wrong"
                     .into()
+            }
+            Error::BaseNotFinite { .. } => "the base is damaged: download it again, or ask who made it".into(),
+            Error::LeadsOut { .. } => {
+                "put the file itself into the directory if the model needs it, or remove the link".into()
             }
             Error::NotACheckpoint { .. } => {
                 "a GGUF can be merged into a GGUF, or take the model it was made of".into()

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use super::changes::{Change, Changes};
+use super::finite::check_finite;
 use super::{Error, merge};
 use crate::kernel::Isa;
 use crate::model::arch::{self, Arch, Part, Row, Transform};
@@ -41,7 +42,8 @@ struct Target<'a> {
 /// own.
 ///
 /// Errors if a change fits no tensor, if a tensor's type can be decoded or encoded by no one, if a sum is not finite in its
-/// type, if an architecture's output is its embedding always and one of them changed, and if something cannot be read or written.
+/// type, or a tensor that does not change is not finite, if an architecture's output is its embedding always and one of them
+/// changed, and if something cannot be read or written.
 pub fn write_merged_gguf(
     path: &Path,
     base: &Path,
@@ -172,7 +174,10 @@ impl Merged<'_> {
         for (name, info) in outputs {
             check_interrupted(path)?;
             match self.targets.get(*name) {
-                None => writer.write(self.gguf.bytes(info)?)?,
+                None => {
+                    check_finite(self.gguf, info, self.isa)?;
+                    writer.write(self.gguf.bytes(info)?)?;
+                }
                 Some(target) => writer.write(&self.merged(name, info, target)?)?,
             }
         }
@@ -196,7 +201,7 @@ impl Merged<'_> {
         }
         let (columns, dtype) = (info.shape.last().copied().unwrap_or(1), self.dtype(name, info));
         let bytes = merge::encode_finite(self.isa, dtype, &values, columns);
-        bytes.ok_or_else(|| self.changes.not_finite(name, dtype))
+        bytes.ok_or_else(|| self.changes.sum_not_finite(name, dtype, self.gguf, info, self.isa))
     }
 }
 

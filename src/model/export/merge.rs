@@ -1,13 +1,14 @@
 //! Models with what was learned added to their weights.
 
-use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::changes::{Change, Changes, HEAD, is_float, json};
+use super::finite::check_finite;
 use super::{Error, Stored};
 use crate::kernel::Isa;
 use crate::model::error::Error as ModelError;
@@ -21,15 +22,31 @@ pub(super) fn has_weights(base: &Path) -> Result<bool, Error> {
     Ok(files_in(base)?.iter().any(|file| file.extension().is_some_and(|e| e == "safetensors")))
 }
 
+/// Errors if an adapter cannot be added to what is in a directory: it is no checkpoint's, or has no weights.
+pub fn check_base(base: &Path) -> Result<(), Error> {
+    let has_weights = weights_of(base)?;
+    has_weights.then_some(()).ok_or_else(|| Error::NoWeights { path: base.to_owned() })
+}
+
+/// Returns whether a checkpoint's directory has weights; errors if it is none.
+fn weights_of(base: &Path) -> Result<bool, Error> {
+    match base.join("config.json").is_file() {
+        true => has_weights(base),
+        false => Err(Error::NotACheckpoint { path: base.to_owned() }),
+    }
+}
+
 /// Writes the checkpoint of `base` with the changes into a new directory, whole or not at all; one that is there is replaced.
 ///
 /// A weight is decoded, the change added in f32, and the sum rounded once to the type it had, or not at all ([`Stored`]).
-/// Everything else, tokenizer, templates and settings included, is copied as it is; if a tied model's output was trained
-/// apart from the embedding, it becomes a tensor of its own, and config.json says so. A base without weights (of random
-/// initialisation) gets all of them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it names none.
+/// Everything else, tokenizer, templates, settings, card and licence included, is copied as it is; if a tied model's output
+/// was trained apart from the embedding, it becomes a tensor of its own, and config.json says so. A base without weights (of
+/// random initialisation) gets all of them, in the type that its config.json names as `dtype` or `torch_dtype`, F32 if it
+/// names none.
 ///
 /// Errors if the base is no checkpoint of safetensors, if it has no weights for an adapter, if a change fits no tensor of
-/// it, if a sum is not finite in its type, and if something cannot be read or written.
+/// it, if a sum is not finite in its type, or a tensor that does not change is not finite, if a file to be copied is none, or a
+/// link out of the directory, and if something cannot be read or written.
 pub fn write_merged(
     path: &Path,
     base: &Path,
@@ -37,11 +54,7 @@ pub fn write_merged(
     stored: Stored,
     isa: Isa,
 ) -> Result<(), Error> {
-    let config = base.join("config.json");
-    if !config.is_file() {
-        return Err(Error::NotACheckpoint { path: base.to_owned() });
-    }
-    let has_weights = has_weights(base)?;
+    let (config, has_weights) = (base.join("config.json"), weights_of(base)?);
     if !has_weights && changes.is_adapter {
         return Err(Error::NoWeights { path: base.to_owned() });
     }
@@ -139,13 +152,17 @@ impl<'a> Merged<'a> {
         for Output { name, info, dtype } in outputs {
             check_interrupted(&path)?;
             match self.changes.by_name.get(name) {
-                None => writer.write(source.bytes(info)?)?,
+                None => {
+                    check_finite(source, info, isa)?;
+                    writer.write(source.bytes(info)?)?;
+                }
                 Some(change) => {
                     let mut values = read(source, info, isa)?;
                     change.apply(&mut values, RowMap::Identity);
                     let columns = info.shape.last().copied().unwrap_or(1);
                     let bytes = encode_finite(isa, dtype, &values, columns);
-                    writer.write(&bytes.ok_or_else(|| self.changes.not_finite(name, dtype))?)?;
+                    let why = || self.changes.sum_not_finite(name, dtype, source, info, isa);
+                    writer.write(&bytes.ok_or_else(why)?)?;
                 }
             }
         }
@@ -270,25 +287,58 @@ pub(super) fn named_dtype(path: &Path) -> Result<Dtype, Error> {
 const COPIED: [&str; 7] = [".json", ".jinja", ".model", ".txt", ".md", ".tiktoken", ".spm"];
 
 fn copy_others(staged: &StagedDir, base: &Path) -> Result<(), Error> {
-    let skipped: HashSet<&str> = ["adapter_config.json", "README.md"].into();
-    for file in files_in(base)? {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for path in entries_of(base)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_licence = ["LICENSE", "NOTICE", "USE_POLICY"].iter().any(|start| name.starts_with(start));
         let is_wanted = is_licence || COPIED.iter().any(|end| name.ends_with(end));
-        if is_wanted && !skipped.contains(name.as_str()) && !name.ends_with(".manifest.json") {
-            fs::copy(&file, staged.file(&name)).map_err(Error::io(&file, "copy"))?;
+        let is_others = name == "adapter_config.json" || name.ends_with(".manifest.json");
+        if is_wanted && !is_others && is_own_file(base, &path)? {
+            fs::copy(&path, staged.file(&name)).map_err(Error::io(&path, "copy"))?;
         }
     }
     Ok(())
 }
 
-fn files_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+/// Returns whether what lies in a model's directory is a file of the model; a directory is none.
+///
+/// Errors on what is neither, a link to nothing included, and on a link that leads out of the directory, unless it is to a blob
+/// of the hub's cache that the directory is a snapshot of: what it leads to is no part of what was given.
+fn is_own_file(base: &Path, path: &Path) -> Result<bool, Error> {
+    let is_link = path.symlink_metadata().map_err(Error::io(path, "read"))?.is_symlink();
+    let metadata = path.metadata().map_err(Error::io(path, "read"))?;
+    if metadata.is_dir() {
+        return Ok(false);
+    }
+    if !metadata.is_file() {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+        return Err(Error::io(path, "copy")(error));
+    }
+    if is_link {
+        let target = path.canonicalize().map_err(Error::io(path, "read"))?;
+        let home = base.canonicalize().map_err(Error::io(base, "read"))?;
+        let snapshots = home.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "snapshots"));
+        let blobs = snapshots.and_then(|snapshots| snapshots.with_file_name("blobs").canonicalize().ok());
+        let is_own = target.starts_with(&home) || blobs.is_some_and(|blobs| target.starts_with(blobs));
+        if !is_own {
+            return Err(Error::LeadsOut { path: path.to_owned(), target });
+        }
+    }
+    Ok(true)
+}
+
+/// Returns the paths of everything in a directory, in their order.
+fn entries_of(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(dir).map_err(Error::io(dir, "read"))?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(Error::io(dir, "read"))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = entries_of(dir)?;
     // links to blobs, as a hub cache has them, are files, too
     paths.retain(|path| path.is_file());
-    paths.sort();
     Ok(paths)
 }
 

@@ -3,6 +3,7 @@
 mod changes;
 mod check;
 mod error;
+mod finite;
 mod gguf_lora;
 mod gguf_merge;
 mod merge;
@@ -13,5 +14,5 @@ pub use check::{check_gguf_adapter, check_merge};
 pub use error::Error;
 pub use gguf_lora::write_gguf_adapter;
 pub use gguf_merge::{Stored, write_merged_gguf};
-pub use merge::{tensor_files, write_merged};
+pub use merge::{check_base, tensor_files, write_merged};
 pub use peft::{peft_config, write_peft};

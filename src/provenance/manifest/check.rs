@@ -46,7 +46,7 @@ impl Manifest {
 
     fn check_outputs(&self) -> Result<(), String> {
         let expected: &[OutputRole] = match &self.job {
-            Job::Quantize(_) => &[OutputRole::Model],
+            Job::Quantize(_) | Job::Merge(_) => &[OutputRole::Model],
             Job::Imatrix(_) => &[OutputRole::Importance],
             Job::Eval(EvalSettings { mode: EvalMode::Suite, .. }) => {
                 &[OutputRole::Report, OutputRole::Samples, OutputRole::Verdict]
@@ -131,6 +131,7 @@ impl Manifest {
                 (R::Text, 0, 1),
                 (R::Suite, 0, ANY),
             ],
+            Job::Merge(_) => &[(R::Model, 1, 1), (R::ModelFiles, 0, 1), (R::Adapter, 1, 1)],
         }
     }
 
