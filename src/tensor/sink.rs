@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-pub(super) use self::partial::{PARTIAL_FILES, Registry};
+pub(super) use self::partial::{PARTIAL_FILES, Registry, short_name};
 use super::Error;
 
 /// A file that has its name and is on the disk.
@@ -203,6 +203,12 @@ fn destination(path: &Path) -> Result<PathBuf, Error> {
         // The user's spelling is kept for messages unless it is a link.
         let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
         return Ok(if is_link { resolved } else { path.to_owned() });
+    }
+    // a name too long is known now, not when the work is done
+    if let Err(source) = path.symlink_metadata()
+        && source.kind() == std::io::ErrorKind::InvalidFilename
+    {
+        return Err(Error::Io { path: path.to_owned(), action: "write", source });
     }
     if path.file_name().is_none() || path.as_os_str().to_string_lossy().ends_with(['/', '\\']) {
         return Err(Error::OutputIsDirectory { path: path.to_owned() });
@@ -453,6 +459,19 @@ mod tests {
         let error = write_error(&dir.path().join("out"), 1, source);
         assert!(matches!(error, Error::DiskFull { needed: 1, .. }), "{error}");
         assert_eq!(error.hint().unwrap(), "free some space, or write to another disk");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_may_be_as_long_as_the_file_system_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{}.gguf", "n".repeat(250)));
+        AtomicFile::create(&path, None, false).unwrap().commit().unwrap();
+        assert!(path.is_file());
+        let path = dir.path().join("n".repeat(256));
+        let error = AtomicFile::create(&path, None, false).err().unwrap();
+        let Error::Io { action: "write", source, .. } = error else { panic!("{error}") };
+        assert_eq!(source.kind(), std::io::ErrorKind::InvalidFilename);
     }
 
     #[cfg(unix)]

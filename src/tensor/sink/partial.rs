@@ -150,9 +150,16 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns as much of a name as leaves room for what a temporary name adds to it: file systems end names at 255 bytes.
+pub(in crate::tensor) fn short_name(name: &str) -> &str {
+    const LONGEST: usize = 200;
+    let end = (0..=LONGEST.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    &name[..end]
+}
+
 fn create_temp(path: &Path, dir: &Path) -> Result<NamedTempFile, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!(".{name}.");
+    let prefix = format!(".{}.", short_name(&name));
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(".partial");
     #[cfg(unix)]
