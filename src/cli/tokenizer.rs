@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 use super::term;
 use crate::data::{self, format::Record};
 use crate::error::{Diagnostic, Failure};
-use crate::read::read_text;
+use crate::read::read_template;
 use crate::tensor::AtomicFile;
 use crate::text::chat::{self, ChatTemplate};
 use crate::text::train::{CHATML, TrainSpec, Trained, Words, check_written};
@@ -177,7 +177,7 @@ fn spec(args: &TrainArgs) -> Result<TrainSpec, Failure> {
         "none" => None,
         "chatml" => Some(CHATML.to_owned()),
         path => {
-            let text = read_text(Path::new(path))?;
+            let text = read_template(Path::new(path))?;
             let bad = |source| Error::Template { path: path.into(), source };
             ChatTemplate::new(&text, &Map::new()).map_err(bad)?;
             Some(text)

@@ -120,12 +120,15 @@ fn directory_name(dir: &Path) -> String {
     name(dir).or_else(|| name(&dir.canonicalize().ok()?)).unwrap_or_default()
 }
 
+/// Bytes of README.md that its front matter is looked for in.
+const MAX_CARD_BYTES: u64 = 1 << 20;
+
 /// Returns the YAML front matter of README.md, empty without one.
 fn read_card(dir: &Path, notices: &mut Vec<String>) -> Result<Fields, Error> {
     let path = dir.join("README.md");
-    let bytes = match crate::read::read_regular(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Fields::new()),
+    let bytes = match crate::read::read_start(&path, MAX_CARD_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Fields::new()),
         Err(source) => return Err(Error::Io { path, source }),
     };
     let text = String::from_utf8_lossy(&bytes);
@@ -275,9 +278,9 @@ fn related_fields(id: &str, total: u64) -> Fields {
 /// Writes the sampling defaults of generation_config.json, if there is a readable one.
 fn write_sampling(dir: &Path, out: &mut Metadata) -> Result<(), Error> {
     let path = dir.join("generation_config.json");
-    let bytes = match crate::read::read_regular(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+    let bytes = match crate::read::read_present(&path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(()),
         Err(source) => return Err(Error::Io { path, source }),
     };
     let Ok(config) = serde_json::from_slice::<Json>(&bytes) else { return Ok(()) };
