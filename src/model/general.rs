@@ -114,10 +114,25 @@ pub(super) fn general_keys(
     Ok(out)
 }
 
+/// Returns the name of a model's directory; of a snapshot in the hub's cache, which is called as its commit, the repository's.
 fn directory_name(dir: &Path) -> String {
+    if let Some(name) = repository_name(dir) {
+        return name;
+    }
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     // "." and ".." have no name of their own
     name(dir).or_else(|| name(&dir.canonicalize().ok()?)).unwrap_or_default()
+}
+
+/// Returns NAME of `models--ORG--NAME/snapshots/COMMIT`.
+fn repository_name(dir: &Path) -> Option<String> {
+    let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+    let commit = name(dir)?;
+    let snapshots = dir.parent().filter(|parent| name(parent).as_deref() == Some("snapshots"))?;
+    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let repository = name(snapshots.parent()?)?;
+    let (_, name) = repository.strip_prefix("models--")?.split_once("--")?;
+    is_commit.then(|| name.to_owned())
 }
 
 /// Bytes of README.md that its front matter is looked for in.
@@ -310,6 +325,18 @@ fn write_sampling(dir: &Path, out: &mut Metadata) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_its_repositorys_name() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let name = |path: &str| directory_name(Path::new(path));
+        assert_eq!(name(&format!("hub/models--Qwen--Qwen3-0.6B/snapshots/{commit}")), "Qwen3-0.6B");
+        assert_eq!(name(&format!("hub/models--a--b--c/snapshots/{commit}/")), "b--c");
+        // what is not laid out so is called as it is
+        assert_eq!(name(&format!("hub/models--a--b/{commit}")), commit);
+        assert_eq!(name("hub/models--a--b/snapshots/main"), "main");
+        assert_eq!(name(&format!("mine/snapshots/{commit}")), commit);
+    }
 
     #[test]
     fn size_labels_have_two_significant_digits() {

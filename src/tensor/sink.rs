@@ -123,6 +123,12 @@ impl AtomicFile {
         file.sync_all().map_err(|source| write_error(&self.path, 0, source))
     }
 
+    /// Returns what is known of the file when all of it is written: the name it will have, its length and digest.
+    pub fn written(&self) -> WrittenFile {
+        let sha256 = self.hasher.clone().map(|hasher| hasher.finalize().into());
+        WrittenFile { path: self.path.clone(), bytes: self.bytes, sha256 }
+    }
+
     /// Makes the file durable, gives it its name (replacing an old file, see [`AtomicFile::set_replace`]), and makes the name durable.
     pub fn commit(self) -> Result<WrittenFile, Error> {
         let mut written = AtomicFile::commit_all(vec![self])?;
@@ -144,12 +150,7 @@ impl AtomicFile {
                 synced.push(dir);
             }
         }
-        let written = files.iter_mut().map(|file| WrittenFile {
-            path: file.path.clone(),
-            bytes: file.bytes,
-            sha256: file.hasher.take().map(|hasher| hasher.finalize().into()),
-        });
-        Ok(written.collect())
+        Ok(files.iter().map(AtomicFile::written).collect())
     }
 }
 
@@ -384,6 +385,34 @@ mod tests {
         for name in names(dir.path()) {
             assert_eq!(std::fs::read(dir.path().join(&name)).unwrap(), b"halffull", "{name}");
         }
+    }
+
+    #[test]
+    fn files_of_several_writers_are_those_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("model"), dir.path().join("manifest"));
+        let commit = |registry, text: &str| {
+            let files = [&one, &two].map(|path| {
+                let mut file = AtomicFile::create_in(registry, path, None, true).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                let written = file.written();
+                assert_eq!((written.bytes, written.path), (text.len() as u64, path.clone()));
+                file
+            });
+            let written = AtomicFile::commit_all(files.into()).unwrap();
+            assert_eq!(written[0].sha256, written[1].sha256);
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let commit = &commit;
+                // a registry each, as processes have
+                let registry = registry();
+                scope.spawn(move || (0..20).for_each(|_| commit(registry, &thread.to_string())));
+            }
+        });
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&one), read(&two));
+        assert_eq!(names(dir.path()), ["manifest", "model"]);
     }
 
     #[test]

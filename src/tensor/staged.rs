@@ -242,7 +242,7 @@ fn remove_left(dir: &Path, prefix: &str) -> io::Result<()> {
 }
 
 /// Returns whether [`random_place`] makes such names.
-fn is_place(name: &str) -> bool {
+pub(super) fn is_place(name: &str) -> bool {
     let digits = || {
         let name = name.strip_suffix(SUFFIX)?;
         Some(name.strip_suffix(".gone").unwrap_or(name).rsplit_once(MARK)?.1)
