@@ -115,7 +115,7 @@ pub(super) fn general_keys(
 }
 
 /// Returns the name of a model's directory; of a snapshot in the hub's cache, which is called as its commit, the repository's.
-fn directory_name(dir: &Path) -> String {
+pub fn directory_name(dir: &Path) -> String {
     if let Some(name) = repository_name(dir) {
         return name;
     }

@@ -264,6 +264,7 @@ fn a_missing_shard_is_named_offline_and_fetched_online() {
     assert_eq!(fs::read(found.join(shard)).unwrap(), [2; 200_000]);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_link_whose_blob_is_gone_is_missing() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());

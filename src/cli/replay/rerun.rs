@@ -16,6 +16,7 @@ use crate::cli::model::WeightsArg;
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
 use crate::eval::report::markdown;
+use crate::model;
 use crate::provenance::{
     EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, Output, OutputRole, QuantizeSettings, Role,
     sha256_of_file,
@@ -195,18 +196,18 @@ pub(super) fn work_dir(how: &How) -> Result<TempDir, ReplayError> {
 /// Returns a path to the model on which its directory has the name it had: `general.name` may come from it.
 ///
 /// Errors if the name could lead anywhere else.
-fn under_its_name(model: &Path, name: Option<&str>, work: &Path) -> Result<PathBuf, Failure> {
-    let Some(name) = name else { return Ok(model.to_owned()) };
+fn under_its_name(given: &Path, name: Option<&str>, work: &Path) -> Result<PathBuf, Failure> {
+    let Some(name) = name else { return Ok(given.to_owned()) };
     let mut components = Path::new(name).components();
     if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
         return Err(ReplayError::BadDirectory { name: name.to_owned() }.into());
     }
-    let (dir, file) = match model.is_dir() {
-        true => (model, None),
-        false => (model.parent().unwrap_or(Path::new(".")), model.file_name()),
+    let (dir, file) = match given.is_dir() {
+        true => (given, None),
+        false => (given.parent().unwrap_or(Path::new(".")), given.file_name()),
     };
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    if dir.file_name().is_some_and(|found| found == name) {
+    if model::directory_name(&dir) == name {
         return Ok(file.map_or(dir.clone(), |file| dir.join(file)));
     }
     let inner = work.join("model");
