@@ -113,7 +113,8 @@ fn has_room(n_bytes: usize) -> bool {
 /// without opening it, and on a file longer than any of its kind is, which its name tells.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let most = longest(path);
-    let too_large = |bytes| io::Error::new(io::ErrorKind::FileTooLarge, TooLarge { bytes, most });
+    // not FileTooLarge, which is said of what cannot be written
+    let too_large = |bytes| io::Error::new(io::ErrorKind::InvalidData, TooLarge { bytes, most });
     let file = open_regular(path)?;
     let length = file.metadata()?.len();
     if length > most {
@@ -226,7 +227,7 @@ mod tests {
             [("config.json", 16 << 20), ("tokenizer.json", 512 << 20), ("a.index.json", 256 << 20)]
         {
             let error = read_regular(&sparse(name, 6 << 30)).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             let expected = format!("6442450944 bytes; at most {most} are read of such a file");
             assert_eq!(error.to_string(), expected);
         }
