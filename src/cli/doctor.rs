@@ -268,12 +268,15 @@ fn text_of(place: &Place) -> String {
 
 fn examine(options: &hub::Options, problems: &mut Vec<String>) -> Vec<Place> {
     let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
-    let places = [
-        ("cache", options.cache_dir.clone(), Some("set HF_HUB_CACHE to a directory that can be written")),
-        ("temporary", std::env::temp_dir(), Some("set TMPDIR to a directory that can be written")),
-        ("here", here, None),
+    let (cache, temporary) = (options.cache_dir.clone(), std::env::temp_dir());
+    let examined = [
+        (Place::examine("cache", cache), Some("set HF_HUB_CACHE to a directory that can be written")),
+        (
+            Place::examine_existing("temporary", temporary),
+            Some("set TMPDIR to a directory that can be written"),
+        ),
+        (Place::examine("here", here), None),
     ];
-    let examined = places.map(|(what, path, hint)| (Place::examine(what, path), hint));
     for (place, hint) in &examined {
         if let (Some(refusal), Some(hint)) = (&place.refusal, hint) {
             problems.push(format!("{}: cannot be written ({refusal}); {hint}", place.path.display()));

@@ -16,7 +16,7 @@ use super::term;
 use crate::error::Failure;
 use crate::provenance::{self, Content, Draft, OutputRole, Started};
 use crate::quantize::{Control, Outcome, Output};
-use crate::tensor::cleanup_partial_files;
+use crate::tensor::{WrittenFile, cleanup_partial_files};
 
 pub use job::{ImportanceFile, QuantizeJob};
 use options::OptionError;
@@ -149,20 +149,24 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let interrupted = interrupt_flag();
     let progress = Progress::new(report.n_weights, args.quiet);
     let advance = |n_weights| progress.advance(n_weights);
-    let outcome = prepared.execute(&output, &Control { interrupted: &interrupted, progress: &advance });
-    progress.finish();
-    let outcome = outcome?;
-    if let Some(draft) = draft {
-        let finished = provenance::Finished {
-            outputs: outputs(&outcome),
+    let control = Control { interrupted: &interrupted, progress: &advance };
+    let mut notes = Vec::new();
+    let outcome = prepared.execute_with(&output, &control, |files| -> Result<_, Failure> {
+        let Some(draft) = draft else { return Ok(None) };
+        let (manifest, said) = draft.write(provenance::Finished {
+            outputs: outputs_of(files),
             samples: None,
             licences: job.licences(),
             threads: n_threads,
             isa: isa.name(),
-        };
-        for note in draft.finish(finished)?.iter().filter(|_| !args.quiet) {
-            term::say(&format!("note: {}", term::printable(note)));
-        }
+        })?;
+        notes = said;
+        Ok(Some(manifest))
+    });
+    progress.finish();
+    let outcome = outcome?;
+    for note in notes.iter().filter(|_| !args.quiet) {
+        term::say(&format!("note: {}", term::printable(note)));
     }
     let finished = Finished { outcome, elapsed: clock.elapsed(), isa, n_threads };
     report::print(&report, Some(&finished), args.json, args.quiet)
@@ -170,14 +174,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 /// Returns what a manifest says of the files written.
 pub fn outputs(outcome: &Outcome) -> Vec<provenance::Output> {
-    let output = |file: &crate::tensor::WrittenFile| provenance::Output {
+    outputs_of(&outcome.files)
+}
+
+fn outputs_of(files: &[WrittenFile]) -> Vec<provenance::Output> {
+    let output = |file: &WrittenFile| provenance::Output {
         role: OutputRole::Model,
         path: file.path.display().to_string(),
         content: Content::File,
         // the writer digests unless told not to, and nobody tells it
         sha256: file.sha256_hex().unwrap_or_default(),
     };
-    outcome.files.iter().map(output).collect()
+    files.iter().map(output).collect()
 }
 
 /// Returns a flag that Ctrl-C (or SIGTERM, SIGHUP) sets; partial files are gone as soon as it is set.

@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 use super::term;
 use crate::data::{self, format::Record};
 use crate::error::{Diagnostic, Failure};
-use crate::read::read_text;
+use crate::read::read_template;
 use crate::tensor::AtomicFile;
 use crate::text::chat::{self, ChatTemplate};
 use crate::text::train::{CHATML, TrainSpec, Trained, Words, check_written};
@@ -111,6 +111,9 @@ enum Error {
         source: chat::Error,
     },
 
+    #[error("{source}")]
+    Kind { source: data::Error },
+
     #[error("{}: nothing is written, since what was learned would be read as something else", .path.display())]
     Unread {
         path: PathBuf,
@@ -124,6 +127,15 @@ impl Diagnostic for Error {
         match self {
             Error::Exists { .. } => Some("--force replaces it".to_owned()),
             Error::Template { source, .. } => source.hint(),
+            // there is no option that says it
+            Error::Kind { .. } => {
+                let endings = data::container::CONTAINERS.iter().flat_map(|kind| kind.extensions);
+                let endings: Vec<String> = endings.map(|ending| format!(".{ending}")).collect();
+                Some(format!(
+                    "a file's kind is told by its name: rename it to end in one of {}",
+                    endings.join(", ")
+                ))
+            }
             Error::Unread { .. } => Some("choose other special tokens".to_owned()),
             Error::Io { .. } => None,
         }
@@ -143,7 +155,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut words = Words::new(&spec.pre)?;
     for path in &args.files {
-        for record in data::records(path)? {
+        let records = data::records(path).map_err(|error| match error {
+            source @ data::Error::UnknownContainer { .. } => Failure::from(Error::Kind { source }),
+            other => other.into(),
+        })?;
+        for record in records {
             add(&mut words, &record)?;
         }
     }
@@ -177,7 +193,7 @@ fn spec(args: &TrainArgs) -> Result<TrainSpec, Failure> {
         "none" => None,
         "chatml" => Some(CHATML.to_owned()),
         path => {
-            let text = read_text(Path::new(path))?;
+            let text = read_template(Path::new(path))?;
             let bad = |source| Error::Template { path: path.into(), source };
             ChatTemplate::new(&text, &Map::new()).map_err(bad)?;
             Some(text)

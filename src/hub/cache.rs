@@ -81,17 +81,18 @@ pub fn lookup(cache_dir: &Path, id: &RepoId) -> Result<Cached, Error> {
     if !dir.is_dir() {
         return Ok(Cached::Absent { what: format!("the snapshot of commit {commit}") });
     }
-    let missing = match id.kind {
-        RepoKind::Model => missing_files(&dir)?,
-        // nothing says which files a data set must have
-        RepoKind::Dataset => Vec::new(),
-    };
+    let listed = list(&dir)?;
+    let mut missing = listed.without_content(id.kind);
+    // nothing says which files a data set must have
+    if id.kind == RepoKind::Model {
+        missing.extend(missing_files(&dir, &listed.names)?);
+    }
+    let missing = missing.into_iter().collect();
     Ok(Cached::Present(Snapshot { commit, dir, missing }))
 }
 
 /// Returns what a model in `dir` lacks: shards its index names, config.json beside safetensors, or any weights.
-fn missing_files(dir: &Path) -> Result<Vec<String>, Error> {
-    let names = list(dir)?;
+fn missing_files(dir: &Path, names: &[String]) -> Result<BTreeSet<String>, Error> {
     let mut missing = BTreeSet::new();
     for index in names.iter().filter(|name| name.ends_with(".safetensors.index.json")) {
         for shard in shards_of(&dir.join(index))? {
@@ -108,7 +109,7 @@ fn missing_files(dir: &Path) -> Result<Vec<String>, Error> {
     if has_safetensors && !adapter && !dir.join("config.json").is_file() {
         missing.insert("config.json".to_owned());
     }
-    Ok(missing.into_iter().collect())
+    Ok(missing)
 }
 
 /// Returns the shard names of an index; names that are no plain file names are left to the tensor reader to refuse.
@@ -126,9 +127,25 @@ fn shards_of(index: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(names.filter(|name| check_path(name).is_some()).map(str::to_owned).collect())
 }
 
-/// Returns the paths of the files below `dir`, relative, `/`-joined, sorted; dangling links are left out.
-fn list(dir: &Path) -> Result<Vec<String>, Error> {
-    let mut paths = Vec::new();
+/// The files below a snapshot's directory: paths that are relative, `/`-joined, sorted.
+struct Listed {
+    names: Vec<String>,
+    /// Links whose blobs are gone.
+    dangling: Vec<String>,
+}
+
+impl Listed {
+    /// Returns the links that lead nowhere, of those that a pull takes unless told otherwise.
+    fn without_content(&self, kind: RepoKind) -> BTreeSet<String> {
+        let all: Vec<&str> = self.names.iter().chain(&self.dangling).map(String::as_str).collect();
+        let taken = Selection::default().split(kind, &all).0;
+        self.dangling.iter().filter(|name| taken.contains(&name.as_str())).cloned().collect()
+    }
+}
+
+/// Returns what is below `dir`.
+fn list(dir: &Path) -> Result<Listed, Error> {
+    let mut listed = Listed { names: Vec::new(), dangling: Vec::new() };
     let mut pending = vec![(dir.to_owned(), String::new())];
     while let Some((folder, prefix)) = pending.pop() {
         for entry in fs::read_dir(&folder).map_err(io(&folder, "list"))? {
@@ -139,18 +156,21 @@ fn list(dir: &Path) -> Result<Vec<String>, Error> {
             if is_dir {
                 pending.push((entry.path(), format!("{name}/")));
             } else if entry.path().is_file() {
-                paths.push(name);
+                listed.names.push(name);
+            } else if entry.path().is_symlink() && !entry.path().exists() {
+                listed.dangling.push(name);
             }
         }
     }
-    paths.sort();
-    Ok(paths)
+    listed.names.sort();
+    listed.dangling.sort();
+    Ok(listed)
 }
 
 impl Snapshot {
     /// Returns the report of a pull that found everything here.
     pub fn report(&self, id: &RepoId, selection: &Selection) -> Result<Pulled, Error> {
-        let names = list(&self.dir)?;
+        let names = list(&self.dir)?.names;
         let paths: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut files = Vec::new();
         for path in selection.split(id.kind, &paths).0 {

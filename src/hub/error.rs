@@ -21,6 +21,13 @@ pub enum Error {
     #[error("offline, and {id} is not in the cache {cache_dir}: missing {missing}")]
     NotCached { id: String, cache_dir: PathBuf, missing: String },
 
+    // as the command line's reader says it of the option
+    #[error("the argument '--verify' cannot be used with '--offline'")]
+    VerifyOffline,
+
+    #[error("HF_ENDPOINT={endpoint} is not a web address")]
+    Endpoint { endpoint: String },
+
     #[error("{id} is not in the cache, and this build of lctl cannot download")]
     NoNetwork { id: String },
 
@@ -96,6 +103,10 @@ impl Diagnostic for Error {
             Error::NotCached { id, .. } => format!(
                 "on a machine with network run `lctl pull {id}`, or unset HF_HUB_OFFLINE and leave out --offline"
             ),
+            Error::VerifyOffline => {
+                "HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE are as --offline: unset them, or leave out --verify".into()
+            }
+            Error::Endpoint { .. } => "an address is e.g. https://huggingface.co, which it is if it is not set".into(),
             Error::NoNetwork { .. } => {
                 "build with `cargo build --release --features hub`, or copy the repository into the cache".into()
             }

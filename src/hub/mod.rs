@@ -118,13 +118,16 @@ pub fn resolve(id: &str, options: &Options, observer: &mut Observer) -> Result<P
 /// Downloads what `selection` chooses of `id` into the cache, resuming what an earlier pull left unfinished.
 ///
 /// Offline (`options.offline`) nothing is asked of the network: the snapshot is reported from the cache
-/// if it is complete.
+/// if it is complete, and `options.verify_cached` is an error: what a file should be, the hub knows.
 pub fn pull(
     id: &RepoId,
     selection: &Selection,
     options: &Options,
     observer: &mut Observer,
 ) -> Result<Pulled, Error> {
+    if options.offline && options.verify_cached {
+        return Err(Error::VerifyOffline);
+    }
     if options.offline {
         let cached = cache::lookup(&options.cache_dir, id)?;
         let Some(snapshot) = cached.complete() else {

@@ -40,6 +40,7 @@ const MAX_REDIRECTS: usize = 5;
 impl Remote {
     /// Returns a handle; opens no connection yet.
     pub fn new(id: &RepoId, options: &Options) -> Result<Self, Error> {
+        endpoint(options)?;
         let name = id.to_string();
         let builder = || {
             reqwest::Client::builder()
@@ -130,14 +131,11 @@ impl Remote {
     /// Returns the headers of the file's address, redirects within the hub followed.
     fn head(&self, commit: &str, file: &Listed) -> Result<HeaderMap, Error> {
         let fail = |source| transfer(&self.name(file), source);
-        let mut url = Url::parse(&self.options.endpoint)
-            .map_err(|source| transfer(&format!("HF_ENDPOINT={}", self.options.endpoint), source))?;
+        let mut url = endpoint(&self.options)?;
         let repository = self.id.repository();
         let parts = repository.split('/').chain(["resolve", commit]);
         url.path_segments_mut()
-            .map_err(|()| {
-                self.malformed(format!("HF_ENDPOINT={} is not a web address", self.options.endpoint))
-            })?
+            .map_err(|()| not_an_address(&self.options))?
             .pop_if_empty()
             .extend(parts.chain(file.path.split('/')));
         for _ in 0..=MAX_REDIRECTS {
@@ -235,6 +233,17 @@ impl Remote {
 /// Returns a hub's message without control characters (a terminal would obey them) and not longer than a line or two.
 fn printable(message: &str) -> String {
     message.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// Returns the hub's address.
+fn endpoint(options: &Options) -> Result<Url, Error> {
+    let url = Url::parse(&options.endpoint).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| not_an_address(options))
+}
+
+fn not_an_address(options: &Options) -> Error {
+    Error::Endpoint { endpoint: options.endpoint.clone() }
 }
 
 fn transfer(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {

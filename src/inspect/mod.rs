@@ -308,7 +308,11 @@ fn tensor_rows(source: &dyn TensorSource, digests: bool) -> Result<Vec<TensorRow
 }
 
 fn read_config(path: &Path) -> Result<Option<Json>, Error> {
-    let Ok(meta) = std::fs::metadata(path) else { return Ok(None) };
+    // a link that leads nowhere is no absence
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
     if meta.len() > MAX_CONFIG_BYTES {
         return Err(Error::ConfigTooLarge {
             path: path.to_owned(),

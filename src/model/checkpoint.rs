@@ -99,11 +99,11 @@ pub(super) fn vocab_in_use(dir: &Path, vocab_size: usize) -> Result<usize, Error
         Unigram(Vec<serde::de::IgnoredAny>),
     }
     let path: PathBuf = dir.join("tokenizer.json");
-    if dir.join("tokenizer.model").is_file() || !path.is_file() {
+    if dir.join("tokenizer.model").is_file() {
         return Ok(vocab_size);
     }
-    let bytes =
-        crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let read = crate::read::read_present(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let Some(bytes) = read else { return Ok(vocab_size) };
     let tokenizer: Tokenizer =
         serde_json::from_slice(&bytes).map_err(|source| Error::Json { path, source })?;
     let n_base = match tokenizer.model.vocab {

@@ -114,18 +114,36 @@ pub(super) fn general_keys(
     Ok(out)
 }
 
-fn directory_name(dir: &Path) -> String {
+/// Returns the name of a model's directory; of a snapshot in the hub's cache, which is called as its commit, the repository's.
+pub fn directory_name(dir: &Path) -> String {
+    if let Some(name) = repository_name(dir) {
+        return name;
+    }
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     // "." and ".." have no name of their own
     name(dir).or_else(|| name(&dir.canonicalize().ok()?)).unwrap_or_default()
 }
 
+/// Returns NAME of `models--ORG--NAME/snapshots/COMMIT`.
+fn repository_name(dir: &Path) -> Option<String> {
+    let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+    let commit = name(dir)?;
+    let snapshots = dir.parent().filter(|parent| name(parent).as_deref() == Some("snapshots"))?;
+    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let repository = name(snapshots.parent()?)?;
+    let (_, name) = repository.strip_prefix("models--")?.split_once("--")?;
+    is_commit.then(|| name.to_owned())
+}
+
+/// Bytes of README.md that its front matter is looked for in.
+const MAX_CARD_BYTES: u64 = 1 << 20;
+
 /// Returns the YAML front matter of README.md, empty without one.
 fn read_card(dir: &Path, notices: &mut Vec<String>) -> Result<Fields, Error> {
     let path = dir.join("README.md");
-    let bytes = match crate::read::read_regular(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Fields::new()),
+    let bytes = match crate::read::read_start(&path, MAX_CARD_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Fields::new()),
         Err(source) => return Err(Error::Io { path, source }),
     };
     let text = String::from_utf8_lossy(&bytes);
@@ -275,9 +293,9 @@ fn related_fields(id: &str, total: u64) -> Fields {
 /// Writes the sampling defaults of generation_config.json, if there is a readable one.
 fn write_sampling(dir: &Path, out: &mut Metadata) -> Result<(), Error> {
     let path = dir.join("generation_config.json");
-    let bytes = match crate::read::read_regular(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+    let bytes = match crate::read::read_present(&path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(()),
         Err(source) => return Err(Error::Io { path, source }),
     };
     let Ok(config) = serde_json::from_slice::<Json>(&bytes) else { return Ok(()) };
@@ -307,6 +325,18 @@ fn write_sampling(dir: &Path, out: &mut Metadata) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_its_repositorys_name() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let name = |path: &str| directory_name(Path::new(path));
+        assert_eq!(name(&format!("hub/models--Qwen--Qwen3-0.6B/snapshots/{commit}")), "Qwen3-0.6B");
+        assert_eq!(name(&format!("hub/models--a--b--c/snapshots/{commit}/")), "b--c");
+        // what is not laid out so is called as it is
+        assert_eq!(name(&format!("hub/models--a--b/{commit}")), commit);
+        assert_eq!(name("hub/models--a--b/snapshots/main"), "main");
+        assert_eq!(name(&format!("mine/snapshots/{commit}")), commit);
+    }
 
     #[test]
     fn size_labels_have_two_significant_digits() {

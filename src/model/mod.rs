@@ -42,6 +42,7 @@ pub use config::{Attention, Experts, ModelConfig, Rope, RopeScaling};
 pub use decode::{Scored, Segment, SequenceId, Wanted};
 pub use decoder::{Decoder, LoadOptions};
 pub use error::Error;
+pub use general::directory_name;
 pub use map::{expected_checkpoint_tensors, expected_tensors, map_checkpoint, map_gguf, targets_from_names};
 pub use residence::{Residence, free_memory};
 pub use rope_scaling::{Frequencies, LongRope, Yarn, frequencies, local_frequencies};

@@ -60,8 +60,15 @@ pub fn manifest_path(artefact: &Path) -> PathBuf {
 /// A manifest whose artefact is gone speaks of nothing and may.
 pub fn blocking_manifest(artefact: &Path, force: bool) -> Option<PathBuf> {
     let path = manifest_path(artefact);
-    let is_free =
-        force || path.symlink_metadata().is_err() || (!artefact.exists() && Manifest::open(&path).is_ok());
+    // a split model has no file of the artefact's name: its shards are outputs
+    let is_there = |output: &Output| {
+        Path::new(&output.path).file_name().is_some_and(|name| path.with_file_name(name).exists())
+    };
+    let speaks_of_nothing = || {
+        let manifest = Manifest::open(&path);
+        !artefact.exists() && manifest.is_ok_and(|manifest| !manifest.outputs.iter().any(is_there))
+    };
+    let is_free = force || path.symlink_metadata().is_err() || speaks_of_nothing();
     (!is_free).then_some(path)
 }
 
@@ -133,6 +140,13 @@ impl Draft {
     ///
     /// Errors if an input cannot be read any more or the manifest cannot be written.
     pub fn finish(self, finished: Finished) -> Result<Vec<String>, DraftError> {
+        let (file, notes) = self.write(finished)?;
+        file.commit()?;
+        Ok(notes)
+    }
+
+    /// As [`Draft::finish`], but the manifest, which is returned first, has no name yet.
+    pub fn write(self, finished: Finished) -> Result<(AtomicFile, Vec<String>), DraftError> {
         let Draft { path, force, started, job, mut inputs, digests, program } = self;
         let digests = digests.finish()?;
         for file in inputs.iter_mut().flat_map(|input| &mut input.files) {
@@ -158,8 +172,7 @@ impl Draft {
         let mut file = AtomicFile::create(&path, None, false)?;
         file.set_replace(force);
         file.write_all(manifest.text().as_bytes())?;
-        file.commit()?;
-        Ok(notes)
+        Ok((file, notes))
     }
 }
 
@@ -296,6 +309,22 @@ mod tests {
         let error = begin(true, &path("o.manifest.json"));
         assert!(matches!(error, DraftError::IsInput { input: "policy", .. }), "{error}");
         assert_eq!(manifest_path(Path::new("out/")), Path::new("out.manifest.json"));
+    }
+
+    #[test]
+    fn a_manifest_of_shards_speaks_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("a"), "a").unwrap();
+        let shard = path("s-00001-of-00001.gguf");
+        let inputs = vec![InputFiles::of_file(Role::Model, None, &path("a"))];
+        let draft = Draft::begin(&path("s.gguf"), false, job(), inputs, Started::now(), 1).unwrap();
+        std::fs::write(&shard, "of a").unwrap();
+        draft.finish(finished(&shard)).unwrap();
+        assert_eq!(blocking_manifest(&path("s.gguf"), false), Some(path("s.gguf.manifest.json")));
+        assert_eq!(blocking_manifest(&path("s.gguf"), true), None);
+        std::fs::remove_file(&shard).unwrap();
+        assert_eq!(blocking_manifest(&path("s.gguf"), false), None);
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use crate::read::read_start;
 use crate::tensor::Opened;
 use crate::tensor::gguf::{Metadata, Value};
 
 /// What is said where nothing is known.
 pub const UNKNOWN: &str = "unknown";
 
-/// Front matter of a card longer than this is not read, bytes.
+/// Of a card this much is read, bytes: its front matter comes first.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Returns the licence of a model or an adapter: what the GGUF's own keys say, or what stands in its directory.
@@ -55,11 +56,7 @@ fn licence_in(dir: &Path) -> String {
 }
 
 fn of_card(path: &Path) -> Option<String> {
-    let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > MOST_BYTES {
-        return None;
-    }
-    let bytes = std::fs::read(path).ok()?;
+    let bytes = read_start(path, MOST_BYTES).ok()??;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
     if lines.next() != Some("---") {

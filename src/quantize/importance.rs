@@ -115,6 +115,11 @@ pub enum ImportanceError {
         n_parts: usize,
     },
 
+    #[error(
+        "{path}: how many tokens a chunk of it has is not known: the other files say from {least} to {most}"
+    )]
+    ChunkLengths { path: PathBuf, least: u32, most: u32 },
+
     #[error("{path}: the model multiplies by no `{entry}`")]
     NoSuchTensor { path: PathBuf, entry: String },
 
@@ -137,6 +142,7 @@ impl Diagnostic for ImportanceError {
             ImportanceError::File(source) => return source.hint(),
             ImportanceError::Write(source) => return source.hint(),
             ImportanceError::TooMany { .. } => "write a GGUF".into(),
+            ImportanceError::ChunkLengths { .. } => "say it with --context N".into(),
             ImportanceError::Io { .. } => "give a file that `lctl imatrix` or llama-imatrix wrote".into(),
             ImportanceError::WrongLength { .. }
             | ImportanceError::OfNoTensor { .. }

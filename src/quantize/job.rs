@@ -10,7 +10,7 @@ use super::source::{Kind, Source};
 use super::{Error, Recipe};
 use crate::kernel::Isa;
 use crate::tensor::gguf::{GgufWriter, Metadata, Split, WriteOptions};
-use crate::tensor::{AtomicFile, Dtype, TensorDecl, is_same_file};
+use crate::tensor::{AtomicFile, Dtype, TensorDecl, WrittenFile, is_same_file};
 
 /// What the user asked for, parsed.
 pub struct Request {
@@ -88,6 +88,7 @@ impl Prepared {
         prepared.check_importance(is_dry_run)?;
         prepared.note_fallbacks();
         prepared.note_idle_patterns(&options);
+        prepared.note_idle_output(&options);
         Ok(prepared)
     }
 
@@ -125,6 +126,26 @@ impl Prepared {
 
     /// Encodes and writes everything.
     pub fn execute(&self, output: &Output, control: &Control) -> Result<Outcome, Error> {
+        self.execute_with(output, control, |_| Ok(None))
+    }
+
+    /// As [`Prepared::execute`], with a file that `beside` makes of what is written: it gets its name when the model does, or,
+    /// after an error or an interrupt, neither has one.
+    pub fn execute_with<E: From<Error>>(
+        &self,
+        output: &Output,
+        control: &Control,
+        beside: impl FnOnce(&[WrittenFile]) -> Result<Option<AtomicFile>, E>,
+    ) -> Result<Outcome, E> {
+        let (mut files, relative_rmse) = self.encode(output, control)?;
+        let written: Vec<WrittenFile> = files.iter().map(AtomicFile::written).collect();
+        files.extend(beside(&written)?);
+        AtomicFile::commit_all(files).map_err(Error::from)?;
+        Ok(Outcome { files: written, relative_rmse })
+    }
+
+    /// Encodes and writes everything but the files' names.
+    fn encode(&self, output: &Output, control: &Control) -> Result<(Vec<AtomicFile>, Vec<f64>), Error> {
         self.check(output)?;
         let declarations: Vec<TensorDecl> = self
             .rows()
@@ -265,6 +286,25 @@ impl Prepared {
             let given = pattern.as_str();
             let given = given.strip_prefix("(?i)").unwrap_or(given);
             self.notices.push(format!("--tensor-type `{given}` decides no tensor"));
+        }
+    }
+
+    /// Notes the options for the output tensor that decide nothing where the embedding is the output, too.
+    fn note_idle_output(&mut self, options: &plan::Options) {
+        if self.rows().any(|row| row.name == "output.weight") {
+            return;
+        }
+        let none = "no output tensor, since the embedding is the output, too";
+        if options.leave_output {
+            self.notices.push(format!("--leave-output-tensor leaves nothing: there is {none}"));
+        }
+        // the recipe's own rules take the embedding for the output then
+        let is_ruled = options.token_embedding_type.is_none()
+            && !options.pure
+            && !options.recipe.is_float()
+            && !options.overrides.iter().any(|(p, _)| p.is_match("token_embd.weight").unwrap_or(false));
+        if options.output_type.is_some() && !is_ruled {
+            self.notices.push(format!("--output-tensor-type decides no tensor: there is {none}"));
         }
     }
 

@@ -13,7 +13,7 @@ use crate::kernel::Isa;
 use crate::kernel::scan::{ErrorSums, error_sums, first_beyond, first_non_finite};
 use crate::model::TargetTensor;
 use crate::tensor::gguf::GgufWriter;
-use crate::tensor::{Dtype, TensorSource, WrittenFile};
+use crate::tensor::{AtomicFile, Dtype, TensorSource, WrittenFile};
 
 /// Weights per slab: the unit of work and of the ordered write.
 const SLAB_WEIGHTS: usize = 1 << 20;
@@ -69,9 +69,14 @@ struct Slab {
 ///
 /// The bytes and the statistics are the same for any number of threads and any instruction set.
 ///
-/// Errors if a value is NaN or infinite, reading or writing fails, or the run is interrupted; no
-/// output file has its name then.
-pub fn run(job: &Job, mut writer: GgufWriter, control: &Control) -> Result<Outcome, Error> {
+/// Returns the files, which have no name yet, and the statistics as [`Outcome`] has them.
+///
+/// Errors if a value is NaN or infinite, reading or writing fails, or the run is interrupted.
+pub fn run(
+    job: &Job,
+    mut writer: GgufWriter,
+    control: &Control,
+) -> Result<(Vec<AtomicFile>, Vec<f64>), Error> {
     let slabs = cut_into_slabs(job);
     let weights = weights_of(job.targets, job.plan, job.importance)?;
     let sums = Mutex::new(vec![ErrorSums::default(); if job.with_stats { slabs.len() } else { 0 }]);
@@ -103,9 +108,9 @@ pub fn run(job: &Job, mut writer: GgufWriter, control: &Control) -> Result<Outco
     if control.interrupted.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    let files = writer.finish()?;
+    let files = writer.seal()?;
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Outcome { files, relative_rmse: relative_rmse(job.plan.len(), &slabs, &sums) })
+    Ok((files, relative_rmse(job.plan.len(), &slabs, &sums)))
 }
 
 fn shape<'a>(job: &Job<'a>, tensor: usize) -> &'a [usize] {

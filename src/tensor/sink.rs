@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
-pub(super) use self::partial::{PARTIAL_FILES, Registry};
+pub(super) use self::partial::{PARTIAL_FILES, Registry, short_name};
 use super::Error;
 
 /// A file that has its name and is on the disk.
@@ -123,6 +123,12 @@ impl AtomicFile {
         file.sync_all().map_err(|source| write_error(&self.path, 0, source))
     }
 
+    /// Returns what is known of the file when all of it is written: the name it will have, its length and digest.
+    pub fn written(&self) -> WrittenFile {
+        let sha256 = self.hasher.clone().map(|hasher| hasher.finalize().into());
+        WrittenFile { path: self.path.clone(), bytes: self.bytes, sha256 }
+    }
+
     /// Makes the file durable, gives it its name (replacing an old file, see [`AtomicFile::set_replace`]), and makes the name durable.
     pub fn commit(self) -> Result<WrittenFile, Error> {
         let mut written = AtomicFile::commit_all(vec![self])?;
@@ -144,12 +150,7 @@ impl AtomicFile {
                 synced.push(dir);
             }
         }
-        let written = files.iter_mut().map(|file| WrittenFile {
-            path: file.path.clone(),
-            bytes: file.bytes,
-            sha256: file.hasher.take().map(|hasher| hasher.finalize().into()),
-        });
-        Ok(written.collect())
+        Ok(files.iter().map(AtomicFile::written).collect())
     }
 }
 
@@ -203,6 +204,12 @@ fn destination(path: &Path) -> Result<PathBuf, Error> {
         // The user's spelling is kept for messages unless it is a link.
         let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
         return Ok(if is_link { resolved } else { path.to_owned() });
+    }
+    // a name too long is known now, not when the work is done
+    if let Err(source) = path.symlink_metadata()
+        && source.kind() == std::io::ErrorKind::InvalidFilename
+    {
+        return Err(Error::Io { path: path.to_owned(), action: "write", source });
     }
     if path.file_name().is_none() || path.as_os_str().to_string_lossy().ends_with(['/', '\\']) {
         return Err(Error::OutputIsDirectory { path: path.to_owned() });
@@ -381,6 +388,34 @@ mod tests {
     }
 
     #[test]
+    fn files_of_several_writers_are_those_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("model"), dir.path().join("manifest"));
+        let commit = |registry, text: &str| {
+            let files = [&one, &two].map(|path| {
+                let mut file = AtomicFile::create_in(registry, path, None, true).unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                let written = file.written();
+                assert_eq!((written.bytes, written.path), (text.len() as u64, path.clone()));
+                file
+            });
+            let written = AtomicFile::commit_all(files.into()).unwrap();
+            assert_eq!(written[0].sha256, written[1].sha256);
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let commit = &commit;
+                // a registry each, as processes have
+                let registry = registry();
+                scope.spawn(move || (0..20).for_each(|_| commit(registry, &thread.to_string())));
+            }
+        });
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&one), read(&two));
+        assert_eq!(names(dir.path()), ["manifest", "model"]);
+    }
+
+    #[test]
     fn a_failed_rename_takes_back_the_names_given() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
@@ -453,6 +488,19 @@ mod tests {
         let error = write_error(&dir.path().join("out"), 1, source);
         assert!(matches!(error, Error::DiskFull { needed: 1, .. }), "{error}");
         assert_eq!(error.hint().unwrap(), "free some space, or write to another disk");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_may_be_as_long_as_the_file_system_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("{}.gguf", "n".repeat(250)));
+        AtomicFile::create(&path, None, false).unwrap().commit().unwrap();
+        assert!(path.is_file());
+        let path = dir.path().join("n".repeat(256));
+        let error = AtomicFile::create(&path, None, false).err().unwrap();
+        let Error::Io { action: "write", source, .. } = error else { panic!("{error}") };
+        assert_eq!(source.kind(), std::io::ErrorKind::InvalidFilename);
     }
 
     #[cfg(unix)]

@@ -1,6 +1,5 @@
 //! The files of a checkpoint's tokenizer: read once, JSON faults with line and column.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -8,6 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::error::Error;
 use super::tokenizer_json::TokenizerJson;
+use crate::read::read_present;
 
 /// The parsed tokenizer files of one checkpoint directory; absent files are `None`.
 pub struct Files {
@@ -37,15 +37,9 @@ impl Files {
     }
 }
 
-/// Returns the file's bytes, `None` if there is no such file.
+/// Returns the file's bytes, `None` if there is no such file; errors as [`read_present`].
 pub fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(source) => Err(Error::Io { path: path.to_owned(), action: "read it", source }),
-    }
+    read_present(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read it", source })
 }
 
 /// Returns the file's text with `\r\n` and `\r` as `\n`, `None` if there is no such file.
@@ -98,5 +92,32 @@ pub fn kind_of(value: &Json) -> String {
         Json::String(text) => format!("the string {text:?}"),
         Json::Array(items) => format!("an array of {}", items.len()),
         Json::Object(fields) => format!("an object of {}", fields.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Files::open(dir.path()).unwrap().config.is_none());
+        let path = dir.path().join("tokenizer_config.json");
+        let refused = |cause: &str| {
+            let error = Files::open(dir.path()).err().expect(cause);
+            assert!(error.to_string().ends_with("tokenizer_config.json: cannot read it"), "{error}");
+            let source = std::error::Error::source(&error).expect(cause).to_string();
+            assert!(source.contains(cause), "{source}");
+        };
+        std::os::unix::fs::symlink("../blobs/gone", &path).unwrap();
+        refused("a link to a file that is not there");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        refused("directory");
+        std::fs::remove_dir(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        refused("not a regular file");
     }
 }

@@ -1,6 +1,6 @@
 //! `lctl merge` and what it is made of, where bases are unusual or something is in the way.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lctl::error::Diagnostic;
 use lctl::kernel::Isa;
@@ -334,8 +334,9 @@ fn an_interrupted_merge_leaves_nothing() {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let started = Instant::now();
         // what is staged shows that the work is under way
-        let staged: PathBuf = tmp.path().join(format!(".{}.partial", output[0]));
-        while !staged.exists() && child.try_wait().unwrap().is_none() {
+        let staged = format!(".{}.lctl-", output[0]);
+        let is_staged = || names_in(tmp.path()).iter().any(|name| name.starts_with(&staged));
+        while !is_staged() && child.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < Duration::from_secs(60), "no output began");
             std::thread::sleep(Duration::from_millis(1));
         }

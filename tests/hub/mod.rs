@@ -264,6 +264,60 @@ fn a_missing_shard_is_named_offline_and_fetched_online() {
     assert_eq!(fs::read(found.join(shard)).unwrap(), [2; 200_000]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_whose_blob_is_gone_is_missing() {
+    let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
+    let pulled = pull(&hub, home.path(), |_| ()).unwrap();
+    let link = pulled.snapshot.join("tokenizer.json");
+    let blob = pulled.snapshot.join(fs::read_link(&link).unwrap());
+    fs::remove_file(&blob).unwrap();
+    assert!(link.is_symlink() && !link.exists());
+    for args in [
+        vec!["pull", "acme/tiny", "--offline"],
+        vec!["quantize", "acme/tiny", "-o", "x.gguf", "-t", "Q8_0", "--offline"],
+    ] {
+        let output = lctl(&hub, home.path(), &args, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(": missing tokenizer.json\n"), "{}", stderr(&output));
+    }
+    // what is not pulled need not lead anywhere
+    std::os::unix::fs::symlink("gone", pulled.snapshot.join("pytorch_model.bin")).unwrap();
+    let found = hub::resolve("acme/tiny", &options(&hub, home.path()), &mut |_| ()).unwrap();
+    assert_eq!(fs::read(found.join("tokenizer.json")).unwrap(), b"{}");
+    let output = lctl(&hub, home.path(), &["pull", "acme/tiny", "--offline"], &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn an_endpoint_that_is_no_address_is_named() {
+    let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
+    for endpoint in ["bogus", "localhost:80", "ftp://hub"] {
+        let output = lctl(&hub, home.path(), &["pull", "acme/tiny"], &[("HF_ENDPOINT", endpoint)]);
+        assert_eq!(output.status.code(), Some(2));
+        let expected = format!("error: HF_ENDPOINT={endpoint} is not a web address\nhint: ");
+        assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    }
+    assert_eq!(hub.connections(), 0);
+}
+
+#[test]
+fn verifying_needs_the_hub() {
+    let (hub, home) = (sharded(), tempfile::tempdir().unwrap());
+    pull(&hub, home.path(), |_| ()).unwrap();
+    let before = hub.connections();
+    for (args, env) in [
+        (vec!["pull", "acme/tiny", "--verify"], vec![("HF_HUB_OFFLINE", "1")]),
+        (vec!["pull", "acme/tiny", "--verify"], vec![("TRANSFORMERS_OFFLINE", "yes")]),
+    ] {
+        let output = lctl(&hub, home.path(), &args, &env);
+        assert_eq!(output.status.code(), Some(2));
+        let expected = "the argument '--verify' cannot be used with '--offline'";
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    assert_eq!(hub.connections(), before);
+}
+
 #[test]
 fn a_complete_snapshot_is_used_without_asking_the_hub() {
     let (hub, home) = (sharded(), tempfile::tempdir().unwrap());

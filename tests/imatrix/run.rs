@@ -13,7 +13,7 @@ use lctl::quantize::importance::{Collector, Form, ImportanceSums};
 use lctl::tensor::gguf::{Gguf, Value};
 
 use super::{bytes, golden_dir, succeed, tensors, workplace};
-use crate::common::names_in;
+use crate::common::{names_in, run_lctl};
 
 #[test]
 fn threads_instructions_and_residence_change_no_bit() {
@@ -109,6 +109,22 @@ fn parts_of_a_text_add_up_to_the_whole() {
             }
         }
     }
+    // a legacy file's chunks are as long as those of the others
+    imatrix("-o b.dat --in-file b.gguf");
+    let mixed = |options: &str| {
+        imatrix(format!("-o mixed.gguf -f --in-file a.gguf --in-file b.dat {options}").trim_end());
+        bytes(dir, "mixed.gguf")
+    };
+    let found = mixed("");
+    assert!(found == mixed("--context 32") && found != mixed("--context 512"));
+    imatrix("model text.txt --context 64 --chunks 2 -o long.gguf");
+    let three = "imatrix --quiet -o three.gguf --in-file a.gguf --in-file b.dat --in-file long.gguf";
+    let arguments: Vec<&str> = three.split(' ').collect();
+    let (code, _, stderr) = run_lctl(dir, &arguments);
+    let expected =
+        "error: b.dat: how many tokens a chunk of it has is not known: the other files say from 32 to 64\n";
+    assert!(code == 2 && stderr.starts_with(expected) && stderr.contains("--context"), "{stderr}");
+    imatrix("-o three.gguf --in-file a.gguf --in-file b.dat --in-file long.gguf --context 32");
     // means of parts of different length lose their weights in the legacy form, no more than that
     imatrix("-o sum.dat --in-file sum.gguf");
     succeed(dir, "quantize model -t Q4_0 -o q.gguf --imatrix sum.dat --quiet --no-manifest");

@@ -72,6 +72,36 @@ fn an_override_shifts_the_layers_behind_it() {
 }
 
 #[test]
+fn options_for_an_output_tensor_that_is_not_there_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    Model { tied: true, ..Model::default() }.write(dir, "tied.gguf");
+    Model::default().write(dir, "own.gguf");
+    let said = |model: &str, options: &str| -> String {
+        let args = format!("quantize {model} -o o.gguf --force --no-manifest {options}");
+        let (code, _, stderr) = run_lctl(dir, &args.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, 0, "{options}: {stderr}");
+        stderr
+    };
+    for (options, option) in [
+        ("-t Q8_0 --leave-output-tensor", "--leave-output-tensor leaves nothing: "),
+        ("-t Q8_0 --pure --output-tensor-type Q6_K", "--output-tensor-type decides no tensor: "),
+        (
+            "-t Q8_0 --output-tensor-type Q6_K --token-embedding-type Q4_K",
+            "--output-tensor-type decides no tensor: ",
+        ),
+    ] {
+        let note =
+            format!("note: {option}there is no output tensor, since the embedding is the output, too\n");
+        assert!(said("tied.gguf", options).contains(&note), "{options}");
+        assert!(!said("own.gguf", options).contains("there is no output tensor"), "{options}");
+    }
+    // the recipe's rules take the embedding for the output
+    assert!(!said("tied.gguf", "-t Q8_0 --output-tensor-type Q6_K").contains("there is no output tensor"));
+    assert_eq!(types(dir)["token_embd.weight"], "Q6_K");
+}
+
+#[test]
 fn overridden_keys_come_last_with_the_references_types() {
     let dir = model();
     let overrides = ["general.name=str:Mine", "llama.block_count=int:2", "a.b=float:0.5", "c=bool:true"];

@@ -48,6 +48,18 @@ fn what_cannot_be_is_said() {
     let (code, _, stderr) = run("missing.txt --vocab-size 300 -o out");
     assert_eq!(code, 2);
     assert!(stderr.starts_with("error: missing.txt: cannot read"), "{stderr}");
+    // a recipe has a key for it, this command has not
+    std::fs::write(dir.path().join("x.raw"), "low lower lowest\n").unwrap();
+    let (code, _, stderr) = run("x.raw --vocab-size 300 -o out");
+    assert_eq!(code, 2);
+    let hint = "hint: a file's kind is told by its name: rename it to end in one of .";
+    assert!(stderr.starts_with("error: x.raw: ") && stderr.contains(hint), "{stderr}");
+    assert!(!stderr.contains("`type`"), "{stderr}");
+    // no template is as long as that
+    std::fs::File::create(dir.path().join("t.jinja")).unwrap().set_len(6 << 30).unwrap();
+    let (code, _, stderr) = run("a.txt --vocab-size 300 -o out --chat-template t.jinja");
+    let error = "error: t.jinja: 6442450944 bytes; at most 16777216 are read of such a file\n";
+    assert!(code == 2 && stderr.starts_with(error), "{stderr}");
     // too little text for so many tokens is no error
     let (code, _, stderr) = run("a.txt --vocab-size 300 -o out");
     assert_eq!(code, 0, "{stderr}");

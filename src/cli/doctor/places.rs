@@ -37,6 +37,15 @@ impl Place {
         let (exists, free_bytes) = (path.is_dir(), available_bytes(nearest));
         Place { what, exists, writable: refusal.is_none(), refusal, free_bytes, path }
     }
+
+    /// As [`Place::examine`], of a directory that nothing makes: one that is not there cannot be written.
+    pub fn examine_existing(what: &'static str, path: PathBuf) -> Place {
+        let mut place = Place::examine(what, path);
+        if !place.exists && place.refusal.is_none() {
+            (place.writable, place.refusal) = (false, Some("is not there".to_owned()));
+        }
+        place
+    }
 }
 
 fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
@@ -68,6 +77,16 @@ mod tests {
         assert!(!place.exists && !place.writable, "{place:?}");
         let refusal = format!("{} is no directory", dir.path().join("file").display());
         assert_eq!(place.refusal, Some(refusal));
+    }
+
+    #[test]
+    fn a_directory_that_nothing_makes_is_there_or_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::examine_existing("x", dir.path().to_owned());
+        assert!(place.exists && place.writable && place.refusal.is_none(), "{place:?}");
+        let place = Place::examine_existing("x", dir.path().join("a"));
+        assert!(!place.exists && !place.writable, "{place:?}");
+        assert_eq!(place.refusal.as_deref(), Some("is not there"));
     }
 
     #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! An importance matrix as command line and manifest both describe it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -124,6 +124,15 @@ impl ImatrixJob {
         self.settings.context.map_or(CHUNK_LEN.min(context_length), |n| n as usize)
     }
 
+    /// Returns the tokens per chunk of a file that does not say: --context, else what the other files say, else `otherwise`.
+    fn in_file_chunk_len(&self, otherwise: usize) -> Result<usize, Failure> {
+        let paths: Vec<&Path> = self.in_files.iter().map(|file| file.path.as_path()).collect();
+        match self.settings.context {
+            None if paths.len() > 1 => Ok(ImportanceSums::legacy_chunk_len(&paths, otherwise)?),
+            _ => Ok(otherwise),
+        }
+    }
+
     /// Returns the sum of the files, which are to be of the model of these sites, and which files they were.
     fn added(
         &self,
@@ -131,6 +140,7 @@ impl ImatrixJob {
         sites: Option<&[SiteTensors]>,
         how: &How,
     ) -> Result<(ImportanceSums, Vec<InputFiles>), Failure> {
+        let chunk_len = self.in_file_chunk_len(chunk_len)?;
         let mut sums = ImportanceSums::default();
         let mut inputs = Vec::new();
         for ImportanceFile { path, named } in &self.in_files {

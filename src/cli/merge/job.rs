@@ -126,5 +126,5 @@ impl MergeJob {
 
 /// Returns the name of a checkpoint's directory, from which `general.name` may come.
 fn directory_name(base: &Path) -> Option<String> {
-    Some(base.canonicalize().ok()?.file_name()?.to_str()?.to_owned())
+    Some(model::directory_name(&base.canonicalize().ok()?)).filter(|name| !name.is_empty())
 }

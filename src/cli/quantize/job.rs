@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::options;
 use crate::error::Failure;
 use crate::kernel::Isa;
+use crate::model;
 use crate::provenance::{InputFiles, Job, Licences, QuantizeSettings, Role, licence_of_model};
 use crate::quantize::{Importance, Kind, Output, Override, Prepared, Request, Source};
 use crate::tensor::gguf::Split;
@@ -73,10 +74,8 @@ impl QuantizeJob {
     }
 }
 
-/// Returns the name of the directory that a checkpoint lies in.
-fn directory_name(model: &Path) -> Option<String> {
-    let dir = if model.is_dir() { model } else { model.parent()? };
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    // "." and ".." have no name of their own
-    name(dir).or_else(|| name(&dir.canonicalize().ok()?))
+/// Returns the name of the directory that a checkpoint lies in, as [`model::directory_name`] tells it.
+fn directory_name(path: &Path) -> Option<String> {
+    let dir = if path.is_dir() { path } else { path.parent()? };
+    Some(model::directory_name(dir)).filter(|name| !name.is_empty())
 }

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::cli::term;
 use crate::error::Failure;
 use crate::provenance::{Content, Manifest, Output, OutputRole, merkle_root_of_lines, sha256_of_file};
-use crate::read::{read_regular, refuse_endless};
+use crate::read::{read_bytes, refuse_endless};
 
 /// Outputs then and now.
 pub struct Comparison {
@@ -193,7 +193,7 @@ fn beside(manifest_path: &Path, output: &Output) -> PathBuf {
 
 /// Returns a file's text; none if it cannot be read.
 fn text_of(path: &Path) -> Option<String> {
-    String::from_utf8(read_regular(path).ok()?).ok()
+    String::from_utf8(read_bytes(path).ok()?).ok()
 }
 
 /// Compares the outputs that lie beside the manifest.

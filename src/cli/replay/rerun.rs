@@ -17,6 +17,7 @@ use crate::cli::model::WeightsArg;
 use crate::cli::quantize::{self, ImportanceFile, QuantizeJob};
 use crate::error::Failure;
 use crate::eval::report::markdown;
+use crate::model;
 use crate::provenance::{
     EvalMode, EvalSettings, ImatrixSettings, Input, Manifest, MergeSettings, Output, OutputRole,
     QuantizeSettings, Role, sha256_of_file,
@@ -220,15 +221,15 @@ pub(super) fn work_dir(how: &How) -> Result<TempDir, ReplayError> {
 /// Returns a path to the model on which its directory has the name it had: `general.name` may come from it.
 ///
 /// Errors if the name could lead anywhere else.
-fn under_its_name(model: &Path, name: Option<&str>, work: &Path) -> Result<PathBuf, Failure> {
-    let Some(name) = name else { return Ok(model.to_owned()) };
+fn under_its_name(given: &Path, name: Option<&str>, work: &Path) -> Result<PathBuf, Failure> {
+    let Some(name) = name else { return Ok(given.to_owned()) };
     check_name(name)?;
-    let (dir, file) = match model.is_dir() {
-        true => (model, None),
-        false => (model.parent().unwrap_or(Path::new(".")), model.file_name()),
+    let (dir, file) = match given.is_dir() {
+        true => (given, None),
+        false => (given.parent().unwrap_or(Path::new(".")), given.file_name()),
     };
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    if dir.file_name().is_some_and(|found| found == name) {
+    if model::directory_name(&dir) == name {
         return Ok(file.map_or(dir.clone(), |file| dir.join(file)));
     }
     let inner = work.join("model");

@@ -270,10 +270,10 @@ impl Diagnostic for Error {
                 "a report or its samples were expected: name a directory that `lctl eval --out DIR` wrote"
                     .into(),
             ),
-            Error::File(source @ ReadError::NotAFile { .. }) => source.hint(),
             Error::File(ReadError::Io { .. }) => Some(
                 "name a directory that `lctl eval --suite .. --out DIR` wrote, or its report.json".into(),
             ),
+            Error::File(source) => source.hint(),
             Error::Bad { hint, .. } => hint.clone(),
         }
     }

@@ -14,7 +14,7 @@ use crate::data::format::{self, Format};
 use crate::data::pack::{Batching, Packing};
 use crate::data::scan::{Level, Policy};
 use crate::data::{self, Held, Source, Truncation};
-use crate::read::read_text;
+use crate::read::read_template;
 use crate::yaml::{Fields, Node};
 
 /// What is trained on.
@@ -134,7 +134,7 @@ impl Data {
         let template = match &self.chat_template {
             Template::FromModel => TemplateSource::Model,
             Template::Plain => TemplateSource::Plain,
-            Template::File(path) => TemplateSource::Text(read_text(path)?),
+            Template::File(path) => TemplateSource::Text(read_template(path)?),
         };
         Ok(Settings {
             template,

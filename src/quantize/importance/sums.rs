@@ -47,6 +47,31 @@ impl ImportanceSums {
         Ok(ImportanceSums { entries, datasets: parsed.datasets, chunk_len })
     }
 
+    /// Returns the tokens per chunk of the legacy ones among files, which do not say: as many as the others say, or `otherwise` if
+    /// none does.
+    ///
+    /// Errors if the others disagree, or one of them is no importance matrix.
+    pub fn legacy_chunk_len(paths: &[&Path], otherwise: usize) -> Result<usize, ImportanceError> {
+        let mut legacy = None;
+        let mut stated: Vec<u32> = Vec::new();
+        for path in paths {
+            let parsed = parse(path, false)?;
+            if parsed.is_legacy {
+                legacy = legacy.or(Some(*path));
+            }
+            stated.extend(parsed.chunk_len.filter(|_| !parsed.is_legacy));
+        }
+        stated.sort_unstable();
+        stated.dedup();
+        match (legacy, stated.as_slice()) {
+            (None, _) | (_, []) => Ok(otherwise),
+            (_, [one]) => Ok(*one as usize),
+            (Some(path), [first, .., last]) => {
+                Err(ImportanceError::ChunkLengths { path: path.into(), least: *first, most: *last })
+            }
+        }
+    }
+
     /// Adds those of `other`, which `path` named. The chunks' length stays, unless there was nothing yet.
     ///
     /// Errors if a tensor has another length there.

@@ -125,10 +125,16 @@ impl GgufWriter {
     }
 
     /// Makes all files durable and gives them their names, all or none. Errors if a tensor is incomplete.
-    pub fn finish(mut self) -> Result<Vec<WrittenFile>, Error> {
+    pub fn finish(self) -> Result<Vec<WrittenFile>, Error> {
+        AtomicFile::commit_all(self.seal()?)
+    }
+
+    /// Makes all files durable; they get their names by [`AtomicFile::commit_all`]. Errors if a tensor is incomplete.
+    pub fn seal(mut self) -> Result<Vec<AtomicFile>, Error> {
         self.current.stream.check_finished(self.current.file.path())?;
+        self.current.file.seal()?;
         self.done.push(self.current.file);
-        AtomicFile::commit_all(self.done)
+        Ok(self.done)
     }
 
     /// Shards are opened one at a time, so that their number is not limited by open files.

@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 
 use super::{AtomicFile, write_error};
 use crate::tensor::Error;
+use crate::tensor::staged::is_place;
 
 /// The files and directories of this process.
 pub(in crate::tensor) static PARTIAL_FILES: Registry = Registry::new();
@@ -90,6 +91,9 @@ impl Registry {
             std::fs::hard_link(&file.path, &spare).ok()?;
             Some(spare)
         };
+        // two processes that replace the same files take turns, so that what stands there in the end is of one of them
+        let _turn =
+            files.first().filter(|_| several).and_then(|file| turn_in(super::directory_of(&file.path)));
         let mut spares: Vec<Option<tempfile::TempPath>> = Vec::new();
         for i in 0..files.len() {
             let path = files[i].path.clone();
@@ -150,9 +154,35 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns a lock on a directory, held until it is dropped: waited for a while, since whoever has it renames a few files; none where
+/// the file system has no locks, or in a directory on its way, which no other process writes to and which is locked as a whole.
+fn turn_in(dir: &Path) -> Option<std::fs::File> {
+    const N_TRIES: usize = 500;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+    if dir.file_name().and_then(|name| name.to_str()).is_some_and(is_place) {
+        return None;
+    }
+    let dir = std::fs::File::open(dir).ok()?;
+    for _ in 0..N_TRIES {
+        match dir.try_lock() {
+            Ok(()) => return Some(dir),
+            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(std::fs::TryLockError::Error(_)) => return None,
+        }
+    }
+    None
+}
+
+/// Returns as much of a name as leaves room for what a temporary name adds to it: file systems end names at 255 bytes.
+pub(in crate::tensor) fn short_name(name: &str) -> &str {
+    const LONGEST: usize = 200;
+    let end = (0..=LONGEST.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    &name[..end]
+}
+
 fn create_temp(path: &Path, dir: &Path) -> Result<NamedTempFile, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!(".{name}.");
+    let prefix = format!(".{}.", short_name(&name));
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(".partial");
     #[cfg(unix)]

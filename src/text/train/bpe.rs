@@ -124,23 +124,30 @@ fn add_place(places: &mut HashMap<Pair, Vec<usize>>, pair: Pair, index: usize) {
     }
 }
 
-/// Replaces the pair by a token from left to right; returns neighbours that are gone (`false`) and new (`true`).
+/// Replaces the pair by a token from left to right; returns neighbours that are gone (`false`) and new (`true`). Each token moves
+/// once, however long the word is.
 fn replace(word: &mut Vec<u32>, pair: Pair, id: u32) -> Vec<(Pair, bool)> {
     let mut changes = Vec::new();
-    let mut at = 0;
-    while at + 1 < word.len() {
-        if (word[at], word[at + 1]) == pair {
-            if at > 0 {
-                changes.extend([((word[at - 1], pair.0), false), ((word[at - 1], id), true)]);
+    // word[..n_kept] is done, word[at..] as it was; n_kept <= at
+    let (mut n_kept, mut at) = (0, 0);
+    while at < word.len() {
+        if word.get(at + 1).is_some_and(|next| (word[at], *next) == pair) {
+            if n_kept > 0 {
+                let before = word[n_kept - 1];
+                changes.extend([((before, pair.0), false), ((before, id), true)]);
             }
-            word[at] = id;
-            word.remove(at + 1);
-            if let Some(next) = word.get(at + 1) {
+            if let Some(next) = word.get(at + 2) {
                 changes.extend([((pair.1, *next), false), ((id, *next), true)]);
             }
+            word[n_kept] = id;
+            at += 2;
+        } else {
+            word[n_kept] = word[at];
+            at += 1;
         }
-        at += 1;
+        n_kept += 1;
     }
+    word.truncate(n_kept);
     changes
 }
 
@@ -178,6 +185,49 @@ mod tests {
         let mut words = BTreeMap::new();
         text.split(' ').for_each(|word| *words.entry(word.as_bytes().to_vec()).or_insert(0) += 1);
         assert_eq!(learn(&words, &alphabet(), 290, 1), slow(&words, 290));
+    }
+
+    #[test]
+    fn a_pair_is_replaced_as_by_taking_tokens_out_one_by_one() {
+        // of three tokens, so that pairs overlap themselves and each other
+        for number in 0..3u32.pow(9) {
+            let before: Vec<u32> = (0..9).map(|place| number / 3u32.pow(place) % 3).collect();
+            for pair in [(0, 0), (0, 1)] {
+                let (mut word, mut expected) = (before.clone(), before.clone());
+                let changes = replace(&mut word, pair, 7);
+                assert_eq!(changes, replace_one_by_one(&mut expected, pair, 7), "{before:?}");
+                assert_eq!(word, expected, "{before:?}");
+            }
+        }
+    }
+
+    fn replace_one_by_one(word: &mut Vec<u32>, pair: Pair, id: u32) -> Vec<(Pair, bool)> {
+        let mut changes = Vec::new();
+        let mut at = 0;
+        while at + 1 < word.len() {
+            if (word[at], word[at + 1]) == pair {
+                if at > 0 {
+                    changes.extend([((word[at - 1], pair.0), false), ((word[at - 1], id), true)]);
+                }
+                word[at] = id;
+                word.remove(at + 1);
+                if let Some(next) = word.get(at + 1) {
+                    changes.extend([((pair.1, *next), false), ((id, *next), true)]);
+                }
+            }
+            at += 1;
+        }
+        changes
+    }
+
+    #[test]
+    fn a_word_of_megabytes_takes_no_longer_than_its_length() {
+        // taking tokens out of its middle one by one, it would be minutes
+        let words = BTreeMap::from([(vec![b'a'; 1 << 21], 1)]);
+        let merges = learn(&words, &alphabet(), 300, 2);
+        let lengths: Vec<usize> = merges.tokens[256..].iter().map(Vec::len).collect();
+        // the last is there twice, one pair of which is not frequent enough
+        assert_eq!(lengths, (1..=20).map(|power| 1 << power).collect::<Vec<_>>());
     }
 
     /// Counts all pairs anew for every merge.
