@@ -60,7 +60,41 @@ struct Exists {
 
 impl Diagnostic for Exists {
     fn hint(&self) -> Option<String> {
-        Some("--force replaces it".into())
+        Some(hint_of_existing(&self.path))
+    }
+}
+
+/// Returns what to do where a file is to be written that is there already.
+pub fn hint_of_existing(path: &Path) -> String {
+    match path.is_dir() {
+        true => "it is a directory: name a file".to_owned(),
+        false => "--force replaces it".to_owned(),
+    }
+}
+
+/// Files that were written. They belong to a command that ends well: dropped without [`Written::keep`], they are removed, so
+/// that no verdict is left of a command that failed.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Written {
+    files: Vec<PathBuf>,
+    /// The Markdown, if it is one of them.
+    pub markdown: Option<String>,
+}
+
+impl Written {
+    /// Leaves the files where they are.
+    pub fn keep(mut self) {
+        self.files.clear();
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for path in &self.files {
+            // what cannot be removed stays; the failure that led here is said already
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -92,25 +126,28 @@ impl RenderArgs {
         paths::check(&files, &read)
     }
 
-    /// Writes the files, each whole or not at all; returns the Markdown if it is one of them.
+    /// Writes the files, all of them whole or none.
     pub fn write(
         &self,
         force: bool,
         run: &Run,
         comparison: Option<(&Run, &Verdict)>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Written, Failure> {
         let verdict = comparison.map(|(_, verdict)| verdict);
         let markdown = self.markdown.as_ref().map(|_| report::markdown(run, verdict));
+        let mut files = Vec::new();
         if let (Some(path), Some(text)) = (&self.markdown, &markdown) {
-            write_whole(path, text, force)?;
+            files.push(begun(path, text, force)?);
         }
         if let Some(path) = &self.junit {
-            write_whole(path, &report::junit(run, verdict, self.junit_cases.into()), force)?;
+            files.push(begun(path, &report::junit(run, verdict, self.junit_cases.into()), force)?);
         }
         if let Some(path) = &self.html {
-            write_whole(path, &report::html(run, comparison)?, force)?;
+            files.push(begun(path, &report::html(run, comparison)?, force)?);
         }
-        Ok(markdown)
+        let written = files.iter().map(|file| file.path().to_owned()).collect();
+        AtomicFile::commit_all(files)?;
+        Ok(Written { files: written, markdown })
     }
 }
 
@@ -123,9 +160,14 @@ pub fn of_a_run(path: &Path) -> Vec<Named> {
 
 /// Writes a file, whole or not at all; one that exists is replaced if `force`.
 pub fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    begun(path, text, force)?.commit()?;
+    Ok(())
+}
+
+/// Returns a file with its text, which has its name once it is committed.
+fn begun(path: &Path, text: &str, force: bool) -> Result<AtomicFile, Failure> {
     let mut file = AtomicFile::create(path, None, false)?;
     file.set_replace(force);
     file.write_all(text.as_bytes())?;
-    file.commit()?;
-    Ok(())
+    Ok(file)
 }
