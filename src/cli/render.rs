@@ -171,3 +171,54 @@ fn begun(path: &Path, text: &str, force: bool) -> Result<AtomicFile, Failure> {
     file.write_all(text.as_bytes())?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    /// Returns a run of one task of one document.
+    fn run() -> Run {
+        let samples = "{\"suite\":\"s\",\"task\":\"t\",\"document\":0,\"line\":1,\"target\":0,\"prediction\":0,\"scores\":{\"acc\":1.0}}\n";
+        let report = json!({
+            "lctl_report": report::VERSION, "lctl": "0.1.0",
+            "model": {"name": "m", "sha256": "00", "adapter": null, "tokenizer_sha256": "11", "chat_template": null},
+            "settings": {"compute": "f32", "context": 8, "seed": 0, "limit": null, "few_shot": null, "chat_template": "auto"},
+            "suites": [{"name": "s", "description": "", "sha256": "22", "tasks": [{
+                "id": "t", "type": "multiple_choice", "description": "", "data": {"file": null, "sha256": "33"},
+                "few_shot": null, "chat": false, "documents": 1, "errors": 0, "truncated": 0,
+                "gate": {"critical": false, "margin": null, "zero_tolerance": false},
+                "task_sha256": "44", "prompts_sha256": "55",
+                "samples_sha256": crate::provenance::hex(&Sha256::digest(samples)),
+                "metrics": [{"name": "acc", "value": 1.0, "stderr": null, "n": 1, "higher_is_better": true}],
+                "first_prompt": null,
+            }]}],
+        });
+        Run::read(Path::new("report.json"), &report.to_string(), Path::new("samples.jsonl"), samples).unwrap()
+    }
+
+    #[test]
+    fn files_are_written_together_and_stay_if_the_command_ends_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(dir.path().join(name));
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        let good = RenderArgs {
+            markdown: path("r.md"),
+            html: path("r.html"),
+            junit: path("r.xml"),
+            junit_cases: CasesArg::Tasks,
+        };
+        // the page is written last, and cannot be
+        let bad = RenderArgs { html: path("absent/r.html"), ..good.clone() };
+        assert!(bad.write(false, &run(), None).is_err());
+        assert_eq!(names(), 0);
+        let written = good.write(false, &run(), None).unwrap();
+        assert!(names() == 3 && written.markdown.as_ref().is_some_and(|text| text.contains("acc")));
+        drop(written);
+        assert_eq!(names(), 0);
+        good.write(false, &run(), None).unwrap().keep();
+        assert_eq!(names(), 3);
+    }
+}

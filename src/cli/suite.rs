@@ -189,8 +189,8 @@ impl DataArgs {
     /// Returns what is found about one suite; of `files`, by name, those count that it asks for.
     fn audit(&self, suite: &Suite, files: &HashMap<String, PathBuf>) -> Result<Vec<TaskAudit>, Failure> {
         let is_its = |name: &str| {
-            let rest = suite.data.keys().filter_map(|set| name.strip_prefix(set.as_str()));
-            rest.into_iter().any(|rest| rest.is_empty() || rest.starts_with('.'))
+            let mut rest = suite.data.keys().filter_map(|set| name.strip_prefix(set.as_str()));
+            rest.any(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         let data = files.iter().filter(|(name, _)| is_its(name));
         let data = data.map(|(name, file)| (name.clone(), file.clone())).collect();
@@ -258,7 +258,7 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         let (problems, audits) = match audited {
             Ok(found) => found,
             Err(failure) if n_suites == 1 && !args.json => return Err(failure),
-            Err(failure) => (failure.to_string().lines().map(str::to_owned).collect(), Vec::new()),
+            Err(failure) => (problems_of(&failure), Vec::new()),
         };
         n += problems.len();
         let (tasks, documents) = (audits.len(), documents_of(&audits));
@@ -285,6 +285,21 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         return Err(Error::Problems { n, n_suites }.into());
     }
     Ok(())
+}
+
+/// Returns what is wrong with a suite that cannot be looked at, a text per problem, each with its causes and hint.
+fn problems_of(failure: &Failure) -> Vec<String> {
+    let text = failure.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut problems: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let is_more = line.starts_with("  caused by: ") || line.starts_with("hint: ");
+        match problems.last_mut().filter(|_| is_more) {
+            Some(last) => last.extend(["\n", line]),
+            None => problems.push(line.to_owned()),
+        }
+    }
+    problems
 }
 
 /// Data sets that tasks ask about, each once; examples don't count.

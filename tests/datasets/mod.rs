@@ -256,7 +256,7 @@ fn validate_goes_through_all_suites() {
     assert_eq!((code, stdout.as_str()), (2, "good.yaml: 1 tasks, 2 documents, nothing wrong\n"), "{stderr}");
     let expected = [
         "syntax.yaml:",
-        "key.yaml:5:1: unknown key `taks`",
+        "key.yaml:4:1: unknown key `taks`",
         "lacking.jsonl",
         "twice.jsonl:2: task `x`: asks the same as line 1",
         "problems in 5 suites",

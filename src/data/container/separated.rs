@@ -42,11 +42,10 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
             }
         }
         let line = record.position().map_or(1, csv::Position::line) as usize;
-        let mut of_record = Vec::new();
-        while let Some(quote) = bad.next_if(|quote| (quote.at as u64) < reader.position().byte()) {
-            of_record.push(quote);
-        }
-        if let Some(BadQuote { line, what, .. }) = of_record.into_iter().next() {
+        let end = reader.position().byte();
+        let first = bad.next_if(|quote| (quote.at as u64) < end);
+        while bad.next_if(|quote| (quote.at as u64) < end).is_some() {}
+        if let Some(BadQuote { line, what, .. }) = first {
             rows.push((line, malformed(what)));
             match columns {
                 Some(_) => continue,
@@ -148,7 +147,7 @@ mod tests {
         let found = lines("a,b\n1,\"x\"\"\n,y\"\n\n2,\"z\n3,4\n5,6\n");
         assert_eq!(found, [(2, good(r#"{"a":"1","b":"x\"\n,y"}"#)), (5, Err(opened.to_owned()))]);
         // what follows is read on with
-        let found = lines("a,b\r\n\"2\"x,1\r\n3,say \"no\"\r\n");
+        let found = lines("a,b\n\"2\"x,1\n3,say \"no\"\n");
         let behind = "behind a closing quote stands `x`, not a comma or the end of the line".to_owned();
         assert_eq!(found, [(2, Err(behind)), (3, good(r#"{"a":"3","b":"say \"no\""}"#))]);
         assert_eq!(lines("a,\"b\n1,2\n"), [(1, Err(opened.to_owned()))]);
