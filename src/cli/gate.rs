@@ -206,13 +206,14 @@ fn compare(
         }
         None => None,
     };
-    let markdown = args.render.write(args.force, &judged.candidate, comparison)?;
-    if let (Some(path), Some(draft), Some(text)) = (artefact, draft, markdown) {
-        let outputs = vec![Output::of_text(OutputRole::Verdict, path, &text)];
+    let written = args.render.write(args.force, &judged.candidate, comparison)?;
+    if let (Some(path), Some(draft), Some(text)) = (artefact, draft, &written.markdown) {
+        let outputs = vec![Output::of_text(OutputRole::Verdict, path, text)];
         let licences = candidate_licences(verdict);
         let finished = Finished { outputs, samples: None, licences, threads, isa: isa.name() };
         say_notes(&draft.finish(finished)?, args.quiet);
     }
+    written.keep();
     Ok(ExitCode::from(verdict.exit_code))
 }
 

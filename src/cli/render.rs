@@ -60,7 +60,41 @@ struct Exists {
 
 impl Diagnostic for Exists {
     fn hint(&self) -> Option<String> {
-        Some("--force replaces it".into())
+        Some(hint_of_existing(&self.path))
+    }
+}
+
+/// Returns what to do where a file is to be written that is there already.
+pub fn hint_of_existing(path: &Path) -> String {
+    match path.is_dir() {
+        true => "it is a directory: name a file".to_owned(),
+        false => "--force replaces it".to_owned(),
+    }
+}
+
+/// Files that were written. They belong to a command that ends well: dropped without [`Written::keep`], they are removed, so
+/// that no verdict is left of a command that failed.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Written {
+    files: Vec<PathBuf>,
+    /// The Markdown, if it is one of them.
+    pub markdown: Option<String>,
+}
+
+impl Written {
+    /// Leaves the files where they are.
+    pub fn keep(mut self) {
+        self.files.clear();
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for path in &self.files {
+            // what cannot be removed stays; the failure that led here is said already
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -92,25 +126,28 @@ impl RenderArgs {
         paths::check(&files, &read)
     }
 
-    /// Writes the files, each whole or not at all; returns the Markdown if it is one of them.
+    /// Writes the files, all of them whole or none.
     pub fn write(
         &self,
         force: bool,
         run: &Run,
         comparison: Option<(&Run, &Verdict)>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Written, Failure> {
         let verdict = comparison.map(|(_, verdict)| verdict);
         let markdown = self.markdown.as_ref().map(|_| report::markdown(run, verdict));
+        let mut files = Vec::new();
         if let (Some(path), Some(text)) = (&self.markdown, &markdown) {
-            write_whole(path, text, force)?;
+            files.push(begun(path, text, force)?);
         }
         if let Some(path) = &self.junit {
-            write_whole(path, &report::junit(run, verdict, self.junit_cases.into()), force)?;
+            files.push(begun(path, &report::junit(run, verdict, self.junit_cases.into()), force)?);
         }
         if let Some(path) = &self.html {
-            write_whole(path, &report::html(run, comparison)?, force)?;
+            files.push(begun(path, &report::html(run, comparison)?, force)?);
         }
-        Ok(markdown)
+        let written = files.iter().map(|file| file.path().to_owned()).collect();
+        AtomicFile::commit_all(files)?;
+        Ok(Written { files: written, markdown })
     }
 }
 
@@ -123,9 +160,65 @@ pub fn of_a_run(path: &Path) -> Vec<Named> {
 
 /// Writes a file, whole or not at all; one that exists is replaced if `force`.
 pub fn write_whole(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    begun(path, text, force)?.commit()?;
+    Ok(())
+}
+
+/// Returns a file with its text, which has its name once it is committed.
+fn begun(path: &Path, text: &str, force: bool) -> Result<AtomicFile, Failure> {
     let mut file = AtomicFile::create(path, None, false)?;
     file.set_replace(force);
     file.write_all(text.as_bytes())?;
-    file.commit()?;
-    Ok(())
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    /// Returns a run of one task of one document.
+    fn run() -> Run {
+        let samples = "{\"suite\":\"s\",\"task\":\"t\",\"document\":0,\"line\":1,\"target\":0,\"prediction\":0,\"scores\":{\"acc\":1.0}}\n";
+        let report = json!({
+            "lctl_report": report::VERSION, "lctl": "0.1.0",
+            "model": {"name": "m", "sha256": "00", "adapter": null, "tokenizer_sha256": "11", "chat_template": null},
+            "settings": {"compute": "f32", "context": 8, "seed": 0, "limit": null, "few_shot": null, "chat_template": "auto"},
+            "suites": [{"name": "s", "description": "", "sha256": "22", "tasks": [{
+                "id": "t", "type": "multiple_choice", "description": "", "data": {"file": null, "sha256": "33"},
+                "few_shot": null, "chat": false, "documents": 1, "errors": 0, "truncated": 0,
+                "gate": {"critical": false, "margin": null, "zero_tolerance": false},
+                "task_sha256": "44", "prompts_sha256": "55",
+                "samples_sha256": crate::provenance::hex(&Sha256::digest(samples)),
+                "metrics": [{"name": "acc", "value": 1.0, "stderr": null, "n": 1, "higher_is_better": true}],
+                "first_prompt": null,
+            }]}],
+        });
+        Run::read(Path::new("report.json"), &report.to_string(), Path::new("samples.jsonl"), samples).unwrap()
+    }
+
+    #[test]
+    fn files_are_written_together_and_stay_if_the_command_ends_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(dir.path().join(name));
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        let good = RenderArgs {
+            markdown: path("r.md"),
+            html: path("r.html"),
+            junit: path("r.xml"),
+            junit_cases: CasesArg::Tasks,
+        };
+        // the page is written last, and cannot be
+        let bad = RenderArgs { html: path("absent/r.html"), ..good.clone() };
+        assert!(bad.write(false, &run(), None).is_err());
+        assert_eq!(names(), 0);
+        let written = good.write(false, &run(), None).unwrap();
+        assert!(names() == 3 && written.markdown.as_ref().is_some_and(|text| text.contains("acc")));
+        drop(written);
+        assert_eq!(names(), 0);
+        good.write(false, &run(), None).unwrap().keep();
+        assert_eq!(names(), 3);
+    }
 }

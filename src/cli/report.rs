@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             term::out(&printable_lines(&text(verdict, term::out_width())))?;
         }
     }
-    args.render.write(args.force, &run, comparison)?;
+    args.render.write(args.force, &run, comparison)?.keep();
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod show;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -184,6 +185,21 @@ impl DataArgs {
     }
 }
 
+impl DataArgs {
+    /// Returns what is found about one suite; of `files`, by name, those count that it asks for.
+    fn audit(&self, suite: &Suite, files: &HashMap<String, PathBuf>) -> Result<Vec<TaskAudit>, Failure> {
+        let is_its = |name: &str| {
+            let mut rest = suite.data.keys().filter_map(|set| name.strip_prefix(set.as_str()));
+            rest.any(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let data = files.iter().filter(|(name, _)| is_its(name));
+        let data = data.map(|(name, file)| (name.clone(), file.clone())).collect();
+        let mut options = RunOptions { data, ..RunOptions::default() };
+        find_hub_files(std::slice::from_ref(suite), &mut options, Purpose::Look, self.offline, false)?;
+        Ok(audit(suite, &options)?)
+    }
+}
+
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let mut paths = Vec::new();
     suites_under(&args.dir, &mut paths)?;
@@ -216,16 +232,38 @@ pub(super) fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), E
 }
 
 fn validate(args: &ValidateArgs) -> Result<(), Failure> {
-    let suites = args.suites.iter().map(|path| Suite::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let options = args.data.options(&suites, Purpose::Look)?;
+    let n_suites = args.suites.len();
+    let files = data_files(&args.data.data)?;
+    let mut suites = Vec::new();
+    let mut failures = Vec::new();
+    for path in &args.suites {
+        let suite = Suite::open(path).map(|suite| suites.push(suite));
+        failures.push(suite.err().map(Failure::from));
+    }
+    if suites.len() == n_suites {
+        check_names(&suites, &RunOptions { data: files.clone(), ..RunOptions::default() })?;
+    }
+    let mut suites = suites.into_iter();
     let (mut n, mut rows) = (0, Vec::new());
-    for suite in &suites {
-        let audits = audit(suite, &options)?;
-        let problems = show::problems(suite, &audits);
+    for (path, failure) in args.suites.iter().zip(failures) {
+        // there is a suite for each that did not fail
+        let suite = if failure.is_none() { suites.next() } else { None };
+        let audited = match (suite, failure) {
+            (Some(suite), _) => {
+                args.data.audit(&suite, &files).map(|audits| (show::problems(&suite, &audits), audits))
+            }
+            (None, Some(failure)) => Err(failure),
+            (None, None) => continue,
+        };
+        let (problems, audits) = match audited {
+            Ok(found) => found,
+            Err(failure) if n_suites == 1 && !args.json => return Err(failure),
+            Err(failure) => (problems_of(&failure), Vec::new()),
+        };
         n += problems.len();
         let (tasks, documents) = (audits.len(), documents_of(&audits));
         if args.json {
-            let file = suite.path.display().to_string();
+            let file = path.display().to_string();
             rows.push(json!({"suite": file, "tasks": tasks, "documents": documents, "problems": problems}));
             continue;
         }
@@ -235,7 +273,7 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         if problems.is_empty() {
             term::out(&format!(
                 "{}: {tasks} tasks, {documents} documents, nothing wrong\n",
-                suite.path.display()
+                term::printable(&path.display().to_string())
             ))?;
             term::out(&show::hub_files(&audits))?;
         }
@@ -244,9 +282,24 @@ fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         term::out_json(&json!(rows))?;
     }
     if n > 0 {
-        return Err(Error::Problems { n, n_suites: args.suites.len() }.into());
+        return Err(Error::Problems { n, n_suites }.into());
     }
     Ok(())
+}
+
+/// Returns what is wrong with a suite that cannot be looked at, a text per problem, each with its causes and hint.
+fn problems_of(failure: &Failure) -> Vec<String> {
+    let text = failure.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let mut problems: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let is_more = line.starts_with("  caused by: ") || line.starts_with("hint: ");
+        match problems.last_mut().filter(|_| is_more) {
+            Some(last) => last.extend(["\n", line]),
+            None => problems.push(line.to_owned()),
+        }
+    }
+    problems
 }
 
 /// Data sets that tasks ask about, each once; examples don't count.

@@ -183,7 +183,8 @@ impl Reading {
                 }
             }
             reading.answers.insert(solution);
-            let asked = format!("{}\u{1f}{}", inquiry.question, choices.join("\u{1f}"));
+            let texts: Vec<&str> = inquiry.asks.iter().filter_map(text_of).collect();
+            let asked = format!("{}\u{1f}{}", inquiry.question, texts.join("\u{1f}"));
             if let Some(other) = questions.insert(asked, document.place.line) {
                 findings.push(at(document, format!("asks the same as line {other}")));
             }
@@ -196,6 +197,14 @@ fn choice(ask: &Ask) -> Option<&str> {
     match ask {
         Ask::Likelihood(text) => Some(text),
         Ask::Text(_) | Ask::Generation { .. } => None,
+    }
+}
+
+/// Returns the text that an ask has beside the question.
+fn text_of(ask: &Ask) -> Option<&str> {
+    match ask {
+        Ask::Likelihood(text) | Ask::Text(text) => Some(text),
+        Ask::Generation { .. } => None,
     }
 }
 

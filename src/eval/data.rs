@@ -199,10 +199,13 @@ pub fn read_with_parts(
 }
 
 fn rename(input: &Input, line: usize, row: &mut Row) -> Result<(), Error> {
-    for (new, old) in &input.options.fields {
-        let value = row.get(old).ok_or_else(|| no_field(input, line, old, row))?.clone();
-        row.insert(new.clone(), value);
-    }
+    // all are of the row as the file has it: two fields may change places
+    let value = |(new, old): &(String, String)| {
+        let value = row.get(old).ok_or_else(|| no_field(input, line, old, row))?;
+        Ok((new.clone(), value.clone()))
+    };
+    let renamed = input.options.fields.iter().map(value).collect::<Result<Vec<_>, Error>>()?;
+    row.extend(renamed);
     Ok(())
 }
 

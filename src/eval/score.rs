@@ -190,27 +190,34 @@ fn without_articles(text: &str) -> String {
     out
 }
 
+/// The minus of typesetting, which stands for a hyphen-minus before a number.
+const MINUS: char = '\u{2212}';
+
 /// Returns a number in one spelling, any other text without white space at its ends.
 pub fn plain_number(text: &str) -> String {
     let trimmed = text.trim_matches(is_python_space);
-    let bare = trimmed.trim_start_matches('$').trim_end_matches(['%', '.']).replace(',', "");
+    let bare =
+        trimmed.trim_start_matches('$').trim_end_matches(['%', '.']).replace(',', "").replace(MINUS, "-");
     match bare.parse::<f64>() {
         Ok(number) if number.is_finite() => number.to_string(),
         _ => trimmed.to_owned(),
     }
 }
 
-/// Returns the last number in a text; commas between groups of three digits are no part of it.
+/// Returns the last number in a text; commas between groups of three digits are no part of it. `.5` is 0.5, unless a letter,
+/// a digit or another full stop stands before it, as in `v1.2.5`.
 pub fn last_number(text: &str) -> Option<f64> {
     static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-        let pattern = r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?";
+        let pattern = r"[-+\u{2212}]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+\u{2212}]?[0-9]{1,3})?";
         Regex::new(pattern).expect("the pattern is fixed, and a test uses it")
     });
     let found = NUMBER.find_iter(text).last()?;
     // in `3-4` and `v2-4` the hyphen is no sign
     let is_sign = !text[..found.start()].ends_with(|c: char| c.is_alphanumeric());
-    let digits = found.as_str().replace(',', "");
+    let digits = found.as_str().replace(',', "").replace(MINUS, "-");
     let digits = if is_sign { digits.as_str() } else { digits.trim_start_matches(['-', '+']) };
+    let is_part = text[..found.start()].ends_with(|c: char| c.is_alphanumeric() || c == '.');
+    let digits = if is_part { digits.trim_start_matches('.') } else { digits };
     digits.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
@@ -313,9 +320,14 @@ mod tests {
 
     #[test]
     fn numbers_have_one_spelling() {
-        for (text, plain) in
-            [(" $1,234.50 ", "1234.5"), ("07.", "7"), ("12%", "12"), ("-3.0", "-3"), ("x 1", "x 1")]
-        {
+        for (text, plain) in [
+            (" $1,234.50 ", "1234.5"),
+            ("07.", "7"),
+            ("12%", "12"),
+            ("-3.0", "-3"),
+            ("x 1", "x 1"),
+            ("\u{2212}.50", "-0.5"),
+        ] {
             assert_eq!(plain_number(text), plain);
         }
     }
@@ -329,6 +341,12 @@ mod tests {
             ("6.5e-3 km", Some(0.0065)),
             ("none", None),
             ("1e999", None),
+            ("about .5", Some(0.5)),
+            ("-.25", Some(-0.25)),
+            ("v1.2.5 or 3...5", Some(5.0)),
+            ("v1.2.5", Some(5.0)),
+            ("it is \u{2212}3.5e\u{2212}1", Some(-0.35)),
+            ("3\u{2212}4", Some(4.0)),
         ] {
             assert_eq!(last_number(text), number, "{text}");
         }

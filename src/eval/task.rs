@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 
 use super::data::Document;
 use super::request::{Response, Sampling};
-use super::score::Metric;
+use super::score::{Metric, mean};
 use super::stats::Addition;
 use super::template::{self, Template};
 use crate::error::Diagnostic as _;
@@ -257,6 +257,25 @@ impl Texts {
                 items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(not_texts)).collect()
             }
         }
+    }
+}
+
+/// Returns a figure of a task type as the documents' scores alone give it; `None` of a figure that is made of something else.
+pub fn figure_of(task_type: &str, figure: &str, scores: &[&Scores]) -> Option<f64> {
+    let of_figure: Vec<f64> = scores.iter().filter_map(|scores| scores.get(figure).copied()).collect();
+    if !of_figure.is_empty() {
+        return Some(mean(&of_figure));
+    }
+    let has = |name: &str| scores.iter().any(|scores| scores.contains_key(name));
+    match task_type {
+        "perplexity" if has("log_prob") => perplexity::figures(scores)
+            .into_iter()
+            .find_map(|(name, value)| (name == figure).then_some(value)),
+        "extraction" if figure == extraction::MICRO_F1 && has("n.target") => {
+            Some(extraction::micro_f1_of(scores))
+        }
+        "classification" if figure == classification::MACRO_F1 => classification::macro_f1_of_scores(scores),
+        _ => None,
     }
 }
 

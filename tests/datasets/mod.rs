@@ -233,6 +233,48 @@ fn validate_says_everything_that_is_wrong_with_file_and_line() {
     }
 }
 
+/// A suite that cannot be read keeps none of the others from being looked at.
+#[test]
+fn validate_goes_through_all_suites() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let suite = |name: &str| {
+        format!(
+            "version: 1\nname: {name}\ndata: {{t: {{path: {name}.jsonl, format: jsonl}}}}\ntasks:\n  - {{id: x, type: perplexity, data: t, text: '{{{{ t }}}}'}}\n"
+        )
+    };
+    write("syntax.yaml", "version: [1\n");
+    write("key.yaml", &suite("key").replace("tasks:", "taks: 1\ntasks:").replace("name:", "nmae:"));
+    write("lacking.yaml", &suite("lacking"));
+    write("good.yaml", &suite("good"));
+    write("good.jsonl", "{\"t\": \"one text\"}\n{\"t\": \"another text\"}\n");
+    write("twice.yaml", &suite("twice"));
+    write("twice.jsonl", "{\"t\": \"one text\"}\n{\"t\": \"one text\"}\n");
+    let names = ["syntax.yaml", "key.yaml", "lacking.yaml", "twice.yaml", "good.yaml"];
+    let args = [&["suite", "validate"], &names[..]].concat();
+    let (code, stdout, stderr) = run_lctl(dir.path(), &args);
+    assert_eq!((code, stdout.as_str()), (2, "good.yaml: 1 tasks, 2 documents, nothing wrong\n"), "{stderr}");
+    let expected = [
+        "syntax.yaml:",
+        "key.yaml:4:1: unknown key `taks`",
+        "lacking.jsonl",
+        "twice.jsonl:2: task `x`: asks the same as line 1",
+        "problems in 5 suites",
+    ];
+    for text in expected {
+        assert!(stderr.contains(text), "{text}\nis not in\n{stderr}");
+    }
+    let (code, stdout, _) = run_lctl(dir.path(), &[&args[..], &["--json"]].concat());
+    let rows: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, rows.as_array().unwrap().len()), (2, 5));
+    let problems = |index: usize| rows[index]["problems"].as_array().unwrap().len();
+    assert!((0..4).all(|index| problems(index) > 0) && problems(4) == 0, "{rows}");
+    assert_eq!((&rows[0]["suite"], &rows[4]["documents"]), (&"syntax.yaml".into(), &2.into()));
+    // one alone has JSON, too
+    let (code, stdout, _) = run_lctl(dir.path(), &["suite", "validate", "syntax.yaml", "--json"]);
+    assert!(code == 2 && stdout.contains("\"problems\""), "{stdout}");
+}
+
 /// Items of a cluster are not independent: 1,000 in clusters of 20 are worth 345.
 #[test]
 fn validate_allows_for_clusters_in_the_power_of_critical_tasks() {

@@ -144,6 +144,69 @@ fn documents_that_nobody_was_asked_about_decide_nothing() {
     assert!(status == 0 && stdout.contains("note: demo/long: neither run could be asked"), "{stdout}");
 }
 
+/// Reports of older programs have no `acc.valid` of a document that could not be asked about.
+#[test]
+fn a_document_that_one_run_could_not_ask_counts_as_wrong_whatever_scores_answers_have_besides() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |n| Task { of_answers: &["acc.valid"], ..task("numbers", 400) }.without(n);
+    write_run(dir.path(), "all", "f32", &[run(0)]);
+    write_run(dir.path(), "most", "f32", &[run(4)]);
+    write_run(dir.path(), "bare", "f32", &[task("numbers", 400)]);
+    for (args, difference) in [("all most --json", -0.005), ("most all --json", 0.005)] {
+        let (status, stdout, stderr) = gate(&dir, args);
+        assert!([0, 4].contains(&status), "{args}: {stdout}{stderr}");
+        let verdict: Json = serde_json::from_str(&stdout).unwrap();
+        let measured = &verdict["tasks"][0]["measured"];
+        assert_eq!(
+            (&measured["items"], &measured["difference"]),
+            (&400.into(), &difference.into()),
+            "{args}"
+        );
+    }
+    // an answer with other scores is another task's
+    let (status, stdout, _) = gate(&dir, "all bare");
+    assert!(status == 5 && stdout.contains("demo/numbers: document 0 has scores of other names"), "{stdout}");
+}
+
+/// A report of which one file cannot be written is none.
+#[test]
+fn no_file_with_a_verdict_is_left_of_a_command_that_failed() {
+    let dir = workplace();
+    std::fs::create_dir(dir.path().join("page")).unwrap();
+    let left = || {
+        let names = ["gate.md", "gate.xml", "gate.html", "gate.md.manifest.json"];
+        names.into_iter().filter(|name| dir.path().join(name).exists()).collect::<Vec<_>>()
+    };
+    for force in ["", " --force"] {
+        let args = format!("base same --markdown gate.md --junit gate.xml --html page --quiet{force}");
+        let (status, _, stderr) = gate(&dir, &args);
+        assert_eq!(status, 2, "{stderr}");
+        assert!(!stderr.contains("--force replaces it"), "{stderr}");
+        assert_eq!(left(), [""; 0]);
+    }
+    assert!(gate(&dir, "base same --html page").2.contains("hint: it is a directory: name a file"));
+    let args = "base same --markdown gate.md --junit gate.xml --html gate.html --quiet";
+    assert_eq!(gate(&dir, args).0, 0);
+    assert_eq!(left().len(), 4);
+}
+
+/// The figures of a report are those of its samples.
+#[test]
+fn an_edited_figure_is_an_error() {
+    let dir = workplace();
+    let path = dir.path().join("equal/report.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut report: Json = serde_json::from_str(&text).unwrap();
+    report["suites"][0]["tasks"][1]["metrics"][0]["value"] = json!(0.9);
+    std::fs::write(&path, format!("{report:#}\n")).unwrap();
+    for args in [&["gate", "base", "equal"][..], &["report", "equal"]] {
+        let (status, stdout, stderr) = run_lctl(dir.path(), args);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{args:?}");
+        let expected = "task `demo/labels`: `acc` is 0.9, but its samples come to 0.66625";
+        assert!(stderr.contains("equal/report.json:") && stderr.contains(expected), "{stderr}");
+    }
+}
+
 #[test]
 fn bad_runs_are_errors_not_verdicts() {
     let dir = workplace();

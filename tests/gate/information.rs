@@ -127,9 +127,12 @@ fn the_models_divergence_stands_beside_the_verdict() {
         ("f q --baseline-model f32.gguf", "--candidate-model"),
         ("f q --text t.txt", "--baseline-model"),
         (&format!("f q {models} --candidate-adapter t.txt"), "was measured without an adapter"),
+        (&format!("f q {models}"), "error: --text: t.txt has "),
     ] {
         let (status, stdout, stderr) = gate(&dir, words);
         assert_eq!((status, stdout.as_str()), (2, ""), "{words}");
+        // the length of chunks is no option here
+        assert!(!stderr.contains("--context"), "{words}: {stderr}");
         assert!(stderr.contains(message), "{words}: {stderr}");
     }
 }

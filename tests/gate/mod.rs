@@ -23,13 +23,15 @@ struct Task {
     prompts: &'static str,
     /// Documents at the beginning that could not be asked about; their score is 0.
     errors: usize,
+    /// Scores that only documents have that were asked about.
+    of_answers: &'static [&'static str],
 }
 
 /// A task of `n` documents of which every third is wrong.
 fn task(id: &'static str, n: usize) -> Task {
     let scores = (0..n).map(|index: usize| if index.is_multiple_of(3) { 0.0 } else { 1.0 }).collect();
     let gate = json!({"critical": false, "margin": null, "zero_tolerance": false});
-    Task { id, scores, cluster: 0, gate, prompts: "p", errors: 0 }
+    Task { id, scores, cluster: 0, gate, prompts: "p", errors: 0, of_answers: &[] }
 }
 
 impl Task {
@@ -72,6 +74,9 @@ impl Task {
                 line["prediction"] = (*score as u64).into();
             }
             line["scores"] = json!({"acc": score});
+            for name in self.of_answers.iter().filter(|_| document >= self.errors) {
+                line["scores"][name] = 1.into();
+            }
             format!("{line}\n")
         };
         self.scores.iter().enumerate().map(line).collect()

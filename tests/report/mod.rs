@@ -99,7 +99,7 @@ fn run(model: &str, is_worse: bool) -> MadeUp {
     let confusion = json!({"labels": ["good", "bad"], "matrix": counts, "no_label": [0, 1], "per_label": []});
     let zero = json!({"critical": false, "margin": null, "zero_tolerance": true});
     let texts = [
-        json!({"truncated": false, "n_tokens": 9, "target": null, "prediction": null, "scores": {"log_prob": -20.0, "words": 5.0, "bytes": 30.0}}),
+        json!({"truncated": false, "n_tokens": 9, "target": null, "prediction": null, "scores": {"log_prob": -0.96 * 30.0 * std::f64::consts::LN_2, "words": 5.0, "bytes": 30.0}}),
     ];
     let perplexity = json!([{"name": "bits_per_byte", "value": 0.96, "stderr": null, "ci95": null, "n": 1, "higher_is_better": false}]);
     let right = if is_worse { 0.5 } else { 4.0 / 6.0 };
@@ -108,7 +108,7 @@ fn run(model: &str, is_worse: bool) -> MadeUp {
         .task(
             "label",
             "classification",
-            acc(2.0 / 3.0, 3),
+            acc(if is_worse { 1.0 / 3.0 } else { 2.0 / 3.0 }, 3),
             &labels,
             json!({"confusion": confusion, "gate": zero}),
         )

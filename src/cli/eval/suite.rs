@@ -17,6 +17,7 @@ use super::{Args, ChatTemplateUse, text};
 use crate::cli::device::Shared;
 use crate::cli::gate::{self, How, Place};
 use crate::cli::model::LoadedModel;
+use crate::cli::render::Written;
 use crate::cli::source::find_hub_files;
 use crate::cli::term;
 use crate::error::{Diagnostic, Failure};
@@ -136,9 +137,9 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     };
     let verdict = verdict.as_ref();
     let comparison = gate.as_ref().map(|gate| &gate.baseline).zip(verdict);
-    let markdown = match &run {
+    let written = match &run {
         Some(run) => args.render.write(args.force, run, comparison)?,
-        None => None,
+        None => Written::default(),
     };
     if args.json {
         let mut json = report.clone();
@@ -156,13 +157,14 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         None => ExitCode::SUCCESS,
     };
     if let Some(path) = outputs.report().filter(|_| !args.no_manifest) {
-        let verdict = markdown.as_deref().filter(|_| verdict.is_some());
+        let verdict = written.markdown.as_deref().filter(|_| verdict.is_some());
         let base = gate.as_ref().map_or(&[][..], Gate::model_files);
         let (suites, plan, results, report) = (&suites, &plan, &results, &report);
         let date = date.to_string();
         let measured = Measured { suites, plan, results, report, data, licences, date, verdict, base };
         manifest::write_of_suites(args, started, &loaded, path, measured)?;
     }
+    written.keep();
     Ok(code)
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{ChunkMeans, Divergence, Run};
 use crate::eval::kld::{DivergenceSoFar, LiveBase, divergence};
 use crate::eval::perplexity::ChunkDone;
-use crate::eval::{Chunks, Computer, EngineOptions};
+use crate::eval::{Chunks, Computer, EngineOptions, Error as EvalError};
 use crate::provenance::{InputFiles, Role, hex};
 
 /// Tokens per chunk, less for a model with less context.
@@ -42,6 +42,9 @@ pub enum Error {
 
     #[error("the report was measured with `--compute {found}`")]
     UnknownCompute { found: String },
+
+    #[error("--text: {name} has {found} tokens; 2 chunks of {chunk_len} need {needed}")]
+    ShortText { name: String, found: usize, needed: usize, chunk_len: usize },
 }
 
 impl Diagnostic for Error {
@@ -50,6 +53,7 @@ impl Diagnostic for Error {
             Error::NotTheModel { .. } => "give the models that the reports speak of".into(),
             Error::NoAdapter { .. } => "give it with --baseline-adapter or --candidate-adapter".into(),
             Error::NoSuchAdapter { .. } => "leave the adapter out".into(),
+            Error::ShortText { .. } => "give a longer text".into(),
             Error::UnknownCompute { .. } => {
                 "was the report edited, or written by another version of lctl?".into()
             }
@@ -139,9 +143,20 @@ pub fn over_text(
     quiet: bool,
 ) -> Result<Divergence, Failure> {
     let len = chunk_len(model, base);
-    let chunks = text.cut(model.0, len, Some(MOST_CHUNKS))?;
-    check_same(&chunks, &text.cut(base.0, len, Some(MOST_CHUNKS))?)?;
+    let chunks = cut(text, model.0, len)?;
+    check_same(&chunks, &cut(text, base.0, len)?)?;
     measure(model, base, &chunks, text.name(), alpha, quiet)
+}
+
+/// Returns the chunks of a text, whose length is no option here.
+fn cut(text: &TextFile, model: &LoadedModel, chunk_len: usize) -> Result<Chunks, Failure> {
+    let (tokens, bos) = text.tokens(model, false)?;
+    match Chunks::new(tokens, chunk_len, bos, Some(MOST_CHUNKS)) {
+        Err(EvalError::TextTooShort { found, needed, chunk_len }) => {
+            Err(Error::ShortText { name: text.name(), found, needed, chunk_len }.into())
+        }
+        chunks => Ok(chunks?),
+    }
 }
 
 /// Measures over prompts, as many as [`MOST_CHUNKS`] chunks hold; `None` if they fill no two chunks.

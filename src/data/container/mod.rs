@@ -3,7 +3,7 @@
 mod json;
 #[cfg(feature = "parquet")]
 mod parquet;
-mod separated;
+pub mod separated;
 mod text;
 
 use std::path::Path;

@@ -22,6 +22,7 @@ pub const TABS: Container = Container {
 
 fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
     let text = text_of(path, bytes)?;
+    let mut bad = bad_quotes(text, delimiter).into_iter().peekable();
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -29,16 +30,29 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
         .from_reader(text.as_bytes());
     let mut rows = Rows::new();
     let mut columns: Option<Vec<String>> = None;
-    for record in reader.records() {
-        let record = match record {
-            Ok(record) => record,
+    let mut record = csv::StringRecord::new();
+    loop {
+        match reader.read_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => return Ok(rows),
             Err(error) => {
                 let line = error.position().map_or(1, csv::Position::line) as usize;
                 rows.push((line, malformed(error.to_string())));
                 continue;
             }
-        };
+        }
         let line = record.position().map_or(1, csv::Position::line) as usize;
+        let end = reader.position().byte();
+        let first = bad.next_if(|quote| (quote.at as u64) < end);
+        while bad.next_if(|quote| (quote.at as u64) < end).is_some() {}
+        if let Some(BadQuote { line, what, .. }) = first {
+            rows.push((line, malformed(what)));
+            match columns {
+                Some(_) => continue,
+                // without a header no row can be read
+                None => return Ok(rows),
+            }
+        }
         match &columns {
             Some(columns) => rows.push((line, row(columns, &record))),
             None => {
@@ -51,7 +65,60 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
             }
         }
     }
-    Ok(rows)
+}
+
+/// A quote that RFC 4180 does not allow, where reading on would take something else for the value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadQuote {
+    /// The opening quote's byte in the text.
+    pub at: usize,
+    /// From 1: of the opening quote if it is never closed, else of what stands behind the closing one.
+    pub line: usize,
+    pub what: String,
+}
+
+/// Returns the quotes that are opened and never closed, and those behind whose end something else than `delimiter` or the
+/// end of the line stands, in the text's order. A quote within a value that does not begin with one is part of the value.
+pub fn bad_quotes(text: &str, delimiter: u8) -> Vec<BadQuote> {
+    let between = if delimiter == b'\t' { "a tab" } else { "a comma" };
+    let is_end = |byte: u8| byte == delimiter || matches!(byte, b'\r' | b'\n');
+    let bytes = text.as_bytes();
+    let mut found = Vec::new();
+    let (mut at, mut line) = (0, 1);
+    while at < bytes.len() {
+        // at the beginning of a value
+        if bytes[at] == b'"' {
+            let (opened, opened_line) = (at, line);
+            at += 1;
+            loop {
+                match bytes.get(at) {
+                    None => {
+                        let what = "a quote is opened and never closed".to_owned();
+                        found.push(BadQuote { at: opened, line: opened_line, what });
+                        return found;
+                    }
+                    Some(b'"') if bytes.get(at + 1) == Some(&b'"') => at += 1,
+                    Some(b'"') => break,
+                    Some(byte) => line += usize::from(*byte == b'\n'),
+                }
+                at += 1;
+            }
+            at += 1;
+            if let Some(next) =
+                text[at..].chars().next().filter(|next| !u8::try_from(*next).is_ok_and(is_end))
+            {
+                let what =
+                    format!("behind a closing quote stands `{next}`, not {between} or the end of the line");
+                found.push(BadQuote { at: opened, line, what });
+            }
+        }
+        while at < bytes.len() && !is_end(bytes[at]) {
+            at += 1;
+        }
+        line += usize::from(bytes.get(at) == Some(&b'\n'));
+        at += 1;
+    }
+    found
 }
 
 fn row(columns: &[String], record: &csv::StringRecord) -> Result<Row, RowError> {
@@ -59,4 +126,44 @@ fn row(columns: &[String], record: &csv::StringRecord) -> Result<Row, RowError> 
         return malformed(format!("{} values, but there are {} columns", record.len(), columns.len()));
     }
     Ok(columns.iter().cloned().zip(record.iter().map(Into::into)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<(usize, Result<String, String>)> {
+        let rows = read(Path::new("rows.csv"), text.as_bytes(), b',').unwrap();
+        let shown = |row: Result<Row, RowError>| {
+            row.map(|row| serde_json::Value::from(row).to_string()).map_err(|error| error.to_string())
+        };
+        rows.into_iter().map(|(line, row)| (line, shown(row))).collect()
+    }
+
+    #[test]
+    fn a_quote_that_swallows_rows_is_told_by_its_line() {
+        let opened = "a quote is opened and never closed";
+        let good = |text: &str| Ok(text.to_owned());
+        let found = lines("a,b\n1,\"x\"\"\n,y\"\n\n2,\"z\n3,4\n5,6\n");
+        assert_eq!(found, [(2, good(r#"{"a":"1","b":"x\"\n,y"}"#)), (5, Err(opened.to_owned()))]);
+        // what follows is read on with
+        let found = lines("a,b\n\"2\"x,1\n3,say \"no\"\n");
+        let behind = "behind a closing quote stands `x`, not a comma or the end of the line".to_owned();
+        assert_eq!(found, [(2, Err(behind)), (3, good(r#"{"a":"3","b":"say \"no\""}"#))]);
+        assert_eq!(lines("a,\"b\n1,2\n"), [(1, Err(opened.to_owned()))]);
+    }
+
+    #[test]
+    fn quotes_as_rfc_4180_has_them_are_good() {
+        for text in ["", "a", "\"a\"", "\"a\",\"\"\r\n\"b\"\"\",\"c\nd\"\n", "a\"b,c\"\n", ",\"\"\"\"\r"] {
+            assert_eq!(bad_quotes(text, b','), [], "{text}");
+        }
+        let what =
+            |text: &str| bad_quotes(text, b'\t').into_iter().map(|quote| quote.what).collect::<Vec<_>>();
+        assert_eq!(
+            what("\"a\",\tb"),
+            ["behind a closing quote stands `,`, not a tab or the end of the line"]
+        );
+        assert_eq!(what("\"a\"é"), ["behind a closing quote stands `é`, not a tab or the end of the line"]);
+    }
 }

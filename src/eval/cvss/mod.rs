@@ -147,14 +147,18 @@ impl Vector {
     }
 
     /// Returns the last thing in a text that looks like a vector, read as one; one without `CVSS:` is of the
-    /// version `bare`, if that is given. `None` if nothing looks like a vector.
+    /// version `bare`, if that is given. `None` if nothing looks like a vector: several metrics with their values, of which
+    /// the first is one of CVSS and one is AV, a base metric of every version.
     pub fn find_last(text: &str, bare: Option<Version>) -> Option<Result<Vector, Error>> {
-        // AV is the first base metric of every version
         static LIKE: LazyLock<Regex> = LazyLock::new(|| {
-            let pattern = r"(?:CVSS:[0-9]+\.[0-9]+/)?\bAV:[A-Za-z]+(?:/[A-Za-z]+:[A-Za-z]+)+";
-            Regex::new(pattern).expect("the pattern is fixed, and a test uses it")
+            let names = metrics::V3.iter().chain(metrics::V4).map(|metric| metric.name);
+            let first = names.collect::<Vec<_>>().join("|");
+            let pattern =
+                format!(r"(?:CVSS:[0-9]+\.[0-9]+/)?\b(?:{first}):[A-Za-z]+(?:/[A-Za-z]+:[A-Za-z]+)+");
+            Regex::new(&pattern).expect("the pattern is made of fixed names, and a test uses it")
         });
-        let found = LIKE.find_iter(text).map(|found| found.as_str());
+        let has_vector = |found: &&str| found.split('/').any(|part| part.starts_with("AV:"));
+        let found = LIKE.find_iter(text).map(|found| found.as_str()).filter(has_vector);
         let found = found.filter(|found| bare.is_some() || found.starts_with("CVSS:")).last()?;
         Some(match bare {
             Some(version) if !found.starts_with("CVSS:") => Self::parse_bare(version, found),

@@ -103,7 +103,16 @@ fn the_last_vector_of_an_answer_is_found() {
     };
     assert_eq!(last(&text, None), Some(Ok(format!("CVSS:3.0/{bare}"))));
     let expected = format!("CVSS:3.1/{}", bare.replace("A:H", "A:N"));
-    assert_eq!(last(&text, Some(Version::V3_1)), Some(Ok(expected)));
+    assert_eq!(last(&text, Some(Version::V3_1)), Some(Ok(expected.clone())));
     assert_eq!(last("AV:N", Some(Version::V3_1)), None);
     assert!(matches!(last("AV:N/AC:Q", Some(Version::V3_1)), Some(Err(Error::UnknownValue { .. }))));
+    // v3 has no order of metrics
+    let turned = "AC:L/PR:N/UI:N/S:U/C:H/I:H/A:N/AV:N";
+    for text in [turned.to_owned(), format!("Vector:{turned}."), format!("{bare}, no: base/{turned}")] {
+        assert_eq!(last(&text, Some(Version::V3_1)), Some(Ok(expected.clone())), "{text}");
+    }
+    assert_eq!(last(&format!("**CVSS:3.1/{turned}**"), None), Some(Ok(expected.clone())));
+    assert_eq!(last(&format!("CVSS:3.1/{turned} (temporal: E:U/RL:O)"), None), Some(Ok(expected)));
+    let v4 = "CVSS:4.0/AC:L/AV:N/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N";
+    assert!(matches!(last(v4, None), Some(Err(Error::OutOfOrder { .. }))));
 }

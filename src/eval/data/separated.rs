@@ -1,6 +1,7 @@
 //! Values separated by commas or tabs, under a header or named by `columns`; every value is text.
 
 use super::{Error, Format, Input, Row, Rows};
+use crate::data::container::separated::{BadQuote, bad_quotes};
 
 pub const COMMAS: Format = Format {
     name: "csv",
@@ -31,7 +32,12 @@ fn commas(input: &Input) -> Result<Rows, Error> {
 }
 
 /// Returns the records of an RFC 4180 file, each with the line it begins on.
+///
+/// Errors at a quote that is never closed, or with text behind its end.
 pub fn comma_records(input: &Input) -> Result<Vec<(usize, Vec<String>)>, Error> {
+    if let Some(BadQuote { line, what, .. }) = bad_quotes(input.text, b',').into_iter().next() {
+        return Err(Error::row(input, line, what));
+    }
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(input.text.as_bytes());
     let mut records = Vec::new();

@@ -81,6 +81,13 @@ fn rows_are_renamed_and_chosen() {
     let data = load("csv", "Q,split\nx,dev\ny,test\n", &options).unwrap();
     assert_eq!(lines_and(&data, "question"), pairs(&[(3, "y")]));
     assert_eq!(data.documents[0].index, 0);
+    let swap = [("q", "t"), ("t", "q")].map(|(new, old)| (new.to_owned(), old.to_owned()));
+    let options = Options { fields: swap.into(), ..Options::default() };
+    let data = load("jsonl", "{\"q\": \"question\", \"t\": \"target\"}\n", &options).unwrap();
+    assert_eq!(
+        (lines_and(&data, "q"), lines_and(&data, "t")),
+        (pairs(&[(1, "target")]), pairs(&[(1, "question")]))
+    );
 }
 
 #[test]
@@ -93,6 +100,17 @@ fn bad_rows_are_refused_with_their_line() {
         ("json", "{\"d\":[]}", "1: the file holds an object, not an array"),
         ("csv", "a,b\n1,2\n1,2,3\n", "3: 3 values, but there are 2 columns"),
         ("csv", "a,a\n1,2\n", "1: two columns are called `a`"),
+        ("csv", "a,b\n1,2\n3,\"x\n4,5\n6,7\n", "3: a quote is opened and never closed"),
+        (
+            "csv",
+            "a,b\n1,2\n\"x\ny\",\"2\"x\n",
+            "4: behind a closing quote stands `x`, not a comma or the end of the line",
+        ),
+        (
+            "mmlu",
+            "\"q\" ,a,b,A\n",
+            "1: behind a closing quote stands ` `, not a comma or the end of the line",
+        ),
         ("tsv", "a\tb\n1\n", "2: 1 values, but there are 2 columns"),
         ("mmlu", "q,a,b,c,d,E\n", "1: answer `E` is neither a letter from A to D nor an index below 4"),
         ("mmlu", "q,a\n", "1: 2 values, but a question, 2 to 26 choices and an answer are expected"),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::pair::Pair;
+use super::pair::{Figure, Pair};
 use super::policy::Policy;
 use crate::eval::stats::power::design_effect;
 use crate::eval::stats::{
@@ -14,7 +14,7 @@ use crate::eval::stats::{
 use crate::eval::stats::{SignFlip, SignFlipMethod};
 
 /// Fewest clusters whose resampling says something about the tails of an unbounded figure.
-const FEWEST_CLUSTERS: usize = 10;
+pub const FEWEST_CLUSTERS: usize = 10;
 
 /// How two runs differ. Differences are the candidate's, positive if it is better; in the figure's unit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,6 +27,9 @@ pub struct Measured {
     pub difference: f64,
     /// The one-sided bound that decisions stand on; minus infinity (null) if there is none.
     pub lower: f64,
+    /// The one-sided bound that the changes there were show by themselves, which a loss has to reach its margin by: `lower`
+    /// without what is allowed for changes that were not seen. Where there is no bound, the difference.
+    pub lower_of_changes: f64,
     /// The two-sided interval, for information.
     pub interval: Interval,
     pub interval_method: &'static str,
@@ -51,16 +54,26 @@ pub struct Measured {
     pub planned_design_effect: f64,
     #[serde(skip)]
     pub is_bounded: bool,
+    /// The largest change that one item can have, as far as its unit or the results say; `None` if nothing does.
+    #[serde(skip)]
+    pub largest_change: Option<f64>,
 }
 
 impl Measured {
     /// Returns the items that would decide with the policy's power if the difference is what it seems: shown to be
-    /// within `margin`, or shown to be a loss, whichever is the nearer.
+    /// within `margin`, or shown to be a loss, whichever is the nearer; never less than bounds of the figure take at all.
     pub fn deciding_items(&self, margin: f64, policy: &Policy) -> f64 {
         // at least half the margin
         let distance = (margin + self.difference).max(-self.difference);
-        let quantiles = normal::quantile(1.0 - policy.alpha) + normal::quantile(policy.power);
-        (quantiles * quantiles * self.variance_of_one / (distance * distance)).ceil()
+        let z = normal::quantile(1.0 - policy.alpha);
+        let quantiles = z + normal::quantile(policy.power);
+        let of_changes = quantiles * quantiles * self.variance_of_one / (distance * distance);
+        let of_one_cluster = self.items as f64 / self.clusters as f64;
+        // no change at all shows a margin from z^2 (largest / margin - 1) clusters on, and not by exactly as many
+        let unchanged = |largest: f64| (z * z * (largest / margin - 1.0)).floor() + 1.0;
+        let fewest = if self.is_bounded { 1.0 } else { FEWEST_CLUSTERS as f64 };
+        let clusters = self.largest_change.map_or(fewest, |largest| unchanged(largest).max(fewest));
+        of_changes.max(clusters * of_one_cluster).ceil()
     }
 }
 
@@ -83,8 +96,18 @@ pub fn measure(pairs: &[&Pair], policy: &Policy) -> Measured {
     let gained = deltas.iter().filter(|delta| **delta > 0.0).count();
     let is_binary = pairs.iter().all(|pair| pair.is_binary());
     let is_bounded = pairs.iter().all(|pair| pair.is_bounded());
-    let flat = Flat { sums: &sums, n, lost: lost as f64, gained: gained as f64, is_binary, is_bounded };
-    let (bounds, interval_method) = flat.bounds(policy);
+    let largest_change = largest_change(pairs);
+    let (lost_items, gained_items) = (lost as f64, gained as f64);
+    let flat = Flat {
+        sums: &sums,
+        n,
+        lost: lost_items,
+        gained: gained_items,
+        is_binary,
+        is_bounded,
+        largest_change,
+    };
+    let (bounds, interval_method) = flat.bounds(found.mean, policy);
     let SignFlip { p, method } =
         sign_flip(&sums.iter().map(|sum| sum.value).collect::<Vec<_>>(), policy.draws);
     let is_clustered = n_clusters < deltas.len();
@@ -111,6 +134,7 @@ pub fn measure(pairs: &[&Pair], policy: &Policy) -> Measured {
         candidate: mean(|item| item.candidate),
         difference: found.mean,
         lower: bounds.lower,
+        lower_of_changes: bounds.lower_of_changes,
         interval: bounds.interval,
         interval_method,
         p,
@@ -124,11 +148,25 @@ pub fn measure(pairs: &[&Pair], policy: &Policy) -> Measured {
         variance_of_one,
         planned_design_effect: design_effect(sizes, policy.correlation),
         is_bounded,
+        largest_change,
     }
+}
+
+/// Returns the largest change that an item can have: 1 of scores from 0 to 1, of other scores as much as the largest result of
+/// either run; `None` of texts, all of which change, and if all results are 0.
+fn largest_change(pairs: &[&Pair]) -> Option<f64> {
+    if pairs.iter().all(|pair| pair.is_bounded()) {
+        return Some(1.0);
+    }
+    let is_mean = pairs.iter().all(|pair| matches!(pair.figure, Figure::Mean { .. }));
+    let results = pairs.iter().flat_map(|pair| &pair.items).flat_map(|item| [item.baseline, item.candidate]);
+    let largest = results.fold(0.0, |largest: f64, result| largest.max(result.abs()));
+    (is_mean && largest > 0.0).then_some(largest)
 }
 
 struct Bounds {
     lower: f64,
+    lower_of_changes: f64,
     interval: Interval,
 }
 
@@ -140,10 +178,11 @@ struct Flat<'a> {
     gained: f64,
     is_binary: bool,
     is_bounded: bool,
+    largest_change: Option<f64>,
 }
 
 impl Flat<'_> {
-    fn bounds(&self, policy: &Policy) -> (Bounds, &'static str) {
+    fn bounds(&self, difference: f64, policy: &Policy) -> (Bounds, &'static str) {
         let z = |level: f64| normal::quantile(1.0 - level);
         if self.is_binary {
             let (interval, method): (&dyn Fn(f64) -> Interval, _) = if self.sums.len() as f64 == self.n {
@@ -156,23 +195,35 @@ impl Flat<'_> {
         }
         if !self.is_bounded && self.sums.len() < FEWEST_CLUSTERS {
             let unknown = Interval { lower: f64::NEG_INFINITY, upper: f64::INFINITY };
-            return (Bounds { lower: unknown.lower, interval: unknown }, "none: too few clusters");
+            let bounds = Bounds { lower: unknown.lower, lower_of_changes: difference, interval: unknown };
+            return (bounds, "none: too few clusters");
         }
         let half = policy.alpha / 2.0;
         let found = bca(self.sums, &[policy.alpha, half, 1.0 - half], policy.draws);
-        // Draws know only the changes there were. Of scores from 0 to 1 the bound of no change at all holds, too.
-        let floor = |level: f64| match self.is_bounded {
-            true => tango_interval(0.0, 0.0, self.sums.len() as f64, z(level)),
-            false => Interval { lower: f64::INFINITY, upper: f64::NEG_INFINITY },
+        // Draws know only the changes there were: the bound of no change at all, in the largest one's unit, holds, too.
+        let floor = |level: f64| match self.largest_change {
+            Some(largest) => {
+                let of_one = tango_interval(0.0, 0.0, self.sums.len() as f64, z(level));
+                Interval { lower: largest * of_one.lower, upper: largest * of_one.upper }
+            }
+            None => Interval { lower: f64::INFINITY, upper: f64::NEG_INFINITY },
         };
         let interval =
             Interval { lower: found[1].min(floor(half).lower), upper: found[2].max(floor(half).upper) };
-        (Bounds { lower: found[0].min(floor(policy.alpha).lower), interval }, "BCa over clusters")
+        let lower = found[0].min(floor(policy.alpha).lower);
+        let method = match self.largest_change {
+            None if self.lost + self.gained == 0.0 => {
+                "BCa over clusters; nothing changed, and changes not seen are not allowed for"
+            }
+            _ => "BCa over clusters",
+        };
+        (Bounds { lower, lower_of_changes: found[0], interval }, method)
     }
 }
 
 fn of(alpha: f64, interval: &dyn Fn(f64) -> Interval) -> Bounds {
-    Bounds { lower: interval(alpha).lower, interval: interval(alpha / 2.0) }
+    let lower = interval(alpha).lower;
+    Bounds { lower, lower_of_changes: lower, interval: interval(alpha / 2.0) }
 }
 
 /// Returns each item's cluster, numbered from 0 in order, and how many there are.

@@ -38,6 +38,14 @@ impl Figure {
             Figure::BitsPerByte => BITS_PER_BYTE,
         }
     }
+
+    /// Returns the names of the scores that it is made of.
+    fn scores(&self) -> Vec<&str> {
+        match self {
+            Figure::Mean { metric, .. } => vec![metric],
+            Figure::BitsPerByte => vec!["log_prob", "bytes"],
+        }
+    }
 }
 
 const BITS_PER_BYTE: &str = "bits_per_byte";
@@ -252,8 +260,14 @@ fn obstacle(ours: &TaskRun, theirs: &TaskRun) -> Option<String> {
     if let Some(document) = differ(|a, b| a.target.is_some() && b.target.is_some() && a.target != b.target) {
         return Some(format!("document {document} has other targets"));
     }
-    let document = differ(|a, b| !a.scores.keys().eq(b.scores.keys()))?;
+    let document = differ(|a, b| !has_scores_of(a, b) || !has_scores_of(b, a))?;
     Some(format!("document {document} has scores of other names"))
+}
+
+/// Returns whether a sample has the scores of another, in any order. One that could not be asked about may lack such as only
+/// answers have.
+fn has_scores_of(sample: &SampleRun, other: &SampleRun) -> bool {
+    sample.error.is_some() || other.scores.keys().all(|name| sample.scores.contains_key(name))
 }
 
 fn pair_task(
@@ -283,6 +297,14 @@ fn pair_task(
         notes.push(format!("{name}: no figure with a score per item, so not compared"));
         return Ok(None);
     };
+    let lacking = figure.scores().into_iter().find_map(|score| {
+        let sample = theirs.samples.iter().find(|sample| !sample.scores.contains_key(score))?;
+        Some(format!("{name}: document {} of the candidate has no score `{score}`", sample.document))
+    });
+    if let Some(why) = lacking {
+        pairing.obstacles.push(why);
+        return Ok(None);
+    }
     for (side, task) in [("baseline", ours), ("candidate", theirs)] {
         let (errors, cut) = (task.facts.errors, task.facts.truncated);
         if errors + cut > 0 {

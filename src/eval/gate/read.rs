@@ -1,5 +1,7 @@
 //! What `lctl eval --suite --out DIR` wrote, read back and checked line by line.
 
+mod figures;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -312,6 +314,7 @@ impl Run {
         for (task, digest) in tasks.iter_mut().zip(digests) {
             task.samples.sort_by_key(|sample| sample.document);
             check_whole(samples_path, n_lines, task, &digest)?;
+            figures::check(report_path, report, task)?;
         }
         Ok(Run {
             path: report_path.to_owned(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use indexmap::IndexMap;
 
 use super::divergence::{Bounded, Divergence};
-use super::judge::{Judged, Status, p_value, show};
+use super::judge::{Judged, Status, items, p_value, show};
 use super::measure::Measured;
 use super::pair::Role;
 use super::verdict::{Side, Verdict};
@@ -198,8 +198,8 @@ pub fn details(judged: &Judged) -> String {
     if let Some(planned) = judged.planned_items.filter(|_| judged.status == Status::TooSmall) {
         let _ = write!(out, "; a plan for this margin takes {planned:.0} items");
     }
-    if let Some(items) = judged.deciding_items {
-        let _ = write!(out, "; {items:.0} items would decide");
+    if let Some(n) = judged.deciding_items {
+        let _ = write!(out, "; {} would decide", items(n as usize));
     }
     out
 }

@@ -22,7 +22,10 @@ pub const TYPE: TaskType = TaskType {
 
 const ACC: &str = "acc";
 const VALID: &str = "acc.valid";
-const MACRO_F1: &str = "macro_f1";
+/// The mean F1 of the labels that documents have.
+pub const MACRO_F1: &str = "macro_f1";
+/// Greatest index of a label that is read back.
+const MOST_LABELS: f64 = 1e6;
 /// Index of the label.
 const TARGET: &str = "label.target";
 /// Index of the label, -1 if the answer names none.
@@ -86,6 +89,16 @@ fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
     Some(Box::new(Classification { labels: labels?, target: target?, answer: answer? }))
 }
 
+/// Returns whether a word goes on with these characters, from its end on outwards: with a letter, a digit, `_`, or a hyphen
+/// and one of them.
+fn is_joined(mut outwards: impl Iterator<Item = char>) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    match outwards.next() {
+        Some('-' | '\u{2010}' | '\u{2011}') => outwards.next().is_some_and(is_word),
+        next => next.is_some_and(is_word),
+    }
+}
+
 impl Labels {
     /// Reads a list of names, or of `{name, aliases}`.
     fn parse(node: &Node) -> Option<Labels> {
@@ -137,14 +150,14 @@ impl Labels {
         found(text.trim()).or_else(|| found(text.trim_matches(is_frame)))
     }
 
-    /// Returns the labels that stand in a text as whole words, in order.
+    /// Returns the labels that stand in a text as whole words, in order; what a hyphen joins is one word.
     fn within(&self, text: &str) -> Vec<usize> {
         let text = text.to_lowercase();
-        let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let mut found = Vec::new();
         let mut at = 0;
         while let Some(hit) = self.pattern.find_at(&text, at) {
-            let is_whole = !text[..hit.start()].ends_with(is_word) && !text[hit.end()..].starts_with(is_word);
+            let is_whole =
+                !is_joined(text[..hit.start()].chars().rev()) && !is_joined(text[hit.end()..].chars());
             if is_whole {
                 found.extend(self.exactly(hit.as_str()));
             }
@@ -234,6 +247,31 @@ impl Confusion {
         let present: Vec<f64> = figures.filter(|figures| figures.n > 0).map(|figures| figures.f1).collect();
         crate::eval::score::mean(&present)
     }
+}
+
+/// Returns the mean F1 of the labels that documents with these scores have; `None` if they do not say their labels.
+pub fn macro_f1_of_scores(scores: &[&Scores]) -> Option<f64> {
+    let mut sums: Vec<f64> = Vec::new();
+    let mut add = |label: f64, which: usize| {
+        let at = 3 * label as usize + which;
+        sums.resize(sums.len().max(3 * (label as usize + 1)), 0.0);
+        sums[at] += 1.0;
+    };
+    for scores in scores {
+        let (target, prediction) = (*scores.get(TARGET)?, *scores.get(PREDICTION)?);
+        // out of a file: a task has no more labels than its suite has bytes
+        if !(0.0..=MOST_LABELS).contains(&target) || prediction > MOST_LABELS {
+            return None;
+        }
+        add(target, 1);
+        if prediction >= 0.0 {
+            add(prediction, 2);
+        }
+        if prediction == target {
+            add(target, 0);
+        }
+    }
+    Some(macro_f1_of(&sums))
 }
 
 /// Returns the mean F1 of the labels that documents have, from three sums per label (right, target, answered).

@@ -149,6 +149,8 @@ mod tests {
             (1.0, 0.0, 0.0)
         );
         assert_eq!(outcome(&GOLD.replace("3.1", "3.0")).scores["exact_match"], 1.0);
+        let turned = outcome("AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H/AV:N").scores;
+        assert_eq!((turned[VALID], turned["exact_match"]), (1.0, 1.0));
     }
 
     #[test]

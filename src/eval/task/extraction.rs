@@ -169,6 +169,15 @@ fn scores(n_right: usize, n_answered: usize, n_target: usize) -> Scores {
     ])
 }
 
+/// The figure over the items of all documents.
+pub const MICRO_F1: &str = "micro_f1";
+
+/// Returns it of documents with these scores.
+pub fn micro_f1_of(scores: &[&Scores]) -> f64 {
+    let total = |name: &str| column(scores, name).iter().sum::<f64>();
+    micro_f1(total("n.right"), total("n.answered") + total("n.target"))
+}
+
 /// Returns 2 * right / (answered + target), 1 if there is neither.
 fn micro_f1(n_right: f64, n_both: f64) -> f64 {
     if n_both == 0.0 { 1.0 } else { 2.0 * n_right / n_both }
@@ -201,9 +210,8 @@ impl Task for Extraction {
     fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric> {
         let mean = |name: &str| Metric::mean(name, &column(scores, name));
         let mut metrics = ["f1", "precision", "recall", "exact_match"].map(mean).to_vec();
-        let total = |name: &str| column(scores, name).iter().sum::<f64>();
-        let value = micro_f1(total("n.right"), total("n.answered") + total("n.target"));
-        metrics.push(Metric { name: "micro_f1".to_owned(), value, stderr: None, ..metrics[0].clone() });
+        let value = micro_f1_of(scores);
+        metrics.push(Metric { name: MICRO_F1.to_owned(), value, stderr: None, ..metrics[0].clone() });
         metrics
     }
 
@@ -211,7 +219,7 @@ impl Task for Extraction {
         let parts = ["n.right", "n.answered", "n.target"].map(|name| column(scores, name));
         let rows = (0..scores.len()).map(|index| vec![parts[0][index], parts[1][index] + parts[2][index]]);
         let figure = Box::new(|sums: &[f64]| micro_f1(sums[0], sums[1]));
-        (metric == "micro_f1").then(|| Addition::Sums { rows: rows.collect(), figure })
+        (metric == MICRO_F1).then(|| Addition::Sums { rows: rows.collect(), figure })
     }
 
     fn failed(&self, document: &Document) -> Result<Scores, Error> {

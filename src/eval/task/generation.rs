@@ -29,6 +29,12 @@ struct Generation {
 /// The kind that compares numbers, whatever their spelling.
 const NUMERIC: &str = "numeric";
 
+/// The kind that looks for the target in the answer.
+const CONTAINS: &str = "contains";
+
+/// What a score is called that says whether an answer has what a measure needs, behind the measure's name.
+const VALID: &str = ".valid";
+
 /// The kind that looks for the first of many names.
 const FIRST_NAME: &str = "first_name";
 
@@ -44,7 +50,7 @@ struct Kind {
 static KINDS: &[Kind] = &[
     Kind { name: "exact_match", normalize: &[], score: |answer, target| one_if(answer == target) },
     Kind { name: "f1", normalize: SQUAD, score: word_f1 },
-    Kind { name: "contains", normalize: &[], score: |answer, target| one_if(answer.contains(target)) },
+    Kind { name: CONTAINS, normalize: &[], score: |answer, target| one_if(answer.contains(target)) },
     // scored by the extraction alone
     Kind { name: "matches", normalize: &[], score: |_, _| 1.0 },
     // scored by `Measure::of_names`
@@ -119,7 +125,17 @@ fn parse_measure(node: &Node) -> Option<Measure> {
     let fields = node.fields();
     let kind_node = fields.required("kind");
     let kind = kind_of(&kind_node, &kind_node.text());
-    let name = fields.optional("name").map(|node| node.text());
+    let name = fields.optional("name").map(|node| {
+        let name = node.text();
+        if name.trim().is_empty() && node.is_text() {
+            node.note("a metric's name is empty");
+        } else if name.ends_with(VALID) {
+            node.note(format!(
+                "a metric cannot be called `{name}`: scores that end in `{VALID}` say which answers are valid"
+            ));
+        }
+        name
+    });
     let extract = fields.optional("extract");
     if kind.is_some_and(|kind| kind.name == "matches") && extract.is_none() {
         node.note("`matches` needs `extract`");
@@ -191,7 +207,7 @@ impl Measure {
         let found = last_number(answer)?;
         let is_equal = |target: &String| {
             let target = number_of(&normalize(target, &self.steps));
-            target.is_ok_and(|target| (found - target).abs() <= self.tolerance)
+            target.is_ok_and(|target| is_near(found, target, self.tolerance))
         };
         Some(one_if(targets.iter().any(is_equal)))
     }
@@ -208,6 +224,13 @@ impl Measure {
         if self.kind.name == NUMERIC {
             targets.iter().try_for_each(|target| number_of(&normalize(target, &self.steps)).map(drop))?;
         }
+        if self.kind.name == CONTAINS {
+            // every answer contains nothing
+            let empty = targets.iter().position(|target| normalize(target, &self.steps).is_empty());
+            if let Some(index) = empty {
+                return Err(Error::EmptyText { what: "target of `contains`", number: index + 1 });
+            }
+        }
         Ok(targets)
     }
 
@@ -218,7 +241,7 @@ impl Measure {
     }
 
     fn valid_name(&self) -> String {
-        format!("{}.valid", self.name)
+        format!("{}{VALID}", self.name)
     }
 }
 
@@ -243,6 +266,14 @@ fn whole_word(text: &str, word: &str) -> Option<usize> {
         !text[..*at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part) && !word.is_empty()
     };
     text.match_indices(word).map(|(at, _)| at).find(is_whole)
+}
+
+/// Returns whether two numbers differ by at most `tolerance`. A number of decimal digits is rounded when it becomes binary, so
+/// that a tolerance above 0 is widened by what rounding can make of it: 0.4 is within 0.1 of 0.3.
+fn is_near(found: f64, target: f64, tolerance: f64) -> bool {
+    // three numbers rounded by half a unit each, and their difference
+    let rounding = 2.0 * f64::EPSILON * found.abs().max(target.abs()).max(tolerance);
+    found == target || tolerance > 0.0 && (found - target).abs() <= tolerance + rounding
 }
 
 fn number_of(target: &str) -> Result<f64, Error> {
@@ -292,7 +323,11 @@ impl Task for Generation {
     }
 
     fn failed(&self, _document: &Document) -> Result<Scores, Error> {
-        Ok(self.measures.iter().map(|measure| (measure.name.clone(), 0.0)).collect())
+        let of_measure = |measure: &Measure| {
+            let valid = measure.has_valid().then(|| measure.valid_name());
+            [Some(measure.name.clone()), valid].into_iter().flatten().map(|name| (name, 0.0))
+        };
+        Ok(self.measures.iter().flat_map(of_measure).collect())
     }
 }
 

@@ -29,6 +29,17 @@ fn parse(fields: &Fields) -> Option<Box<dyn Task>> {
     Some(Box::new(Perplexity { text }))
 }
 
+/// Returns every figure by name.
+pub fn figures(scores: &[&Scores]) -> [(&'static str, f64); 3] {
+    let total = |name: &str| column(scores, name).iter().sum::<f64>();
+    let nll_per = |unit: &str| -total("log_prob") / total(unit);
+    [
+        ("word_perplexity", exp(nll_per("words"))),
+        ("byte_perplexity", exp(nll_per("bytes"))),
+        ("bits_per_byte", nll_per("bytes") / std::f64::consts::LN_2),
+    ]
+}
+
 impl Task for Perplexity {
     fn inquire(&self, document: &Document) -> Result<Inquiry, Error> {
         let text = self.text.render(&document.fields)?;
@@ -56,9 +67,7 @@ impl Task for Perplexity {
 
     /// exp(-sum of log-probabilities / sum of words or bytes) over all documents; no standard error.
     fn aggregate(&self, scores: &[&Scores]) -> Vec<Metric> {
-        let total = |name: &str| column(scores, name).iter().sum::<f64>();
-        let nll_per = |unit: &str| -total("log_prob") / total(unit);
-        let metric = |name: &str, value| Metric {
+        let metric = |(name, value): (&str, f64)| Metric {
             name: name.to_owned(),
             value,
             stderr: None,
@@ -68,11 +77,7 @@ impl Task for Perplexity {
             valid: None,
             higher_is_better: false,
         };
-        vec![
-            metric("word_perplexity", exp(nll_per("words"))),
-            metric("byte_perplexity", exp(nll_per("bytes"))),
-            metric("bits_per_byte", nll_per("bytes") / std::f64::consts::LN_2),
-        ]
+        figures(scores).map(metric).to_vec()
     }
 
     fn addition(&self, metric: &str, scores: &[&Scores]) -> Option<Addition<'_>> {

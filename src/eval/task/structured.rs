@@ -115,7 +115,7 @@ impl Structured {
             };
             return Err(Error::OtherJson { name, found: kind_of(&target), wanted: "an object" });
         }
-        if let Some(missing) = self.fields.iter().find(|name| at(&target, name).is_none()) {
+        if let Some(missing) = self.fields.iter().find(|name| steps_to(&target, name).is_none()) {
             return Err(Error::NoTargetField { name: missing.clone() });
         }
         if let Some(Err(error)) = self.schema.as_ref().map(|schema| schema.validate(&target)) {
@@ -125,10 +125,12 @@ impl Structured {
         Ok(target)
     }
 
-    fn names<'a>(&'a self, target: &'a Json) -> Vec<&'a str> {
+    /// Returns the way to each field that counts, in the target; its own keys are whole, whatever dots they have.
+    fn ways<'a>(&'a self, target: &'a Json) -> Vec<Vec<&'a str>> {
         match self.fields.is_empty() {
-            true => target.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect(),
-            false => self.fields.iter().map(String::as_str).collect(),
+            true => target.as_object().into_iter().flatten().map(|(name, _)| vec![name.as_str()]).collect(),
+            // `target` has refused a target without one of them
+            false => self.fields.iter().filter_map(|name| steps_to(target, name)).collect(),
         }
     }
 
@@ -152,23 +154,24 @@ impl Structured {
     }
 
     fn scores(&self, target: &Json, answer: Option<&Json>) -> Scores {
-        let is_right = |name: &str| match (at(target, name), answer.and_then(|answer| at(answer, name))) {
+        let is_right = |way: &[&str]| match (at(target, way), answer.and_then(|answer| at(answer, way))) {
             (Some(target), Some(answer)) => self.is_equal(target, answer),
             _ => false,
         };
-        let names = self.names(target);
-        let n_right = names.iter().filter(|name| is_right(name)).count();
+        let right: Vec<bool> = self.ways(target).iter().map(|way| is_right(way)).collect();
+        let n_right = right.iter().filter(|right| **right).count();
         let obeys =
             answer.is_some_and(|answer| self.schema.as_ref().is_none_or(|schema| schema.is_valid(answer)));
         let mut scores = Scores::from_iter([("valid_json".to_owned(), one_if(answer.is_some()))]);
         if self.schema.is_some() {
             scores.insert("valid_schema".to_owned(), one_if(obeys));
         }
-        let n = names.len();
+        let n = right.len();
         let share = if n == 0 { one_if(answer.is_some()) } else { n_right as f64 / n as f64 };
         scores.insert("field_match".to_owned(), share);
         scores.insert("exact_match".to_owned(), one_if(obeys && n_right == n));
-        scores.extend(self.fields.iter().map(|name| (format!("field.{name}"), one_if(is_right(name)))));
+        let fields = self.fields.iter().zip(right);
+        scores.extend(fields.map(|(name, right)| (format!("field.{name}"), one_if(right))));
         scores
     }
 
@@ -181,10 +184,24 @@ impl Structured {
     }
 }
 
-/// Returns what stands at a path of keys and indexes with dots between.
-fn at<'a>(value: &'a Json, path: &str) -> Option<&'a Json> {
-    path.split('.').try_fold(value, |value, step| match value {
-        Json::Object(fields) => fields.get(step),
+/// Returns the keys and indexes that a path with dots between them stands for in a value, if it leads anywhere: a key that
+/// is all of the path goes before one that is its beginning, and a longer beginning before a shorter one.
+fn steps_to<'p>(value: &Json, path: &'p str) -> Option<Vec<&'p str>> {
+    if at(value, &[path]).is_some() {
+        return Some(vec![path]);
+    }
+    path.rmatch_indices('.').find_map(|(dot, _)| {
+        let (step, rest) = (&path[..dot], &path[dot + 1..]);
+        let mut steps = vec![step];
+        steps.extend(steps_to(at(value, &[step])?, rest)?);
+        Some(steps)
+    })
+}
+
+/// Returns what stands at the end of keys and indexes.
+fn at<'a>(value: &'a Json, steps: &[&str]) -> Option<&'a Json> {
+    steps.iter().try_fold(value, |value, step| match value {
+        Json::Object(fields) => fields.get(*step),
         Json::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
         _ => None,
     })
@@ -219,8 +236,8 @@ impl Task for Structured {
         self.figures().iter().map(|name| Metric::mean(name, &column(scores, name))).collect()
     }
 
-    fn failed(&self, _document: &Document) -> Result<Scores, Error> {
-        Ok(self.figures().into_iter().map(|name| (name, 0.0)).collect())
+    fn failed(&self, document: &Document) -> Result<Scores, Error> {
+        Ok(self.scores(&self.target(document)?, None))
     }
 }
 
@@ -271,6 +288,37 @@ generation: {max_tokens: 64}
         assert!(outcome.details["schema_error"].as_str().unwrap().contains("MALICIOUS"));
         let metrics = task.aggregate(&[&outcome.scores, &task.failed(&row()).unwrap()]);
         assert_eq!((metrics[1].name.as_str(), metrics[1].value), ("field_match", 1.0 / 3.0));
+    }
+
+    /// As the Elastic Common Schema names fields: `host.name` is one key.
+    #[test]
+    fn a_key_with_dots_is_one_key() {
+        let yaml = "prompt: p\ntarget: {field: gold}\ngeneration: {max_tokens: 9}";
+        let gold = json!({"host.name": "x", "event.action": "y", "host": {"name": "z", "os.type": "linux"}});
+        let row = document(json!({"gold": gold}));
+        let scores = |yaml: &str, answer: Json| {
+            let task = parse_yaml(&TYPE, yaml).unwrap();
+            task.inquire(&row).unwrap();
+            let scores = task.score(&row, &[generated(&answer.to_string())]).unwrap().scores;
+            (scores["field_match"], scores["exact_match"])
+        };
+        assert_eq!(scores(yaml, gold.clone()), (1.0, 1.0));
+        let nested = json!({"host": {"name": "x"}, "event": {"action": "y"}});
+        assert_eq!(scores(yaml, nested.clone()), (0.0, 0.0));
+        // the whole key goes before the path, a key and a path may follow each other
+        let named = format!("{yaml}\nfields: [host.name, event.action, host.os.type]");
+        assert_eq!(scores(&named, gold), (1.0, 1.0));
+        assert_eq!(scores(&named, nested), (0.0, 0.0));
+        assert_eq!(scores(&named, json!({"host.name": "x", "host": {"os.type": "linux"}})), (2.0 / 3.0, 0.0));
+        let task = parse_yaml(&TYPE, &format!("{yaml}\nfields: [host.nam]")).unwrap();
+        assert_eq!(task.inquire(&row).unwrap_err().to_string(), "the target has no field `host.nam`");
+    }
+
+    #[test]
+    fn a_document_that_was_not_asked_has_the_scores_of_a_wrong_answer() {
+        let task = parse_yaml(&TYPE, YAML).unwrap();
+        let wrong = task.score(&row(), &[generated("no")]).unwrap().scores;
+        assert_eq!(Vec::from_iter(task.failed(&row()).unwrap()), Vec::from_iter(wrong));
     }
 
     #[test]

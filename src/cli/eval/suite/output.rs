@@ -32,7 +32,7 @@ pub enum Error {
 impl Diagnostic for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Exists { .. } => Some("--force replaces it".into()),
+            Error::Exists { path } => Some(render::hint_of_existing(path)),
             Error::CreateDir { .. } => None,
         }
     }

@@ -210,3 +210,87 @@ fn nothing_to_decide_on_is_no_pass() {
     let one_cluster = judged(&[task("a", 5000, 0, 0, 5000)]);
     assert_eq!(one_cluster.outcome, Outcome::Inconclusive);
 }
+
+/// Scores from 0 to 1 that all changed by about `loss`, up and down a little.
+fn moved(n: usize, loss: f64) -> Pair {
+    let mut pair = critical(task("moved", n, 0, 0, 1));
+    for (index, item) in pair.items.iter_mut().enumerate() {
+        item.baseline = 0.5;
+        item.candidate = 0.5 - loss * (1.0 + 0.1 * (index % 5) as f64);
+    }
+    pair
+}
+
+/// What is allowed for changes not seen makes a pass harder. It is no evidence of a loss.
+#[test]
+fn a_loss_far_below_the_margin_fails_nothing_however_sure_it_is() {
+    let small = judged(&[moved(30, 1e-5)]);
+    let found = &small.tasks[0].measured;
+    assert!(small.tasks[0].p_adjusted.unwrap() < 1e-3, "{small:?}");
+    assert!(found.lower < -0.02 && found.lower_of_changes > -2e-5, "{found:?}");
+    assert_eq!((small.outcome, statuses(&small)), (Outcome::Inconclusive, vec![Status::TooSmall]));
+    // of more items the allowance is within the margin, too
+    assert_eq!(judged(&[moved(140, 1e-5)]).outcome, Outcome::Pass);
+    let large = judged(&[moved(30, 0.05)]);
+    assert_eq!(large.outcome, Outcome::Fail);
+    assert!(large.reasons[0].starts_with("s/moved: worse by 6.00 points, down to -6."), "{large:?}");
+}
+
+/// Deviations, from 0 to 10.
+fn deviations(n: usize, margin: f64, candidate: impl Fn(usize) -> f64) -> Pair {
+    let mut pair = critical(task("cvss", n, 0, 0, 1));
+    pair.figure = Figure::Mean { metric: "mean_abs_deviation".into(), higher_is_better: false };
+    pair.margin = Some(margin);
+    for (index, item) in pair.items.iter_mut().enumerate() {
+        item.baseline = if index == 0 { 9.8 } else { 1.5 };
+        item.candidate = item.baseline + candidate(index);
+    }
+    pair
+}
+
+#[test]
+fn equal_deviations_are_within_no_margin_that_their_number_cannot_show() {
+    let equal = |n, margin| judged(&[deviations(n, margin, |_| 0.0)]);
+    let few = equal(30, 0.0001);
+    assert_eq!(few.outcome, Outcome::Inconclusive);
+    // 9.8 z^2 / (30 + z^2)
+    assert!((few.tasks[0].measured.lower + 0.8106).abs() < 1e-3, "{few:?}");
+    let n = few.tasks[0].deciding_items.unwrap();
+    assert_eq!(equal(30, 1.0).outcome, Outcome::Pass);
+    assert_eq!(equal(52, 0.5).outcome, Outcome::Pass);
+    let short = equal(50, 0.5);
+    assert_eq!((short.outcome, short.tasks[0].deciding_items), (Outcome::Inconclusive, Some(51.0)));
+    assert!(n > 260_000.0, "{n}");
+    // nothing says how large a change could be
+    let perfect = |mut pair: Pair| {
+        pair.items.iter_mut().for_each(|item| (item.baseline, item.candidate) = (0.0, 0.0));
+        Pair { figure: Figure::BitsPerByte, ..pair }
+    };
+    let passed = judged(&[perfect(deviations(30, 0.5, |_| 0.0))]);
+    assert_eq!(passed.outcome, Outcome::Pass);
+    assert!(
+        passed.reasons[0].ends_with(", with nothing allowed for changes that were not seen"),
+        "{passed:?}"
+    );
+    assert!(passed.tasks[0].measured.interval_method.contains("nothing changed"), "{passed:?}");
+}
+
+#[test]
+fn too_few_clusters_for_a_bound_say_so_and_fail_by_the_difference_alone() {
+    let lost = |margin| judged(&[deviations(9, margin, |index| 0.2 + 0.01 * index as f64)]);
+    let unclear = lost(0.5);
+    assert_eq!(unclear.outcome, Outcome::Inconclusive);
+    assert_eq!(
+        unclear.reasons,
+        [
+            "s/cvss: -0.2400 with 9 items in 9 clusters: below 10 of them nothing tells how much less it may be, so that it is \
+          neither within the margin of 0.5000 nor shown to be worse; at least 52 items would decide"
+        ]
+    );
+    let failed = lost(0.2);
+    assert_eq!(failed.outcome, Outcome::Fail);
+    assert!(
+        failed.reasons[0]
+            .starts_with("s/cvss: worse by 0.2400, down to -0.2400, more than the margin of 0.2000")
+    );
+}

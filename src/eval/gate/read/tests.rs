@@ -19,7 +19,7 @@ fn report(samples: &str, change: impl Fn(&mut Json)) -> String {
             "gate": {"critical": true, "margin": 0.03, "zero_tolerance": false},
             "task_sha256": "44", "prompts_sha256": "55", "requests_sha256": "66",
             "samples_sha256": hex(&Sha256::digest(samples)),
-            "metrics": [{"name": "acc", "value": 0.5, "stderr": null, "n": 3, "higher_is_better": true}],
+            "metrics": [{"name": "acc", "value": 1.0 / 3.0, "stderr": null, "n": 3, "higher_is_better": true}],
             "first_prompt": null,
         }]}],
         "run": {},
@@ -118,4 +118,61 @@ fn bad_samples_are_errors_with_their_line() {
     let edited = with(1, "\"acc\":0.0", "\"acc\":1.0");
     let found = read(&report(SAMPLES, |_| ()), &edited).unwrap_err();
     assert!(found.starts_with("samples.jsonl:1: SHA-256 of the lines of `s/t` is "), "{found}");
+}
+
+#[test]
+fn figures_that_are_not_the_samples_are_errors() {
+    let with = |change: &dyn Fn(&mut Json)| {
+        let text = report(SAMPLES, |report| change(&mut report["suites"][0]["tasks"][0]));
+        read(&text, SAMPLES).map(|_| ())
+    };
+    // the digest is right: what was edited is the report alone
+    for (change, what) in [
+        (
+            &(|task: &mut Json| task["metrics"][0]["value"] = json!(0.9)) as &dyn Fn(&mut Json),
+            "`acc` is 0.9, but its samples come to 0.3333333333333333",
+        ),
+        (&|task| task["metrics"][0]["n"] = json!(4), "`acc` is of 4 documents, but 3 samples have it"),
+        (&|task| task["errors"] = json!(0), "0 documents could not be asked about, but 1 of its samples"),
+    ] {
+        assert_eq!(with(change).unwrap_err(), format!("report.json:47: task `s/t`: {what}"));
+    }
+    assert_eq!(with(&|task| task["metrics"][0]["value"] = json!(1.0 / 3.0 + 1e-13)), Ok(()));
+    // a figure of other scores than its own, and one that nothing is known about
+    let named = |name: &str| with(&|task: &mut Json| task["metrics"][0]["name"] = json!(name));
+    assert_eq!(named("other"), Ok(()));
+}
+
+#[test]
+fn figures_that_are_no_means_are_made_again() {
+    let line = |document: usize, scores: &str| {
+        format!(
+            "{{\"suite\":\"s\",\"task\":\"t\",\"document\":{document},\"line\":1,\"target\":0,\"prediction\":1,\"scores\":{{{scores}}}}}\n"
+        )
+    };
+    let said = |task_type: &str, metric: &str, value: f64, scores: [&str; 2]| {
+        let samples = line(0, scores[0]) + &line(1, scores[1]);
+        let text = report(&samples, |report| {
+            let task = &mut report["suites"][0]["tasks"][0];
+            task["type"] = task_type.into();
+            (task["documents"], task["errors"]) = (2.into(), 0.into());
+            task["metrics"][0] =
+                json!({"name": metric, "value": value, "stderr": null, "n": 2, "higher_is_better": true});
+        });
+        read(&text, &samples).map(|_| ())
+    };
+    let labels = [r#""label.target":0,"label.prediction":2"#, r#""label.target":2,"label.prediction":2"#];
+    let items = [r#""n.right":1,"n.answered":2,"n.target":1"#, r#""n.right":1,"n.answered":1,"n.target":2"#];
+    let texts = [r#""log_prob":-2,"words":1,"bytes":4"#, r#""log_prob":-4,"words":2,"bytes":2"#];
+    let bits = 1.0 / std::f64::consts::LN_2;
+    for (task_type, metric, value, scores) in [
+        ("classification", "macro_f1", 1.0 / 3.0, labels),
+        ("extraction", "micro_f1", 2.0 / 3.0, items),
+        ("perplexity", "bits_per_byte", bits, texts),
+        ("perplexity", "word_perplexity", 2.0f64.exp(), texts),
+    ] {
+        assert_eq!(said(task_type, metric, value, scores), Ok(()), "{metric}");
+        let edited = said(task_type, metric, value + 0.01, scores).unwrap_err();
+        assert!(edited.contains(&format!("task `s/t`: `{metric}` is ")), "{edited}");
+    }
 }

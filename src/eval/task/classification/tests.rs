@@ -27,6 +27,12 @@ fn a_label_is_found_as_a_whole_or_as_a_word() {
         ("T1059.", Some("T1059")),
         ("T10591 or a badge", None),
         ("badbad bad", Some("malicious")),
+        ("non-malicious", None),
+        ("un\u{2011}malicious, so benign", Some("benign")),
+        ("benign-looking", None),
+        ("- benign", Some("benign")),
+        ("verdict: -benign-", Some("benign")),
+        ("benign--as expected", Some("benign")),
         ("", None),
     ] {
         assert_eq!(predicted(TRIAGE, text), json!(label), "{text}");
@@ -36,6 +42,22 @@ fn a_label_is_found_as_a_whole_or_as_a_word() {
     let last = format!("{TRIAGE}take: last\nextract: {{regex: 'so: (.*)', group: 1}}\n");
     assert_eq!(predicted(&last, "bad, so: benign, malicious"), json!("malicious"));
     assert_eq!(predicted(&last, "malicious"), Json::Null);
+}
+
+#[test]
+fn labels_may_have_hyphens_themselves() {
+    let yaml = TRIAGE
+        .replace("benign, {name: T1059, aliases: [command line]}", "[false-positive, positive, CWE-79]");
+    let yaml = yaml.replace("aliases: [bad, not benign]}, [", "aliases: [benign]}, ").replace("79]]", "79]");
+    for (text, label) in [
+        ("a false-positive", Some("false-positive")),
+        ("it is positive", Some("positive")),
+        ("a true-positive", None),
+        ("(CWE-79: cross-site scripting)", Some("CWE-79")),
+        ("CWE-790", None),
+    ] {
+        assert_eq!(predicted(&yaml, text), json!(label), "{text}");
+    }
 }
 
 #[test]

@@ -103,6 +103,53 @@ fn numbers_are_equal_whatever_their_spelling_and_measures_have_targets_of_their_
 }
 
 #[test]
+fn a_tolerance_is_of_decimal_numbers() {
+    let score = |tolerance: &str, target: &str, text: &str| {
+        let yaml = format!(
+            "prompt: q\ntarget: '{{{{ n }}}}'\ngeneration: {{max_tokens: 4}}\nmetrics: [{{kind: numeric, tolerance: {tolerance}}}]"
+        );
+        let task = parse_yaml(&TYPE, &yaml).unwrap();
+        task.score(&document(json!({"n": target})), &[generated(text)]).unwrap().scores["numeric"]
+    };
+    for (target, text) in [("0.3", "0.4"), ("0.3", "0.2"), ("5.3", "5.4"), ("-1000.05", "-999.95")] {
+        assert_eq!(score("0.1", target, text), 1.0, "{target} {text}");
+    }
+    for (target, text) in [("0.3", "0.4000001"), ("5.3", "5.19999999"), ("1e6", "1000000.1000001")] {
+        assert_eq!(score("0.1", target, text), 0.0, "{target} {text}");
+    }
+    // no tolerance is none
+    assert_eq!((score("0", "0.3", "0.30000000000000004"), score("0", ".5", "0.5")), (0.0, 1.0));
+    assert_eq!((score("0", "-5", "it is \u{2212}5"), score("0", "\u{2212}0.5", "-.5")), (1.0, 1.0));
+}
+
+#[test]
+fn a_text_that_every_answer_contains_is_refused() {
+    let yaml = "prompt: q\ntarget: '{{ t }}'\ngeneration: {max_tokens: 4}\n\
+                metrics: [exact_match, {kind: contains, normalize: [strip]}]";
+    let task = parse_yaml(&TYPE, yaml).unwrap();
+    let error = task.inquire(&document(json!({"t": " "}))).unwrap_err();
+    assert_eq!(error.to_string(), "target of `contains` 1 is empty");
+    assert!(task.inquire(&document(json!({"t": "x"}))).is_ok());
+}
+
+#[test]
+fn names_that_scores_have_of_their_own_are_refused() {
+    let yaml = "prompt: q\ntarget: t\ngeneration: {max_tokens: 4}\nmetrics:\n  - {name: x, kind: numeric}\n  \
+                - {name: x.valid, kind: f1}\n  - {name: '', kind: contains}\n";
+    let expected = "suite.yaml:6:5: a metric cannot be called `x.valid`: scores that end in `.valid` say which answers are valid\n\
+                    suite.yaml:7:5: a metric's name is empty";
+    assert_eq!(parse_yaml(&TYPE, yaml).unwrap_err(), expected);
+}
+
+#[test]
+fn a_document_that_was_not_asked_has_the_scores_of_a_wrong_answer() {
+    let task = parse_yaml(&TYPE, CYBERMETRIC).unwrap();
+    let row = document(json!({"q": "?", "a": "A"}));
+    let wrong = task.score(&row, &[generated("no")]).unwrap().scores;
+    assert_eq!(Vec::from_iter(task.failed(&row).unwrap()), Vec::from_iter(wrong));
+}
+
+#[test]
 fn the_first_of_many_names_counts() {
     let yaml = "prompt: q\ntarget: {field: same}\ngeneration: {max_tokens: 4}\nmetrics:\n  \
                 - {name: right, kind: first_name, names: {field: names}}\n  \
