@@ -73,12 +73,12 @@ mod tests {
         let of = |home: Option<&str>, path: Option<&str>| {
             folders(|name| if name == "CUDA_HOME" { home } else { path }.map(PathBuf::from))
         };
-        let usual = PathBuf::from("/usr/local/cuda/lib64");
-        assert_eq!(of(None, None), [usual.clone()]);
-        let both = [PathBuf::from("/a/lib64"), PathBuf::from("/b/lib64"), usual.clone()];
-        assert_eq!(of(Some("/a"), Some("/b")), both);
+        let usual = "/usr/local/cuda/lib64";
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(of(None, None), paths(&[usual]));
+        assert_eq!(of(Some("/a"), Some("/b")), paths(&["/a/lib64", "/b/lib64", usual]));
         // what lies beside the working directory is nobody's toolkit
-        assert_eq!(of(Some(""), Some("toolkit")), [usual]);
+        assert_eq!(of(Some(""), Some("toolkit")), paths(&[usual]));
     }
 
     #[test]

@@ -17,18 +17,25 @@ const MODEL: Shape = TINY;
 /// Documents of a step, their tokens, and after how many steps the same come again.
 const DOCUMENTS: usize = 3;
 const LENGTH: usize = 20;
-const BATCHES: usize = 4;
+const BATCHES: usize = 2;
 
-const LR: f64 = 4e-3;
+/// Small and slow to begin, so that the curve is no chaos: with 1e-3, and four batches, a bit in the parameters at the start becomes a
+/// hundredth of a loss within 200 steps, with these 4e-7 of it.
+const LR: f64 = 5e-4;
+const WARM_UP: u32 = 20;
 const MAX_NORM: f64 = 1.0;
 
-/// What losses in f32 may be off by, as a share of the CPU's: what recorded runs of PEFT are repeated within, too (tests/train). An
-/// optimizer that divides by the size of gradients hands a rounding on to the next step undiminished.
-const F32_ALLOWED: f64 = 1e-4;
+/// What losses in f32 may be off by, as a share of the CPU's: some twenty times what a bit in the parameters makes, and a hundredth of what
+/// products in bf16 do.
+const F32_ALLOWED: f64 = 1e-5;
 
 /// How many times further the device's curve in bf16 may be from the CPU's in f32 than the CPU's in bf16 is: the CPU rounds what goes into
-/// products, the device what comes out of them, too, and their gradients are up to 2.5 times as far off (tests/train/cuda.rs).
-const BF16_TIMES: f64 = 4.0;
+/// products, the device what comes out of them, too, and its gradients are up to 2.5 times as far off (tests/train/cuda.rs). The largest of
+/// some hundred steps is a single draw.
+const BF16_TIMES: f64 = 6.0;
+
+/// From how many steps on a curve has to fall.
+const LONG: u32 = 100;
 
 /// What a checkpoint holds.
 #[derive(Clone)]
@@ -49,9 +56,11 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), Failure> {
     let on_cpu = train(&exact, None, &start, 0..n)?.0;
     let rounded_on_cpu = train(&rounded, None, &start, 0..n)?.0;
     let steps = format!("{n} steps");
-    let last = mean(&on_cpu[on_cpu.len() - on_cpu.len().div_ceil(10)..]);
-    // a curve that stands still would agree with any other
-    checker.note("training curve falls", "cpu", &steps, last / on_cpu[0], 0.95);
+    if n >= LONG {
+        let last = mean(&on_cpu[on_cpu.len() - on_cpu.len().div_ceil(10)..]);
+        // a curve that stands still would agree with any other
+        checker.note("training curve falls", "cpu", &steps, last / on_cpu[0], 0.95);
+    }
     let of_cpu = distances(&rounded_on_cpu, &on_cpu);
     for (model, name, allowed) in [
         (&exact, "f32", Distances { largest: F32_ALLOWED, mean: F32_ALLOWED }),
@@ -140,7 +149,8 @@ fn train(
         let nll: f64 = engine.losses()?.iter().map(|sum| sum.nll).sum();
         losses.push(nll / n_targets as f64);
         let gradient_factor = clip_factor(engine.gradient_norm()?, MAX_NORM);
-        engine.update(&Update { lr: LR, gradient_factor, groups: &groups })?;
+        let lr = LR * f64::from(step + 1).min(f64::from(WARM_UP)) / f64::from(WARM_UP);
+        engine.update(&Update { lr, gradient_factor, groups: &groups })?;
     }
     let mut end = from.clone();
     engine.with_state(&mut |params, state| {

@@ -222,3 +222,27 @@ fn attention(checker: &mut Checker<'_>, shape: AttentionShape, cu: &[usize]) -> 
     check(checker, ("attention dk plain", &text), &k, &dk, &|k| forward(&q, k, &v))?;
     check(checker, ("attention dv plain", &text), &v, &dv, &|v| forward(&q, &k, v))
 }
+
+#[cfg(all(test, feature = "cuda-host"))]
+mod tests {
+    use super::*;
+    use crate::cuda::under_test;
+    use crate::kernel::{Compute, Isa};
+
+    #[test]
+    fn a_gradient_that_is_off_by_a_hundredth_shows_on_any_device() {
+        let device = under_test::device();
+        let compute = Compute::new(Isa::detect(), 1).unwrap();
+        let mut checker = Checker::new(&device, compute, true, 4);
+        let x = movable(50, 1);
+        // of the sum of cubes
+        let forward = |x: &[f32]| Ok(x.iter().map(|x| f64::from(*x).powi(3)).sum());
+        let gradient: Vec<f32> = x.iter().map(|x| 3.0 * x * x).collect();
+        check(&mut checker, ("cubes", ""), &x, &gradient, &forward).unwrap();
+        assert!(checker.checks().iter().all(|check| check.error < 1e-5), "{:?}", checker.checks());
+        let of_right = checker.checks().len();
+        let wrong: Vec<f32> = gradient.iter().map(|g| 1.01 * g).collect();
+        check(&mut checker, ("cubes", ""), &x, &wrong, &forward).unwrap();
+        assert!(checker.checks()[of_right..].iter().any(|check| !check.passed()));
+    }
+}

@@ -99,18 +99,7 @@ pub fn known(name: &str) -> Result<(), String> {
 pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
-    let mut checker = Checker {
-        device,
-        compute,
-        is_small: args.small,
-        steps: args.steps,
-        checks: Vec::new(),
-        timings: Vec::new(),
-        trainings: Vec::new(),
-        evaluations: Vec::new(),
-        curves: Vec::new(),
-        stages: Vec::new(),
-    };
+    let mut checker = Checker::new(device, compute, args.small, args.steps);
     for stage in STAGES.iter().filter(|stage| stage.is_asked_for(args)) {
         term::say(stage.text);
         let begun = Instant::now();
@@ -128,7 +117,12 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
 fn save(args: &Args, report: &Report) -> Result<(), Error> {
     let Some(path) = &args.json else { return Ok(()) };
     let text = format!("{:#}\n", json!(report));
-    std::fs::write(path, text).map_err(|source| Error::Unwritten { path: path.clone(), source })
+    // whole at any time: the process may be ended in the middle of a stage
+    let mut part = path.clone().into_os_string();
+    part.push(".part");
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|source| Error::Unwritten { path: path.clone(), source })
 }
 
 /// A device, the CPU beside it, and what came of both.
@@ -155,10 +149,34 @@ pub enum Against {
     Largest,
 }
 
+impl<'a> Checker<'a> {
+    /// Checks few and small shapes if it is `small`; curves have so many steps.
+    pub fn new(device: &'a Device, compute: Compute, is_small: bool, steps: u32) -> Checker<'a> {
+        Checker {
+            device,
+            compute,
+            is_small,
+            steps,
+            checks: Vec::new(),
+            timings: Vec::new(),
+            trainings: Vec::new(),
+            evaluations: Vec::new(),
+            curves: Vec::new(),
+            stages: Vec::new(),
+        }
+    }
+}
+
 impl Checker<'_> {
     /// Returns all shapes, or the first of them where few are to be checked.
     pub fn shapes<'s, T>(&self, all: &'s [T], few: usize) -> &'s [T] {
         if self.is_small { &all[..few.min(all.len())] } else { all }
+    }
+
+    /// Returns the checks so far.
+    #[cfg(all(test, feature = "cuda-host"))]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
     }
 
     /// Returns what there is so far.
