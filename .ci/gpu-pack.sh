@@ -17,6 +17,13 @@ mkdir -p "$dir"
 [ -z "$(ls -A "$dir")" ] || [ -e "$dir/pack.txt" ] || { echo "$dir has other files in it" >&2; exit 2; }
 rm -f "$dir"/*.xz "$dir/pack.txt" "$dir/gpu-check.sh"
 
+# all files of the repository that are there: tests read goldens, recipes, suites, data, documentation, some sources
+list=$(mktemp)
+trap 'rm -f "$list"' EXIT
+git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
+  [ ! -e "$file" ] || printf '%s\0' "$file"
+done > "$list"
+
 cargo build --locked --profile "$profile" --features "$features"
 # tests in the profile that they are made for; it takes long to optimise them, and they would show nothing else
 artifacts=$(cargo test --locked --no-run --features "$features" --lib --test main --message-format json)
@@ -42,10 +49,7 @@ size=$(wc -c < "$target/$folder/lctl")
 pack "$target/$folder/lctl" lctl
 pack "$(executable main)" tests-main
 pack "$(executable lctl)" tests-lib
-# everything but sources: goldens, recipes, suites, data, documentation, peers' scripts
-git ls-files -z --cached --others --exclude-standard -- . ':!src' ':!tests/fuzz/fuzz_targets' > "$dir/list"
-tar --null --files-from="$dir/list" -cf - | xz -6 -T0 > "$dir/files.tar.xz"
-rm "$dir/list"
+tar --null --files-from="$list" -cf - | xz -6 -T0 > "$dir/files.tar.xz"
 printf '%-12s %10s        %10d compressed\n' files '' "$(wc -c < "$dir/files.tar.xz")" >> "$dir/pack.txt"
 cp .ci/gpu-check.sh "$dir/gpu-check.sh"
 if command -v objdump >/dev/null 2>&1; then
