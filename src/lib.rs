@@ -20,5 +20,7 @@ pub mod provenance;
 pub mod quantize;
 pub mod read;
 pub mod tensor;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod yaml;

@@ -5,6 +5,10 @@ mod attention;
 #[cfg(gpu)]
 mod bench;
 #[cfg(gpu)]
+mod curves;
+#[cfg(gpu)]
+mod differences;
+#[cfg(gpu)]
 mod evaluate;
 #[cfg(gpu)]
 mod formats;
@@ -39,7 +43,8 @@ Exit status:
 
 Examples:
   lctl gpu-check --json gpu.json
-  lctl gpu-check --device cuda:1 --no-timings";
+  lctl gpu-check --device cuda:1 --no-timings
+  lctl gpu-check --only attention,training --small";
 
 /// Check every kernel of a GPU against the CPU and f64, and time it
 #[derive(clap::Args)]
@@ -52,6 +57,29 @@ pub struct Args {
     /// Check alone
     #[arg(long)]
     no_timings: bool,
+
+    /// Run these stages alone, a comma between them: a stage's name, `checks`, `timings`
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', value_parser = stage)]
+    only: Vec<String>,
+
+    /// Leave these out
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', value_parser = stage)]
+    skip: Vec<String>,
+
+    /// Check few and small shapes, as under a sanitizer
+    #[arg(long)]
+    small: bool,
+
+    /// Train curves of so many steps
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..=10_000))]
+    steps: u32,
+}
+
+/// Reads what stages are called.
+fn stage(text: &str) -> Result<String, String> {
+    #[cfg(gpu)]
+    run::known(text)?;
+    Ok(text.to_owned())
 }
 
 /// Checks the GPU that `--device` names, the first by default.
@@ -61,7 +89,7 @@ pub fn run(args: &Args, device: DeviceChoice) -> Result<ExitCode, Failure> {
     return run::run(args, &device);
     #[cfg(not(gpu))]
     {
-        let Args { json: _, no_timings: _ } = args;
+        let Args { json: _, no_timings: _, only: _, skip: _, small: _, steps: _ } = args;
         match device {}
     }
 }

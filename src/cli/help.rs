@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn commands_in_the_documentation_parse() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = crate::testing::root();
         let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
         let mut n = 0;
         for page in pages.chain([root.join("README.md")]) {

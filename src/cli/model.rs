@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_a_device_that_was_not_named_cannot_take_is_left_to_the_cpu() {
-        let model = format!("{}/tests/golden/convert/Qwen3-0.6B", env!("CARGO_MANIFEST_DIR"));
+        let model = crate::testing::root().join("tests/golden/convert/Qwen3-0.6B").display().to_string();
         let open = |is_auto, memory_bytes, compute| {
             let device = Device::host(Options { memory_bytes, ..Options::default() });
             LoadedModel::open(&ModelArgs {

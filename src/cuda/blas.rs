@@ -7,6 +7,7 @@ use cudarc::cublas::sys::{self, cublasOperation_t as Op, cudaDataType_t as Type}
 
 use super::CudaError;
 use super::driver::{Block, Driver};
+use super::libraries;
 use super::product::{Operand, Product, Sizes};
 
 /// Memory that cuBLAS works in; its own would depend on what else ran.
@@ -77,8 +78,7 @@ impl Product {
 
 impl Blas {
     pub(super) fn open(driver: &Driver) -> Result<Blas, CudaError> {
-        // SAFETY: opens a library.
-        if !unsafe { sys::is_culib_present() } {
+        if libraries::cublas().is_none() {
             return Err(CudaError::NoLibrary { library: "libcublas.so.13" });
         }
         let refused = |error| refused(driver.index(), "opening cuBLAS", error);

@@ -8,6 +8,7 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, sys};
 use super::CudaError;
 use super::blas::Blas;
 use super::launch::Launch;
+use super::libraries;
 use super::module::Kernels;
 use super::pinned::Pinned;
 use super::probe::{DeviceFacts, Found};
@@ -238,8 +239,7 @@ pub fn probe() -> Result<Found, CudaError> {
     let found = Found {
         cuda_version: u32::try_from(cuda_version).unwrap_or(0),
         cuda_version_needed: cuda_version_needed(),
-        // SAFETY: as above.
-        cublas_present: unsafe { cudarc::cublas::sys::is_culib_present() },
+        cublas: libraries::cublas().map(|path| path.display().to_string()),
         devices: Vec::new(),
     };
     match result::init() {

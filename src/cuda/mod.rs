@@ -17,6 +17,8 @@ pub mod host;
 #[cfg(gpu)]
 pub mod launch;
 #[cfg(feature = "cuda")]
+mod libraries;
+#[cfg(feature = "cuda")]
 mod module;
 #[cfg(feature = "cuda")]
 pub mod nccl;
@@ -29,6 +31,8 @@ pub mod probe;
 pub mod product;
 #[cfg(gpu)]
 mod staging;
+#[cfg(feature = "cuda-host")]
+pub mod under_test;
 
 #[cfg(gpu)]
 pub use device::Device;

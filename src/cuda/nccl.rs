@@ -13,6 +13,7 @@ use libloading::Library;
 use super::CudaError;
 use super::buffer::Buffer;
 use super::driver::{Driver, described};
+use super::libraries;
 
 /// By what the dynamic linker knows it.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
@@ -51,9 +52,7 @@ impl Nccl {
     /// Returns the library, opened once; `None` if it is not there, or lacks a function.
     fn get() -> Option<&'static Nccl> {
         static NCCL: OnceLock<Option<Nccl>> = OnceLock::new();
-        // SAFETY: NVIDIA's library, which does nothing but set itself up when it is opened.
-        let open = || NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok()).and_then(Nccl::of);
-        NCCL.get_or_init(open).as_ref()
+        NCCL.get_or_init(|| libraries::open(&NAMES).and_then(Nccl::of)).as_ref()
     }
 
     fn of(library: Library) -> Option<Nccl> {

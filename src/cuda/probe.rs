@@ -27,7 +27,8 @@ pub struct Found {
     pub cuda_version: u32,
     /// The oldest that the kernels run with.
     pub cuda_version_needed: u32,
-    pub cublas_present: bool,
+    /// Where cuBLAS lies, if it is there; empty where the system does not say.
+    pub cublas: Option<String>,
     pub devices: Vec<DeviceFacts>,
 }
 
@@ -47,7 +48,7 @@ impl Found {
             let (name, capability) = (first.name.clone(), first.compute_capability);
             return Some(CudaError::TooOld { index: 0, name, capability });
         }
-        (!self.cublas_present).then_some(CudaError::NoLibrary { library: "libcublas.so.13" })
+        self.cublas.is_none().then_some(CudaError::NoLibrary { library: "libcublas.so.13" })
     }
 }
 
@@ -75,7 +76,7 @@ mod tests {
     }
 
     fn found(devices: Vec<DeviceFacts>) -> Found {
-        Found { cuda_version: 13_000, cuda_version_needed: 13_000, cublas_present: true, devices }
+        Found { cuda_version: 13_000, cuda_version_needed: 13_000, cublas: Some(String::new()), devices }
     }
 
     #[test]
@@ -91,7 +92,7 @@ mod tests {
         assert!(matches!(old.obstacle(), Some(CudaError::TooOld { capability: (7, 5), .. })));
         let driver = Found { cuda_version: 12_080, ..found(vec![device(0, (9, 0))]) };
         assert!(matches!(driver.obstacle(), Some(CudaError::DriverTooOld { found: 12_080, .. })));
-        let library = Found { cublas_present: false, ..found(vec![device(0, (9, 0))]) };
+        let library = Found { cublas: None, ..found(vec![device(0, (9, 0))]) };
         assert!(matches!(library.obstacle(), Some(CudaError::NoLibrary { .. })));
     }
 

@@ -2,7 +2,7 @@
 
 mod bombs;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lctl::text::chat::{ChatRequest, ChatTemplate, Error, Rendered};
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::common::test_data;
 
 fn golden(name: &str) -> Value {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/golden/chat", name].iter().collect();
+    let path = crate::common::root().join("tests/golden/chat").join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -12,7 +12,7 @@ use crate::mistakes::workplace;
 const DOCS: &str = include_str!("../../docs/cli.md");
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    crate::common::root()
 }
 
 /// Returns the second cell of the table's row that begins with `first`.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 #[path = "../examples/make_checkpoint.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
@@ -10,6 +11,24 @@ pub mod make_checkpoint;
 #[path = "../examples/make_datasets/main.rs"]
 #[allow(dead_code, reason = "its main is for the example")]
 pub mod make_datasets;
+
+/// Returns the repository's folder, or the one of `LCTL_TEST_ROOT` that has its files: for tests that run where they were not built.
+pub fn root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| given("LCTL_TEST_ROOT", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Returns the program that is tested, or the one of `LCTL_TEST_PROGRAM`.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| given("LCTL_TEST_PROGRAM", env!("CARGO_BIN_EXE_lctl")))
+}
+
+/// Returns what a variable names, whole, since tests start programs in other folders.
+fn given(variable: &str, built: &str) -> PathBuf {
+    let Some(path) = std::env::var_os(variable) else { return PathBuf::from(built) };
+    std::fs::canonicalize(&path).unwrap_or_else(|e| panic!("{variable}={}: {e}", path.display()))
+}
 
 /// Returns the folder of test data that is not part of the repository, if `LCTL_TEST_DATA` names one.
 ///
@@ -24,7 +43,7 @@ pub fn test_data() -> Option<PathBuf> {
 
 /// Returns the program with these arguments, in `dir`, cut off from the environment's settings.
 pub fn lctl(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lctl"));
+    let mut command = Command::new(program());
     command.args(args).current_dir(dir);
     let own = ["LCTL_ISA", "RUST_BACKTRACE", "HF_ENDPOINT", "HF_TOKEN"];
     for variable in own.into_iter().chain(lctl::finetune::parallel::VARIABLES) {
@@ -78,7 +97,7 @@ pub fn names_in(dir: &Path) -> Vec<String> {
 
 /// Compares with tests/golden/NAME; with `LCTL_UPDATE_SNAPSHOTS=1` writes it instead.
 pub fn assert_snapshot(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = root().join("tests/golden").join(name);
     if std::env::var_os("LCTL_UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&path, text).unwrap();
     }

@@ -76,7 +76,7 @@ fn check_tensors(name: &str, mapped: &Mapped, source: &dyn TensorSource, float: 
 }
 
 fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert")
+    crate::common::root().join("tests/golden/convert")
 }
 
 /// Returns the names of all tiny checkpoints.

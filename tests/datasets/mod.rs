@@ -17,7 +17,7 @@ use lctl::eval::suite::{Source, Suite};
 use crate::common::{make_datasets, run_lctl};
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    crate::common::root()
 }
 
 fn documents(name: &str) -> Vec<Document> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{Golden, TOLERANCE, all_logits, difference, golden_dir, open, options, write_gguf};
 
 pub(super) fn adapter_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adapter")
+    crate::common::root().join("tests/golden/adapter")
 }
 
 fn open_with(model: &Path, adapter: &Path) -> Result<Decoder, Error> {

@@ -1,6 +1,6 @@
 //! Checkpoints in every spelling and storage: tests/golden/convert.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lctl::kernel::ComputeMode;
 use lctl::model::Decoder;
@@ -11,7 +11,7 @@ use super::{all_logits, difference, open, options, write_gguf};
 const TOKENS: [u32; 9] = [1, 40, 7, 99, 250, 3, 3, 180, 31];
 
 fn checkpoints() -> Vec<(String, PathBuf)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert");
+    let dir = crate::common::root().join("tests/golden/convert");
     let mut found: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())

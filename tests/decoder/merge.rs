@@ -235,7 +235,7 @@ fn a_sum_beyond_its_type_is_an_error() {
         }
     }
     // the scale of a block is an f16
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Tiny-Llama-2-7b-chat-hf");
+    let golden = crate::common::root().join("tests/golden/convert/Tiny-Llama-2-7b-chat-hf");
     let gguf = tmp.path().join("q8_0.gguf");
     write_gguf(&golden, by_name("Q8_0").unwrap(), &gguf);
     let changes = saved(&tmp.path().join("adapter"), &golden, name, 1e8);

@@ -22,7 +22,7 @@ use lctl::tensor::{Dtype, TensorDecl, TensorSource};
 const BUDGET: usize = 64 << 20;
 
 fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/decoder")
+    crate::common::root().join("tests/golden/decoder")
 }
 
 /// Returns the names of all models.

@@ -15,7 +15,7 @@ const SOC: f64 = 191.0;
 const QUEUE: f64 = 0.0;
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    crate::common::root()
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_directory_that_has_no_room_for_the_first_files_is_not_made() {
     let mut command = std::process::Command::new("sh");
     // blocks of 512 or 1024 bytes: the model has 1.8 MB
     command.args(["-c", "ulimit -f 100; exec \"$LCTL\" demo --out new/d"]);
-    let output = command.env("LCTL", env!("CARGO_BIN_EXE_lctl")).current_dir(dir.path()).output().unwrap();
+    let output = command.env("LCTL", crate::common::program()).current_dir(dir.path()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.starts_with("error: new/d/base/model.safetensors: cannot write\n"), "{stderr}");

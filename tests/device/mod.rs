@@ -40,6 +40,39 @@ fn the_check_of_a_gpu_is_hidden_and_takes_no_cpu() {
     assert!(stderr.contains("checks a GPU, not cpu"), "{stderr}");
 }
 
+/// The stages that are about training alone: the others take long on the stand-in.
+#[cfg(feature = "cuda-host")]
+#[test]
+fn stages_of_the_check_are_run_by_name_on_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = lctl::cuda::under_test::name();
+    let args = ["gpu-check", "--device", &device, "--only", "differences,curves", "--steps", "4", "--small"];
+    let (status, table, stderr) = run_lctl(dir.path(), &[&args[..], &["--json", "gpu.json"]].concat());
+    assert_eq!(status, 0, "{table}{stderr}");
+    assert!(table.contains("curve bf16: 4 steps from ") && table.contains(", 0 failed, "), "{table}");
+    assert_eq!(crate::common::names_in(dir.path()), ["gpu.json"]);
+    let text = std::fs::read_to_string(dir.path().join("gpu.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["is_whole"], true);
+    let stages: Vec<&str> =
+        report["stages"].as_array().unwrap().iter().map(|stage| stage[0].as_str().unwrap()).collect();
+    assert_eq!(stages, ["differences", "curves"]);
+    let checks = report["checks"].as_array().unwrap();
+    for kernel in ["rms_norm_backward", "swiglu_backward", "rope", "cross_entropy", "attention dk plain"] {
+        let name = format!("{kernel} f32");
+        assert!(checks.iter().any(|check| check["kernel"] == name && check["against"] == "slopes"), "{name}");
+    }
+    for curve in report["curves"].as_array().unwrap() {
+        assert_eq!(curve["losses"].as_array().unwrap().len(), 4);
+        // nothing but rounding
+        let largest = curve["largest"].as_f64().unwrap();
+        assert!(largest < if curve["what"] == "f32" { 1e-4 } else { 0.1 }, "{curve}");
+    }
+    let (status, _, stderr) = run_lctl(dir.path(), &["gpu-check", "--only", "curve"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("there are steps, routing, "), "{stderr}");
+}
+
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_build_without_cuda_says_so() {

@@ -35,7 +35,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 
 /// Writes a golden model's weights as F32, so that merging rounds nothing.
 fn in_f32(name: &str, into: &Path) -> PathBuf {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/decoder").join(name);
+    let golden = crate::common::root().join("tests/golden/decoder").join(name);
     let source = SafeTensors::open_dir(&golden).unwrap();
     let values = |info: &TensorInfo| {
         let mut values = vec![0.0; info.n_elements()];

@@ -10,16 +10,8 @@ use super::{Setup, adapter_bytes, events};
 use crate::common::lctl;
 
 /// Starts a run and sends a signal when its log has `lines` lines; returns its exit status. What it says goes to OUT.said.
-fn run_and_kill(
-    setup: &Setup,
-    out: &str,
-    threads: &str,
-    resume: bool,
-    lines: usize,
-    signal: libc::c_int,
-) -> Option<i32> {
-    let mut args = vec!["finetune", "recipe.yaml", "--quiet", "--out", out, "--threads", threads];
-    args.extend(resume.then_some("--resume"));
+fn run_and_kill(setup: &Setup, out: &str, more: &[&str], lines: usize, signal: libc::c_int) -> Option<i32> {
+    let args = [&["finetune", "recipe.yaml", "--quiet", "--out", out], more].concat();
     let said = std::fs::File::create(setup.path(&format!("{out}.said"))).unwrap();
     let mut child = lctl(setup.dir.path(), &args).stderr(said).stdout(Stdio::null()).spawn().unwrap();
     let log = setup.path(out).join("metrics.jsonl");
@@ -40,18 +32,18 @@ fn run_and_kill(
 }
 
 /// A run that did not come to its end.
-struct Cut {
-    out: String,
+pub struct Cut {
+    pub out: String,
     /// `None` if the signal killed it.
-    code: Option<i32>,
+    pub code: Option<i32>,
 }
 
 /// Runs until the signal, sent when the log has `lines` lines, comes before the run's end.
-fn cut_short(setup: &Setup, lines: usize, signal: libc::c_int) -> Cut {
+pub fn cut_short(setup: &Setup, lines: usize, signal: libc::c_int, more: &[&str]) -> Cut {
     // a busy machine may let the run end first
     for attempt in 0..20 {
         let out = format!("cut-{attempt}");
-        let code = run_and_kill(setup, &out, "1", false, lines, signal);
+        let code = run_and_kill(setup, &out, more, lines, signal);
         if code != Some(0) {
             return Cut { out, code };
         }
@@ -90,7 +82,9 @@ fn killed_at_any_step_a_run_goes_on_to_the_same_bits() {
     for (name, kills) in [("a", &[(1, "1"), (5, "7"), (12, "1")][..]), ("b", &[(3, "7"), (8, "1")])] {
         let is_killed = |out: &str| {
             let run = |(i, (lines, threads)): (usize, &(usize, &str))| {
-                run_and_kill(&setup, out, threads, i > 0, *lines, libc::SIGKILL)
+                let resume: &[&str] = if i > 0 { &["--resume"] } else { &[] };
+                let more = [&["--threads", threads], resume].concat();
+                run_and_kill(&setup, out, &more, *lines, libc::SIGKILL)
             };
             // every leg is run, whether or not the one before it was killed
             kills.iter().enumerate().map(run).filter(Option::is_none).count() > 0
@@ -117,7 +111,7 @@ fn sigterm_writes_a_checkpoint_and_ends_with_130() {
         "eval": null,
     }));
     assert_eq!(setup.run(&["--quiet", "--out", "whole"]).0, 0);
-    let cut = cut_short(&setup, 3, libc::SIGTERM);
+    let cut = cut_short(&setup, 3, libc::SIGTERM, &["--threads", "1"]);
     assert_eq!(cut.code, Some(130));
     // of the step that was done last, which the log ends with
     let last = events(&setup.path(&cut.out)).len();
@@ -171,7 +165,7 @@ fn preferences_are_learned_and_a_killed_run_of_pairs_goes_on() {
     assert!((steps[0]["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-3, "{}", steps[0]);
     let last = steps.iter().rfind(|event| event["event"] == "step").unwrap();
     assert!(last["loss"].as_f64().unwrap() < 0.5 && last["accuracy"] == 1.0, "{last}");
-    let cut = cut_short(&setup, 5, libc::SIGKILL);
+    let cut = cut_short(&setup, 5, libc::SIGKILL, &["--threads", "1"]);
     assert_eq!(setup.run(&["--quiet", "--out", &cut.out, "--resume"]).0, 0);
     assert_same(&setup, "whole", &cut.out);
 }

@@ -1,7 +1,5 @@
 //! From `lctl eval` to a verdict.
 
-use std::path::Path;
-
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -29,7 +27,7 @@ tasks:
 /// Returns a directory with a random model of 352 tokens (`model`), suite.yaml and 60 questions.
 pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let source = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     let model = dir.path().join("model");
     std::fs::create_dir(&model).unwrap();
     for entry in std::fs::read_dir(source).unwrap() {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::common::{lctl, run_lctl, test_data};
 
 fn golden_model(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests/golden/convert", name].iter().collect()
+    crate::common::root().join("tests/golden/convert").join(name)
 }
 
 /// A model of two layers; what it writes has no meaning.
@@ -25,7 +25,7 @@ fn tiny() -> String {
 }
 
 fn here() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    crate::common::root()
 }
 
 fn json(args: &[&str]) -> Value {

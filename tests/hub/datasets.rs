@@ -175,7 +175,7 @@ fn a_quiet_command_fetches_without_a_word() {
 
 /// Copies a random model of 352 tokens to `model` in the directory.
 fn model(dir: &Path) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let source = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     let model = dir.join("model");
     fs::create_dir(&model).unwrap();
     for entry in fs::read_dir(source).unwrap() {

@@ -13,7 +13,7 @@ use lctl::hub::{self, Error, Event, Options, Origin, RepoId, Selection};
 
 /// Runs the program with a clean Hugging Face environment.
 fn lctl(hub: &FakeHub, home: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lctl"));
+    let mut command = Command::new(crate::common::program());
     for name in
         ["HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
     {

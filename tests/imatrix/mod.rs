@@ -14,7 +14,7 @@ use lctl::tensor::gguf::Gguf;
 use crate::common::{names_in, run_lctl};
 
 fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    crate::common::root().join("tests/golden")
 }
 
 /// Returns a directory with a tiny checkpoint of tests/golden/convert (`model`) and text.txt.

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::common::test_data;
 
 fn inspect(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lctl"));
+    let mut command = Command::new(crate::common::program());
     command.arg("inspect").args(args).env("HF_HUB_OFFLINE", "1");
     command.output().expect("the program starts")
 }
@@ -352,7 +352,7 @@ fn a_closed_pipe_is_no_error() {
     let mut keys = tiny_keys();
     keys.extend((0..3000).map(|i| (format!("filler.{i}"), Value::from("x".repeat(60).as_str()))));
     write(&path, &keys, &tiny_tensors(), None);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lctl"))
+    let mut child = Command::new(crate::common::program())
         .args(["inspect", path_str(&path)])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -366,7 +366,7 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn help_and_version_are_printed() {
-    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_lctl")).args(args).output().unwrap();
+    let run = |args: &[&str]| Command::new(crate::common::program()).args(args).output().unwrap();
     let short = stdout(&run(&["-V"]));
     assert_eq!(short, format!("lctl {}\n", env!("CARGO_PKG_VERSION")));
     let long = stdout(&run(&["--version"]));

@@ -128,7 +128,7 @@ pub fn workplace() -> tempfile::TempDir {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let source = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     for name in names_in(&source) {
         write(&format!("model/{name}"), &std::fs::read(source.join(&name)).unwrap());
     }
@@ -296,7 +296,7 @@ fn pipes_are_refused_before_they_are_opened() {
 #[test]
 fn a_full_disk_is_named() {
     let dir = workplace();
-    let program = env!("CARGO_BIN_EXE_lctl");
+    let program = crate::common::program();
     let shell = |script: &str| {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("LCTL", program).current_dir(dir.path());

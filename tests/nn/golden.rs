@@ -1,6 +1,5 @@
 //! Gradients against PyTorch's autograd: tests/scripts/make_nn_goldens.py.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -20,7 +19,7 @@ struct Golden {
 }
 
 fn golden(name: &'static str) -> Golden {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/nn");
+    let dir = crate::common::root().join("tests/golden/nn");
     let file = SafeTensors::open_file(&dir.join(format!("{name}.safetensors"))).unwrap();
     Golden { name, file, compute: compute(Isa::detect(), 2) }
 }

@@ -30,7 +30,7 @@ const MANIFEST: &str = "out/report.json.manifest.json";
 /// Returns a directory with a random model of 352 tokens (`model`), suite.yaml, 12 questions, and results in `out`.
 pub fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let source = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     std::fs::create_dir(dir.path().join("model")).unwrap();
     for entry in std::fs::read_dir(source).unwrap() {
         let entry = entry.unwrap();

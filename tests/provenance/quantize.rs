@@ -18,7 +18,7 @@ fn workplace() -> TempDir {
 }
 
 fn copy_checkpoint(to: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let source = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(source).unwrap() {
         let entry = entry.unwrap();
@@ -34,7 +34,7 @@ fn a_manifest_says_what_was_made_of_what() {
     let found = manifest(dir, "q4.gguf.manifest.json");
     assert_eq!(found["lctl_manifest"], 1);
     assert_eq!(found["lctl"]["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(found["lctl"]["sha256"], sha256(Path::new(env!("CARGO_BIN_EXE_lctl"))));
+    assert_eq!(found["lctl"]["sha256"], sha256(crate::common::program()));
     assert_eq!(
         (&found["job"]["command"], &found["job"]["settings"]["type"]),
         (&json!("quantize"), &json!("Q4_K_M"))

@@ -24,7 +24,7 @@ fn with_first_value(dir: &Path, value: f32) {
 
 /// Copies a committed checkpoint (two layers, four shards, a SentencePiece tokenizer) to `dir/m`.
 fn checkpoint(dir: &Path) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/mistral-shards");
+    let from = crate::common::root().join("tests/golden/convert/mistral-shards");
     let to = dir.join("m");
     std::fs::create_dir(&to).unwrap();
     for name in names_in(&from) {

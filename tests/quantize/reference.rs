@@ -36,7 +36,7 @@ fn write_models_for_the_reference() {
 
 /// Returns command line -> SHA-256 of the reference's output, in one section of the goldens.
 fn goldens(section: &str) -> BTreeMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/quantize_files.json");
+    let path = crate::common::root().join("tests/golden/quantize_files.json");
     let text = std::fs::read_to_string(path).unwrap();
     let mut all: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(&text).unwrap();
     all.remove(section).unwrap()

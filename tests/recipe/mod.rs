@@ -1,7 +1,5 @@
 //! `lctl recipe`: new, validate, show.
 
-use std::path::Path;
-
 use lctl::data::{Loaded, load};
 use lctl::finetune::recipe::Recipe;
 
@@ -39,7 +37,7 @@ fn a_new_recipe_is_written_once_and_is_right() {
 
 #[test]
 fn show_writes_every_default_and_reads_as_itself() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let set = ["--set", "train.lr=1e-3", "--set", "train.lr_schedule=wsd"];
     let args = [&["recipe", "show", "recipes/phishing.yaml"], &set[..]].concat();
     let (code, stdout, stderr) = run_lctl(root, &args);
@@ -96,7 +94,7 @@ fn the_data_of_every_shipped_recipe_loads() {
     use lctl::data::Example;
     use lctl::data::encode::Encoder;
     let Some(data) = crate::common::test_data() else { return };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let tokenizer = lctl::text::Tokenizer::open(&data.join("models/sec-llama-21m")).unwrap();
     for name in ["soc-triage", "ir-report", "phishing", "query-translate"] {
         let path = root.join(format!("recipes/{name}.yaml"));
@@ -137,7 +135,7 @@ fn example_text(tokenizer: &lctl::text::Tokenizer, example: &lctl::data::Example
 #[test]
 fn data_is_counted_and_what_scans_find_is_told() {
     let Some(data) = crate::common::test_data() else { return };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let model = format!("model.path={}", data.join("models/sec-llama-21m").display());
     let base = ["recipe", "data", "recipes/phishing.yaml", "--set", &model];
     let (code, stdout, stderr) = run_lctl(root, &[&base[..], &["--json"]].concat());

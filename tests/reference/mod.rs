@@ -182,7 +182,7 @@ fn insert_row(page: &mut String, section: &str, row: &str) {
 }
 
 fn suites() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let entries = std::fs::read_dir(root.join("evalsuites")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
@@ -298,7 +298,7 @@ fn table<'a>(page: &mut String, title: &str, about: &str, keys: impl Iterator<It
 }
 
 fn assert_page(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let path = crate::common::root().join("docs").join(name);
     if std::env::var_os("LCTL_UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
@@ -325,7 +325,7 @@ fn links(text: &str) -> Vec<String> {
 
 #[test]
 fn the_book_has_every_page_and_no_dead_link() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let docs = root.join("docs");
     let chapters = links(&std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap());
     let mut pages: Vec<String> = crate::common::names_in(&docs)

@@ -11,7 +11,7 @@ use lctl::eval::task::Scores;
 use crate::common::test_data;
 
 fn suite(name: &str) -> Suite {
-    Suite::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("evalsuites").join(name)).unwrap()
+    Suite::open(&crate::common::root().join("evalsuites").join(name)).unwrap()
 }
 
 fn response(text: &str) -> Response {

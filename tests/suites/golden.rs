@@ -21,7 +21,7 @@ struct Expected {
 }
 
 fn suite() -> Suite {
-    Suite::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suites/golden.yaml")).unwrap()
+    Suite::open(&crate::common::root().join("tests/suites/golden.yaml")).unwrap()
 }
 
 fn options(data: &Path, few_shot: usize) -> RunOptions {

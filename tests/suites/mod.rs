@@ -9,7 +9,7 @@ mod report;
 mod shipped;
 mod types;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ tasks:
 "#;
 
 fn source_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1")
+    crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1")
 }
 
 /// Returns a directory with a random model of 352 tokens (`model`), good.yaml and rows.jsonl.

@@ -10,7 +10,7 @@ use lctl::text::Tokenizer;
 use crate::common::test_data;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("evalsuites")
+    crate::common::root().join("evalsuites")
 }
 
 fn suites_under(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -44,7 +44,7 @@ fn every_suite_loads_and_the_readme_names_it() {
 
 /// Plans a suite over data files given by name.
 fn first_prompt(suite: &str, files: &[(&str, PathBuf)], task: usize) -> (String, usize) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let dir = crate::common::root().join("tests/golden/convert/Mistral-7B-v0.1");
     let tokenizer = Tokenizer::open(&dir).unwrap();
     let suites = [Suite::open(&root().join(suite)).unwrap()];
     let data = files.iter().map(|(name, path)| ((*name).to_owned(), path.clone())).collect();

@@ -4,7 +4,7 @@ use lctl::tensor::{gguf, safetensors};
 
 /// Returns name and content of a fuzz target's seeds.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
+    let dir = crate::common::root().join("tests/fuzz/seeds").join(target);
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
 }

@@ -22,7 +22,7 @@ const AROUND: EncodeOptions = EncodeOptions { add_special: true, parse_special: 
 static GOLDEN: LazyLock<Json> = LazyLock::new(|| read_golden("tokenizer.json"));
 
 fn read_golden(name: &str) -> Json {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = crate::common::root().join("tests/golden").join(name);
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 

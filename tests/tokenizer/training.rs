@@ -8,7 +8,7 @@ use crate::common::{names_in, run_lctl};
 
 #[test]
 fn conversations_become_a_tokenizer_and_the_same_one_again() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::common::root();
     let dir = tempfile::tempdir().unwrap();
     let train = |name: &str, files: [&str; 2]| {
         let out = dir.path().join(name);

@@ -1,9 +1,10 @@
-//! Training on a device: the stand-in beside the CPU, and beside PEFT.
+//! Training on a device, the stand-in or a GPU (`under_test`), beside the CPU, and beside PEFT.
 
 use lctl::cuda::Device;
 use lctl::cuda::buffer::Buffer;
 use lctl::cuda::host::Options;
 use lctl::cuda::launch::{Arg, Launch};
+use lctl::cuda::under_test;
 use lctl::finetune::run::{Of, engine};
 use lctl::finetune::{Group, Optimizer, OptimizerState, Update, clip_factor};
 use lctl::kernel::ComputeMode;
@@ -18,10 +19,6 @@ use super::families::{FAMILIES, bits, borrowed, documents, gradients, low_rank, 
 use super::peft::{Run, assert_same, repeat_on};
 use super::runs::{dpo_on, spec};
 use super::{golden_dir, key, open, trainable};
-
-fn host() -> Device {
-    Device::host(Options::default())
-}
 
 /// Returns the gradients of one step on a device, and its loss; `together` documents share a micro-batch.
 fn on_device(device: &Device, model: &Trainable, params: &Parameters, together: usize) -> (Vec<f32>, f64) {
@@ -71,7 +68,7 @@ fn norm(values: &[f32]) -> f64 {
 
 #[test]
 fn gradients_of_every_family_are_the_cpu_s() {
-    let device = host();
+    let device = under_test::device();
     for name in FAMILIES {
         let lora = LowRankSpec { lora_dropout: 0.25, use_rslora: true, ..low_rank() };
         let saved = LowRankSpec {
@@ -106,8 +103,9 @@ fn gradients_of_every_family_are_the_cpu_s() {
 
 #[test]
 fn order_of_threads_and_recomputation_change_no_bit_and_packing_only_rounding() {
-    let device = host();
-    let backwards = Device::host(Options { descending: true, ..Options::default() });
+    let device = under_test::device();
+    let backwards = under_test::is_stand_in("threads in descending order")
+        .then(|| Device::host(Options { descending: true, ..Options::default() }));
     for name in ["llama", "gemma2"] {
         for mode in [ComputeMode::F32, ComputeMode::Bf16] {
             let spec = LowRankSpec { lora_dropout: 0.25, ..low_rank() };
@@ -115,16 +113,27 @@ fn order_of_threads_and_recomputation_change_no_bit_and_packing_only_rounding() 
             let model = trainable(&path, mode, 1, &spec);
             let params = moved(&model);
             let (found, loss) = on_device(&device, &model, &params, 8);
-            let (again, _) = on_device(&backwards, &model, &params, 8);
-            assert!(bits(&found) == bits(&again), "{name}: threads in descending order");
+            if let Some(backwards) = &backwards {
+                let (again, _) = on_device(backwards, &model, &params, 8);
+                assert!(bits(&found) == bits(&again), "{name}: threads in descending order");
+            }
             let model = model.with_checkpointing(Checkpointing::Blocks);
             let (again, _) = on_device(&device, &model, &params, 8);
             assert!(bits(&found) == bits(&again), "{name}: computed anew");
             let (alone, alone_loss) = on_device(&device, &model, &params, 1);
-            // sums of several products in place of one; in bf16 nothing but that is rounded otherwise
-            assert!((loss - alone_loss).abs() <= 1e-6 * loss, "{name}: {loss} {alone_loss}");
+            // sums of several products in place of one; in bf16 nothing but that is rounded otherwise. cuBLAS sums products of other
+            // sizes in another order, which rounding to bf16 shows: then the bounds are those of `bf16_is_within_its_rounding`
+            let loss_at_most = if mode == ComputeMode::Bf16 { under_test::allowed(1e-6, 5e-3) } else { 1e-6 };
+            assert!((loss - alone_loss).abs() <= loss_at_most * loss, "{name}: {loss} {alone_loss}");
             let (off, at) = worst(&model, &alone, &found);
-            assert!(off <= 1e-4, "{name}: alone: {at}: {off}");
+            let difference: Vec<f32> = alone.iter().zip(&found).map(|(a, b)| a - b).collect();
+            let of_norm = norm(&difference) / norm(&found);
+            println!("{name}, {mode:?}: alone off by {off:.1e} at most ({at}), by {of_norm:.1e} of the norm");
+            let rounds = mode == ComputeMode::Bf16 && !under_test::is_stand_in("bf16 sums as in a batch");
+            assert!(
+                if rounds { of_norm <= 0.03 } else { off <= 1e-4 },
+                "{name}: alone: {at}: {off}, {of_norm}"
+            );
         }
     }
 }
@@ -163,7 +172,7 @@ fn bf16_errors(
 /// bf16 they are off by a tenth (tests/scripts/bf16_gradients.py).
 #[test]
 fn bf16_is_within_its_rounding() {
-    let device = host();
+    let device = under_test::device();
     let documents = documents();
     let documents = borrowed(&documents);
     for name in ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "mixtral"] {
@@ -200,7 +209,7 @@ fn bf16_is_within_its_rounding() {
 
 #[test]
 fn blocks_train_on_a_device_as_what_they_stand_for() {
-    let device = host();
+    let device = under_test::device();
     let tmp = tempfile::tempdir().unwrap();
     let base = tmp.path().join("base");
     crate::finetune::write_base_of(&base, 256, 256);
@@ -236,7 +245,7 @@ fn blocks_train_on_a_device_as_what_they_stand_for() {
 
 #[test]
 fn runs_are_those_of_peft() {
-    let device = host();
+    let device = under_test::device();
     for name in ["gemma2", "dora"] {
         let dir = golden_dir().join("finetune").join(name);
         let run = Run::read(&dir.join("run.json"));
@@ -245,11 +254,11 @@ fn runs_are_those_of_peft() {
         let params = model.read_parameters(&dir.join("init.safetensors")).unwrap();
         let last = model.read_parameters(&dir.join("final.safetensors")).unwrap();
         let logged = repeat_on(Some(&device), &run, &model, params.clone(), 4);
-        assert_same(name, &run, &logged, &last);
+        assert_same(name, &run, &logged, &last, under_test::allowed(1e-5, 1e-4));
         if name != "gemma2" {
             continue;
         }
-        let again = repeat_on(Some(&host()), &run, &model, params, 4);
+        let again = repeat_on(Some(&under_test::device()), &run, &model, params, 4);
         assert!(logged.losses == again.losses && logged.norms == again.norms);
         assert!(bits(&logged.params) == bits(&again.params), "two runs of {name}");
     }
@@ -259,7 +268,7 @@ fn runs_are_those_of_peft() {
 /// too, and a run that went on from there would be another.
 #[test]
 fn steps_of_a_mixture_are_those_of_peft() {
-    let device = host();
+    let device = under_test::device();
     let dir = golden_dir().join("finetune/mixtral");
     let run = Run::read(&dir.join("run.json"));
     let base = golden_dir().join("decoder").join(run.text("base"));
@@ -281,7 +290,7 @@ fn steps_of_a_mixture_are_those_of_peft() {
         let found = norm(&on_device.gradients().read(&device).unwrap());
         let off =
             ((sum.nll / n_targets as f64 / losses[step] - 1.0).abs(), (found / norms[step] - 1.0).abs());
-        if off.0 > 1e-5 || off.1 > 1e-4 {
+        if off.0 > under_test::allowed(1e-5, 1e-4) || off.1 > 1e-4 {
             others.push((step, off));
         }
         let mut grads = vec![0.0; model.gradient_len()];
@@ -296,13 +305,13 @@ fn steps_of_a_mixture_are_those_of_peft() {
 
 #[test]
 fn preferences_are_those_of_trl() {
-    dpo_on(Some(&host()));
+    dpo_on(Some(&under_test::device()));
 }
 
 /// Gradients, parameters and moments of a device: norms and steps have the CPU's bits where gradients do.
 #[test]
 fn optimizer_and_state_are_the_cpu_s() {
-    let device = host();
+    let device = under_test::device();
     let model = model("llama", 1, &Method::LowRank(low_rank()));
     let params = moved(&model);
     let n = params.len();
@@ -336,7 +345,7 @@ fn optimizer_and_state_are_the_cpu_s() {
 
 #[test]
 fn a_model_without_its_parameters_is_the_base_on_a_device() {
-    let device = host();
+    let device = under_test::device();
     let documents = documents();
     let documents = borrowed(&documents);
     for method in [Method::LowRank(low_rank()), Method::Full] {
@@ -361,7 +370,7 @@ fn a_model_without_its_parameters_is_the_base_on_a_device() {
 #[test]
 fn what_has_no_place_on_a_device_is_named() {
     use lctl::error::Diagnostic;
-    let device = host();
+    let device = under_test::device();
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
         "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
@@ -375,8 +384,8 @@ fn what_has_no_place_on_a_device_is_named() {
     assert!(error.to_string().contains("heads of more than 256 values"), "{error}");
     assert!(error.hint().unwrap().contains("--device cpu"));
     // all buffers were given back
-    let (free, total) = device.memory().unwrap();
-    assert_eq!(free, total);
+    device.reset_peak();
+    assert_eq!(device.peak_bytes(), 0);
 }
 
 #[test]
@@ -396,9 +405,9 @@ fn a_device_that_is_full_or_lost_says_so() {
     assert!(matches!(error, Error::Device(CudaError::Lost { .. })), "{error}");
 }
 
-/// Launches `scale_f32` on a buffer of 16 values.
+/// Launches `scale_f32` on a buffer of 16 values of the stand-in.
 fn scale(args: impl Fn(&Buffer<f32>) -> Vec<Arg>, kernel: &str) {
-    let device = host();
+    let device = Device::host(Options::default());
     let x = Buffer::of(&device, &[1.0f32; 16]).unwrap();
     let args = args(&x);
     // SAFETY: the stand-in has memory behind every buffer, where writes are found.

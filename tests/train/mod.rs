@@ -16,7 +16,7 @@ use lctl::model::{Decoder, LoadOptions};
 pub const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 pub fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    crate::common::root().join("tests/golden")
 }
 
 pub fn open(path: &Path, mode: ComputeMode, threads: usize) -> Decoder {

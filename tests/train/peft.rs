@@ -107,9 +107,9 @@ pub fn repeat_on(
     logged
 }
 
-/// Asserts that a run is the recorded one: losses and norms within 1e-5 for 20 steps and 1e-3 to the end, rates within
-/// 1e-12, the last parameters within 1e-4.
-pub fn assert_same(name: &str, run: &Run, logged: &Logged, last: &[f32]) {
+/// Asserts that a run is the recorded one: losses, norms and rates within `at_first` for 20 steps and 1e-3 to the end, the last
+/// parameters within 1e-4.
+pub fn assert_same(name: &str, run: &Run, logged: &Logged, last: &[f32], at_first: f64) {
     let expected = [run.numbers("losses"), run.numbers("grad_norms"), run.numbers("lrs")];
     let found = [&logged.losses, &logged.norms, &logged.rates];
     for ((what, expected), found) in ["loss", "norm", "rate"].iter().zip(&expected).zip(found) {
@@ -118,7 +118,7 @@ pub fn assert_same(name: &str, run: &Run, logged: &Logged, last: &[f32]) {
         let worst = |steps: std::ops::Range<usize>| steps.map(off).fold(0.0, f64::max);
         let (early, late) = (worst(0..20.min(found.len())), worst(0..found.len()));
         println!("{name}: {what} off by {early:.1e} in 20 steps, {late:.1e} in all");
-        assert!(early <= 1e-5, "{name}: {what}: {early}");
+        assert!(early <= at_first, "{name}: {what}: {early}");
         // a rate of 0 would make any difference infinite: there is none
         assert!(late <= 1e-3, "{name}: {what}: {late}");
     }
@@ -144,7 +144,7 @@ fn lora_and_rslora_train_as_peft_trains_them() {
         let params = model.read_parameters(&dir.join("adapter_init/adapter_model.safetensors")).unwrap();
         let logged = repeat(&run, &model, params, 4);
         let last = model.read_parameters(&dir.join("adapter_final/adapter_model.safetensors")).unwrap();
-        assert_same(name, &run, &logged, &last);
+        assert_same(name, &run, &logged, &last, 1e-5);
     }
 }
 

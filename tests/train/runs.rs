@@ -30,7 +30,7 @@ fn dora_a_mixture_and_gemma_2_train_as_peft_trains_them() {
         let params = model.read_parameters(&dir.join("init.safetensors")).unwrap();
         let logged = repeat(&run, &model, params, 4);
         let last = model.read_parameters(&dir.join("final.safetensors")).unwrap();
-        assert_same(name, &run, &logged, &last);
+        assert_same(name, &run, &logged, &last, 1e-5);
     }
 }
 

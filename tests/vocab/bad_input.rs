@@ -1,7 +1,5 @@
 //! Broken tokenizers: each fault a typed error that names the file and the values, never a panic.
 
-use std::path::Path;
-
 use lctl::error::Diagnostic;
 use lctl::text::Error;
 use serde_json::{Value as Json, json};
@@ -256,7 +254,7 @@ fn odd_json_values_are_errors_or_notes() {
 /// Cuts and changes a real SentencePiece model, and the JSON files beside it.
 #[test]
 fn mutated_files_never_panic() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vocab");
+    let golden = crate::common::root().join("tests/golden/vocab");
     let mut state = 1u64;
     let mut random = move |below: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{convert, convert_with, keys, put, type_name};
 
 fn golden_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vocab")
+    crate::common::root().join("tests/golden/vocab")
 }
 
 fn read_golden(path: &Path) -> Json {

@@ -21,6 +21,8 @@ pub struct Gpu {
     pub cuda_version: Option<u32>,
     pub cuda_version_needed: Option<u32>,
     pub cublas_present: Option<bool>,
+    /// Its file; null where it is not there, or the system does not say.
+    pub cublas_path: Option<String>,
     pub devices: Vec<DeviceFacts>,
     /// Why none can be used; null if one can.
     pub obstacle: Option<String>,
@@ -49,6 +51,7 @@ impl Gpu {
             cuda_version: None,
             cuda_version_needed: None,
             cublas_present: None,
+            cublas_path: None,
             devices: Vec::new(),
             obstacle: None,
         };
@@ -57,9 +60,10 @@ impl Gpu {
                 driver_present: true,
                 cuda_version: Some(found.cuda_version),
                 cuda_version_needed: Some(found.cuda_version_needed),
-                cublas_present: Some(found.cublas_present),
+                cublas_present: Some(found.cublas.is_some()),
                 used: found.obstacle().is_none(),
                 obstacle: found.obstacle().as_ref().map(said),
+                cublas_path: found.cublas.filter(|path| !path.is_empty()),
                 devices: found.devices,
                 ..none
             },
@@ -89,7 +93,9 @@ impl Gpu {
                 let driver = version(self.cuda_version);
                 let taken =
                     if self.used { "fine-tuning takes the first that can be used" } else { "not used" };
-                format!("{}; the driver knows CUDA {driver}; {taken}", each.join("; "))
+                let cublas =
+                    self.cublas_path.as_ref().map_or(String::new(), |path| format!("; cuBLAS at {path}"));
+                format!("{}; the driver knows CUDA {driver}{cublas}; {taken}", each.join("; "))
             }
         }
     }
@@ -109,7 +115,7 @@ mod tests {
         Found {
             cuda_version: 13_000,
             cuda_version_needed: 13_000,
-            cublas_present: true,
+            cublas: Some("/opt/cuda/lib64/libcublas.so.13".into()),
             devices: vec![device],
         }
     }
@@ -122,7 +128,9 @@ mod tests {
         assert_eq!(text(Err(CudaError::NoDriver), false), "no NVIDIA driver");
         let seen = text(Ok(found((9, 0))), true);
         assert!(seen.starts_with("cuda:0 NVIDIA H200, ") && seen.contains("capability 9.0"), "{seen}");
-        assert!(seen.ends_with("; fine-tuning takes the first that can be used"), "{seen}");
+        let taken =
+            "; cuBLAS at /opt/cuda/lib64/libcublas.so.13; fine-tuning takes the first that can be used";
+        assert!(seen.ends_with(taken), "{seen}");
         assert!(text(Ok(found((7, 5))), true).ends_with("; not used"));
         let empty = Found { devices: Vec::new(), ..found((9, 0)) };
         assert_eq!(text(Ok(empty), true), "none found; the driver knows CUDA 13.0");

@@ -27,18 +27,18 @@ use crate::model::train::{BaseFormat, LowRankSpec};
 use crate::model::{Decoder, Segment, Wanted};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
-    for (shape, cu) in super::attention::cases() {
+    for (shape, cu) in super::attention::cases(checker) {
         attention::<f32>(checker, shape, &cu, Family::Plain)?;
         attention::<bf16>(checker, shape, &cu, Family::Plain)?;
         if [64, 96, 128, 256].contains(&shape.head_dim) {
             attention::<bf16>(checker, shape, &cu, Family::Mma)?;
         }
     }
-    for (n, k) in [(7, 5), (300, 128), (64, 1000)] {
+    for &(n, k) in checker.shapes(&[(7, 5), (300, 128), (64, 1000)], 1) {
         rows_apart::<f32>(checker, n, k)?;
         rows_apart::<bf16>(checker, n, k)?;
     }
-    for (n_classes, cap) in [(11, None), (4099, Some(30.0)), (128_256, None)] {
+    for &(n_classes, cap) in checker.shapes(&[(11, None), (4099, Some(30.0)), (128_256, None)], 2) {
         scores(checker, n_classes, cap)?;
     }
     Ok(())
@@ -206,7 +206,8 @@ fn logits_of_cpu(model: &Decoder, tokens: &[u32]) -> Result<Vec<f32>, Failure> {
 /// Compares a tiny model with adapters with the CPU's in f32.
 pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
     let tokens = TINY.tokens(1, 90).concat();
-    for (base, use_dora) in [(None, false), (Some(BaseFormat::Nf4), false), (None, true)] {
+    for &(base, use_dora) in checker.shapes(&[(None, false), (Some(BaseFormat::Nf4), false), (None, true)], 1)
+    {
         let spec = || LowRankSpec { use_dora, ..LowRankSpec::new(4) };
         let adapted = |mode| {
             let model = TINY.model(spec(), base, mode)?;

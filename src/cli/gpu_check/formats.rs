@@ -12,7 +12,8 @@ use crate::tensor::format::{BlockFormat, Nf4, by_name};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     for (name, len, bytes) in FORMATS {
-        for n in [256, 5120, 1 << 20].into_iter().chain(if len == 1 { vec![1, 1001] } else { vec![] }) {
+        let odd = if len == 1 { vec![1, 1001] } else { vec![] };
+        for n in checker.shapes(&[256, 5120, 1 << 20], 2).iter().copied().chain(odd) {
             let blocks = blocks(name, n / len, bytes);
             let mut want = vec![0.0; n];
             match by_name(name) {

@@ -13,11 +13,11 @@ use crate::cuda::product::{Product, Sizes};
 use crate::kernel::softmax::{cross_entropy_gradient_rows, log_softmax_rows};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
-    for (m, n, k) in [(1, 7, 5), (33, 129, 64), (200, 512, 1000)] {
+    for &(m, n, k) in checker.shapes(&[(1, 7, 5), (33, 129, 64), (200, 512, 1000)], 2) {
         products::<f32>(checker, Sizes { m, n, k })?;
         products::<bf16>(checker, Sizes { m, n, k })?;
     }
-    for n_classes in [11, 4099, 32_000] {
+    for &n_classes in checker.shapes(&[11, 4099, 32_000], 2) {
         for cap in [None, Some(30.0)] {
             rows::<f32>(checker, n_classes, cap)?;
             rows::<bf16>(checker, n_classes, cap)?;

@@ -13,14 +13,17 @@ const DECAY: f64 = 0.1;
 const MAX_NORM: f64 = 0.5;
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
-    for n in [1, 1023, 65_537, 3_000_001] {
+    for &n in checker.shapes(&[1, 1023, 65_537, 3_000_001], 2) {
         one(checker, Optimizer::adamw(), n)?;
         one(checker, Optimizer::lion(), n)?;
         ranks(checker, n)?;
         copies(checker, n)?;
     }
     // more than lies in pinned memory at a time
-    copies(checker, 20_000_003)
+    for &n in checker.shapes(&[20_000_003], 0) {
+        copies(checker, n)?;
+    }
+    Ok(())
 }
 
 /// Sums over ranks, in their order.

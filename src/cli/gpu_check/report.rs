@@ -69,6 +69,19 @@ pub struct Evaluation {
     pub upload_seconds: f64,
 }
 
+/// Losses of a model as it is trained, a step each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Curve {
+    /// The type of its values.
+    pub what: String,
+    /// Of the distances from the CPU's in f32, as shares of its losses.
+    pub largest: f64,
+    pub mean: f64,
+    pub losses: Vec<f64>,
+    pub of_cpu: Vec<f64>,
+    pub of_cpu_in_bf16: Vec<f64>,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -83,6 +96,9 @@ pub struct Report {
     pub timings: Vec<Timing>,
     pub trainings: Vec<Training>,
     pub evaluations: Vec<Evaluation>,
+    pub curves: Vec<Curve>,
+    /// Those that have ended, and the seconds that each took.
+    pub stages: Vec<(&'static str, f64)>,
     pub seconds: f64,
 }
 
@@ -119,6 +135,16 @@ impl Report {
                 text,
                 "failed: {} {} against {}: {:.3e}",
                 check.kernel, check.shape, check.against, check.error
+            );
+        }
+        for curve in &self.curves {
+            let Curve { what, largest, mean, of_cpu, .. } = curve;
+            let n = of_cpu.len();
+            let ends = (of_cpu.first().copied().unwrap_or(0.0), of_cpu.last().copied().unwrap_or(0.0));
+            let _ = writeln!(
+                text,
+                "\ncurve {what}: {n} steps from {:.3} to {:.3}, off by {largest:.1e} at most, {mean:.1e} on average",
+                ends.0, ends.1
             );
         }
         if !self.timings.is_empty() {
@@ -218,6 +244,15 @@ mod tests {
                 peak_bytes: 20 << 30,
                 upload_seconds: 9.0,
             }],
+            curves: vec![Curve {
+                what: "f32".into(),
+                largest: 2e-6,
+                mean: 5e-7,
+                losses: vec![5.0, 4.5],
+                of_cpu: vec![5.0, 4.5],
+                of_cpu_in_bf16: vec![5.0, 4.25],
+            }],
+            stages: vec![("steps", 1.5)],
             seconds: 61.2,
         }
     }
@@ -230,6 +265,8 @@ mod tests {
         assert!(!text.contains("1.00e-7") && !text.contains("FAILED"), "{text}");
         assert!(text.ends_with("3 checks, 0 failed, 61 s\n"), "{text}");
         assert!(text.contains("3254.0"), "{text}");
+        let curve = "curve f32: 2 steps from 5.000 to 4.500, off by 2.0e-6 at most, 5.0e-7 on average";
+        assert!(text.contains(curve), "{text}");
         assert!(text.contains("8B, 4 x 2048 tokens       0.800     10240     45.0"), "{text}");
         assert!(text.contains("8B, 64 texts, a token each            0.250      4096     20.0"), "{text}");
     }

@@ -12,7 +12,7 @@ use crate::nn::{RowPlace, expert_weights_backward};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     for renormalize in [true, false] {
-        for (rows, n_experts, n_used) in [(11, 8, 2), (1000, 8, 2), (4096, 128, 8)] {
+        for &(rows, n_experts, n_used) in checker.shapes(&[(11, 8, 2), (1000, 8, 2), (4096, 128, 8)], 1) {
             one(checker, rows, Routing { n_experts, n_used, renormalize })?;
         }
     }

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::report::{Check, Evaluation, Report, Timing, Training};
-use super::{Args, attention, bench, evaluate, formats, loss, optimizer, routing, steps, train};
+use super::report::{Check, Curve, Evaluation, Report, Timing, Training};
+use super::{
+    Args, attention, bench, curves, differences, evaluate, formats, loss, optimizer, routing, steps, train,
+};
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::{Buffer, Float};
@@ -26,43 +28,83 @@ enum Error {
 
 impl Diagnostic for Error {}
 
-/// A part of the check and what is said of it.
-type Stage = (&'static str, fn(&mut Checker<'_>) -> Result<(), Failure>);
+/// A part of the check.
+struct Stage {
+    /// What `--only` and `--skip` call it.
+    name: &'static str,
+    /// What is said of it.
+    text: &'static str,
+    is_timing: bool,
+    run: fn(&mut Checker<'_>) -> Result<(), Failure>,
+}
 
-const CHECKS: [Stage; 9] = [
-    ("checking norms, gates, rope, sums, rows, dropout", |checker| Ok(steps::run(checker)?)),
-    ("checking routing of experts", |checker| Ok(routing::run(checker)?)),
-    ("checking formats", |checker| Ok(formats::run(checker)?)),
-    ("checking optimizers", |checker| Ok(optimizer::run(checker)?)),
-    ("checking products and loss", |checker| Ok(loss::run(checker)?)),
-    ("checking attention", |checker| Ok(attention::run(checker)?)),
-    ("checking attention over pages, rows of products, scores", |checker| Ok(evaluate::run(checker)?)),
-    ("checking a training step", train::check),
-    ("checking an evaluation", evaluate::check),
+type Run = fn(&mut Checker<'_>) -> Result<(), Failure>;
+
+const fn check(name: &'static str, text: &'static str, run: Run) -> Stage {
+    Stage { name, text, is_timing: false, run }
+}
+
+const fn timing(name: &'static str, text: &'static str, run: Run) -> Stage {
+    Stage { name, text, is_timing: true, run }
+}
+
+const STAGES: [Stage; 15] = [
+    check("steps", "checking norms, gates, rope, sums, rows, dropout", |checker| Ok(steps::run(checker)?)),
+    check("routing", "checking routing of experts", |checker| Ok(routing::run(checker)?)),
+    check("formats", "checking formats", |checker| Ok(formats::run(checker)?)),
+    check("optimizers", "checking optimizers", |checker| Ok(optimizer::run(checker)?)),
+    check("products", "checking products and loss", |checker| Ok(loss::run(checker)?)),
+    check("attention", "checking attention", |checker| Ok(attention::run(checker)?)),
+    check("pages", "checking attention over pages, rows of products, scores", |checker| {
+        Ok(evaluate::run(checker)?)
+    }),
+    check("differences", "checking gradients against finite differences", |checker| {
+        Ok(differences::run(checker)?)
+    }),
+    check("training", "checking a training step", train::check),
+    check("evaluation", "checking an evaluation", evaluate::check),
+    check("curves", "checking curves of training", curves::run),
+    timing("rows", "checking rows of large products", |checker| Ok(evaluate::check_large(checker)?)),
+    timing("kernels", "timing kernels", |checker| Ok(bench::run(checker)?)),
+    timing("training-speed", "timing training", train::bench),
+    timing("evaluation-speed", "timing evaluation", evaluate::bench),
 ];
 
-const TIMINGS: [Stage; 4] = [
-    ("checking rows of large products", |checker| Ok(evaluate::check_large(checker)?)),
-    ("timing kernels", |checker| Ok(bench::run(checker)?)),
-    ("timing training", train::bench),
-    ("timing evaluation", evaluate::bench),
-];
+/// All stages that check, and all that take time on large shapes, where stages are named.
+const CHECKS: &str = "checks";
+const TIMINGS: &str = "timings";
+
+impl Stage {
+    fn is_called(&self, name: &str) -> bool {
+        name == self.name || name == if self.is_timing { TIMINGS } else { CHECKS }
+    }
+
+    fn is_asked_for(&self, args: &Args) -> bool {
+        let is_among = |names: &[String]| names.iter().any(|name| self.is_called(name));
+        (args.only.is_empty() || is_among(&args.only))
+            && !is_among(&args.skip)
+            && !(args.no_timings && self.is_timing)
+    }
+}
+
+/// Errors with what there is unless stages are called so.
+pub fn known(name: &str) -> Result<(), String> {
+    if STAGES.iter().any(|stage| stage.is_called(name)) {
+        return Ok(());
+    }
+    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).chain([CHECKS, TIMINGS]).collect();
+    Err(format!("there are {}", names.join(", ")))
+}
 
 pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let compute = Compute::new(Isa::detect(), machine::threads(None)).map_err(Error::NoThreads)?;
-    let mut checker = Checker {
-        device,
-        compute,
-        checks: Vec::new(),
-        timings: Vec::new(),
-        trainings: Vec::new(),
-        evaluations: Vec::new(),
-    };
-    let timings: &[Stage] = if args.no_timings { &[] } else { &TIMINGS };
-    for (name, run) in CHECKS.iter().chain(timings) {
-        term::say(name);
-        run(&mut checker)?;
+    let mut checker = Checker::new(device, compute, args.small, args.steps);
+    for stage in STAGES.iter().filter(|stage| stage.is_asked_for(args)) {
+        term::say(stage.text);
+        let begun = Instant::now();
+        (stage.run)(&mut checker)?;
+        checker.stages.push((stage.name, begun.elapsed().as_secs_f64()));
         // so that what was found is there if a later stage hangs or the device is lost
         save(args, &checker.report(start, false))?;
     }
@@ -75,17 +117,27 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode, Failure> {
 fn save(args: &Args, report: &Report) -> Result<(), Error> {
     let Some(path) = &args.json else { return Ok(()) };
     let text = format!("{:#}\n", json!(report));
-    std::fs::write(path, text).map_err(|source| Error::Unwritten { path: path.clone(), source })
+    // whole at any time: the process may be ended in the middle of a stage
+    let mut part = path.clone().into_os_string();
+    part.push(".part");
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|source| Error::Unwritten { path: path.clone(), source })
 }
 
 /// A device, the CPU beside it, and what came of both.
 pub struct Checker<'a> {
     pub device: &'a Device,
     pub compute: Compute,
+    is_small: bool,
+    /// Of a curve.
+    pub steps: u32,
     checks: Vec<Check>,
     timings: Vec<Timing>,
     pub trainings: Vec<Training>,
     pub evaluations: Vec<Evaluation>,
+    pub curves: Vec<Curve>,
+    stages: Vec<(&'static str, f64)>,
 }
 
 /// What an error is set against.
@@ -97,7 +149,36 @@ pub enum Against {
     Largest,
 }
 
+impl<'a> Checker<'a> {
+    /// Checks few and small shapes if it is `small`; curves have so many steps.
+    pub fn new(device: &'a Device, compute: Compute, is_small: bool, steps: u32) -> Checker<'a> {
+        Checker {
+            device,
+            compute,
+            is_small,
+            steps,
+            checks: Vec::new(),
+            timings: Vec::new(),
+            trainings: Vec::new(),
+            evaluations: Vec::new(),
+            curves: Vec::new(),
+            stages: Vec::new(),
+        }
+    }
+}
+
 impl Checker<'_> {
+    /// Returns all shapes, or the first of them where few are to be checked.
+    pub fn shapes<'s, T>(&self, all: &'s [T], few: usize) -> &'s [T] {
+        if self.is_small { &all[..few.min(all.len())] } else { all }
+    }
+
+    /// Returns the checks so far.
+    #[cfg(all(test, feature = "cuda-host"))]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
     /// Returns what there is so far.
     fn report(&self, start: Instant, is_whole: bool) -> Report {
         let (program, facts) = (Program::current(), self.device.facts());
@@ -112,6 +193,8 @@ impl Checker<'_> {
             timings: self.timings.clone(),
             trainings: self.trainings.clone(),
             evaluations: self.evaluations.clone(),
+            curves: self.curves.clone(),
+            stages: self.stages.clone(),
             seconds: start.elapsed().as_secs_f64(),
         }
     }
@@ -244,7 +327,8 @@ pub fn widened(values: &[f32]) -> Vec<f64> {
     values.iter().map(|x| f64::from(*x)).collect()
 }
 
-fn share_that_differs(a: &[f32], b: &[f32]) -> f64 {
+/// Returns the share of values whose bits differ.
+pub fn share_that_differs(a: &[f32], b: &[f32]) -> f64 {
     if a.len() != b.len() {
         return f64::NAN;
     }
@@ -275,6 +359,31 @@ fn relative_error(found: &[f32], want: &[f64], against: Against) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_are_asked_for_by_name_and_kind() {
+        let asked = |args: &[&str]| {
+            #[derive(clap::Parser)]
+            struct Line {
+                #[command(flatten)]
+                args: Args,
+            }
+            let line = [&["gpu-check"], args].concat();
+            let Line { args } = clap::Parser::try_parse_from(line)?;
+            let names = STAGES.iter().filter(|stage| stage.is_asked_for(&args)).map(|stage| stage.name);
+            Ok::<Vec<&str>, clap::Error>(names.collect())
+        };
+        let all = asked(&[]).unwrap();
+        assert_eq!(all.len(), STAGES.len());
+        let checks = asked(&["--no-timings"]).unwrap();
+        assert_eq!(checks, asked(&["--only", CHECKS]).unwrap());
+        assert_eq!(checks, asked(&["--skip", TIMINGS]).unwrap());
+        assert_eq!(asked(&["--only", "attention,curves"]).unwrap(), ["attention", "curves"]);
+        assert!(!asked(&["--only", CHECKS, "--skip", "curves"]).unwrap().contains(&"curves"));
+        let refused = asked(&["--only", "atention"]).unwrap_err().to_string();
+        assert!(refused.contains("there are steps, routing, ") && refused.contains("timings"), "{refused}");
+        assert!(asked(&["--steps", "1"]).is_err());
+    }
 
     #[test]
     fn errors_are_relative_and_nan_shows() {

@@ -13,7 +13,7 @@ use crate::kernel::{activation, dropout, norm as cpu_norm, rope};
 use crate::nn::{Activation, MaskKey, RowPlace};
 
 pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
-    for (rows, cols) in [(11, 33), (64, 128), (9, 1000), (5, 2047), (130, 4096)] {
+    for &(rows, cols) in checker.shapes(&[(11, 33), (64, 128), (9, 1000), (5, 2047), (130, 4096)], 2) {
         norms::<f32, f32>(checker, rows, cols)?;
         norms::<bf16, bf16>(checker, rows, cols)?;
         norms::<f32, bf16>(checker, rows, cols)?;
@@ -27,7 +27,9 @@ pub fn run(checker: &mut Checker<'_>) -> Result<(), CudaError> {
         drops::<f32>(checker, cols)?;
         drops::<bf16>(checker, cols)?;
     }
-    for (n_heads, head_dim, dim) in [(4, 64, 64), (3, 80, 20), (2, 10, 10), (2, 256, 128)] {
+    for &(n_heads, head_dim, dim) in
+        checker.shapes(&[(4, 64, 64), (3, 80, 20), (2, 10, 10), (2, 256, 128)], 3)
+    {
         ropes::<f32>(checker, n_heads, head_dim, dim)?;
         ropes::<bf16>(checker, n_heads, head_dim, dim)?;
     }

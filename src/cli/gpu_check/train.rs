@@ -87,7 +87,8 @@ pub fn check(checker: &mut Checker<'_>) -> Result<(), Failure> {
     let flags = [true; 70];
     let documents: Vec<Document<'_>> =
         tokens.iter().map(|tokens| Document { tokens, is_target: &flags }).collect();
-    for (base, use_dora) in [(None, false), (Some(BaseFormat::Nf4), false), (None, true)] {
+    for &(base, use_dora) in checker.shapes(&[(None, false), (Some(BaseFormat::Nf4), false), (None, true)], 1)
+    {
         let spec = || LowRankSpec { lora_dropout: 0.1, use_dora, ..LowRankSpec::new(4) };
         let exact = TINY.model(spec(), base, ComputeMode::F32)?;
         let params = moved(&exact);

@@ -5,7 +5,7 @@ use super::*;
 
 fn golden(version: &str) -> Json {
     let name = format!("tests/golden/cvss/v{version}.json");
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let path = crate::testing::root().join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

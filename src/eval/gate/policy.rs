@@ -180,7 +180,7 @@ mod tests {
     /// The recipe spells the defaults out; it must not drift away from them.
     #[test]
     fn the_recipe_is_the_default() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/gate.yaml");
+        let path = crate::testing::root().join("recipes/gate.yaml");
         let recipe = Policy::open(&path).unwrap();
         assert_eq!(Policy { sha256: None, ..recipe }, Policy::default());
         assert_eq!(Policy { sha256: None, ..read("version: 1").unwrap() }, Policy::default());

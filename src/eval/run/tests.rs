@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use serde_json::json;
 
 use super::*;
@@ -37,7 +35,7 @@ const ROWS: &str = "{\"q\": \"one\", \"c\": [\"a\", \"b\"], \"a\": \"a\", \"sour
                     {\"q\": \"six\", \"c\": [\"a\", \"b\"], \"a\": \"b\", \"source\": \"y\"}\n";
 
 fn tokenizer() -> Tokenizer {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convert/Mistral-7B-v0.1");
+    let path = crate::testing::root().join("tests/golden/convert/Mistral-7B-v0.1");
     Tokenizer::open(&path).unwrap()
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::*;
 
 fn goldens(name: &str) -> Vec<Json> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/stats/goldens.json");
+    let path = crate::testing::root().join("tests/golden/stats/goldens.json");
     let goldens: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let cases = goldens[name].as_array().unwrap().clone();
     assert!(!cases.is_empty());

@@ -232,6 +232,7 @@ mod tests {
     use super::super::tests::{on_all, values, world};
     use super::*;
     use crate::cuda::host::Options;
+    use crate::cuda::under_test;
 
     /// Values with bits that a sum in another order, or one with zeros, would change.
     fn part(rank: usize, n: usize) -> Vec<f32> {
@@ -252,7 +253,7 @@ mod tests {
                 });
                 let on_devices = on_all(world(size), |reducer| {
                     let rank = reducer.world().rank;
-                    let device = Device::host(Options::default());
+                    let device = under_test::device();
                     // parts of no whole number
                     let reducer = OnDevices::by(Way::ThroughHost, Box::new(reducer), 2048);
                     let mut sums = Buffer::of(&device, &part(rank, n)).unwrap();
