@@ -6,6 +6,7 @@ use super::{How, is_gguf, quantization_of, quantize, write_merged};
 use crate::cli::machine;
 use crate::error::Failure;
 use crate::kernel::Isa;
+use crate::model;
 use crate::model::export::{self, Changes, Stored};
 use crate::provenance::{
     Content, InputFiles, Job, Licences, MergeSettings, Output, OutputRole, Role, licence_of_model,
