@@ -311,6 +311,8 @@ mod tests {
             date: Some("2026-01-01".into()),
             device: None,
             precision: None,
+            driver: Some("580.82.07, CUDA 13.0".into()),
+            cublas: None,
         };
         for job in [job(), Job::Eval(eval), Job::Gate(Default::default())] {
             let text = serde_json::to_string(&job).unwrap();
