@@ -62,6 +62,7 @@ mod tests {
     use crate::cuda::Device;
     use crate::cuda::host::Options;
     use crate::kernel::ComputeMode;
+    use crate::model::device::memory;
 
     const BATCH: u32 = 64;
 
@@ -82,12 +83,25 @@ mod tests {
         })
     }
 
-    /// The divergence of a model in bf16 from itself in f32 on a device of so much memory, and the most that was used of it.
-    fn measured(memory_bytes: u64) -> (Divergence, usize, u64) {
+    /// What came of two models on a device.
+    struct Measured {
+        found: Divergence,
+        n_chunks: usize,
+        /// Whether there was room for both at a time.
+        together: bool,
+        /// The most that was used of the device's memory.
+        peak_bytes: u64,
+        /// What the larger of the two is taken to need.
+        one_bytes: u64,
+    }
+
+    /// The divergence of a model in bf16 from itself in f32, on a device of so much memory.
+    fn measured(memory_bytes: u64) -> Measured {
         let device = Arc::new(Device::host(Options { memory_bytes, ..Options::default() }));
         let on = Shared { device: Some(device.clone()), is_auto: false };
         let model = open("Qwen3-0.6B", &on, ComputeMode::Bf16).unwrap();
         let base = open("Qwen3-0.6B", &on, ComputeMode::F32).unwrap();
+        let bytes = |model: &LoadedModel| memory(&model.decoder, BATCH as usize, BATCH as usize);
         let pair = Pair { model: &model, base: &base, batch_tokens: Some(BATCH), quiet: true };
         let vocab_size = model.decoder.config().vocab_size as u32;
         let tokens = (0..160u32).map(|i| i * i * 7 % vocab_size).collect();
@@ -98,18 +112,24 @@ mod tests {
         };
         let mut n_chunks = 0;
         let found = pair.divergence(&chunks, &options, &mut |_| n_chunks += 1).unwrap();
-        (found, n_chunks, device.peak_bytes())
+        Measured {
+            found,
+            n_chunks,
+            together: model.has_room_beside(&base, Some(BATCH), 32).unwrap(),
+            peak_bytes: device.peak_bytes(),
+            one_bytes: bytes(&model).max(bytes(&base)),
+        }
     }
 
     #[test]
     fn two_models_diverge_the_same_where_a_device_has_room_for_one() {
-        let (together, n_chunks, both) = measured(8 << 30);
-        assert_eq!(n_chunks, 5);
-        assert!(together.kld.mean.value > 0.0);
-        // less than both took, and than they are estimated to take
-        let (in_turns, n_chunks, one) = measured(both / 8 * 7);
-        assert_eq!((in_turns, n_chunks), (together, 5));
-        assert!(one < both / 8 * 7, "{one} {both}");
+        let beside = measured(8 << 30);
+        assert!(beside.together && beside.n_chunks == 5 && beside.found.kld.mean.value > 0.0);
+        let in_turns = measured(beside.one_bytes / 10 * 11);
+        assert!(!in_turns.together && in_turns.n_chunks == 5);
+        assert_eq!(in_turns.found, beside.found);
+        // never two at a time
+        assert!(in_turns.peak_bytes < beside.peak_bytes, "{} {}", in_turns.peak_bytes, beside.peak_bytes);
     }
 
     #[test]
