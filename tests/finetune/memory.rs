@@ -11,6 +11,7 @@ use clap::Parser as _;
 /// A Llama of four layers of 256, and rows of which every pack has 512 tokens.
 fn setup(recipe: Value) -> Setup {
     let setup = Setup::new(&json!({
+        "output": "run",
         "model": {"compute": "bf16"},
         "data": {"max_seq_len": 512, "truncation": "split", "val_fraction": null},
         "train": {"max_steps": 3, "grad_accum": 1, "gradient_checkpointing": false, "micro_batch_size": 1},
@@ -76,7 +77,7 @@ fn a_plan_says_at_least_what_a_run_takes_and_little_more() {
     ] {
         let (estimated, taken) = estimated_and_taken(&setup(recipe));
         assert!(estimated >= taken, "{kind}: {estimated} said, {taken} taken");
-        // 5 %, and 8 MB that do not grow with the model: what the program has read of itself while it was planned but not while it ran
-        assert!(estimated <= taken + taken / 20 + 8_000_000, "{kind}: {estimated} said, {taken} taken");
+        // 5 %, and the 12 MB that the estimate takes the program to need besides, of any model
+        assert!(estimated <= taken + taken / 20 + 12_000_000, "{kind}: {estimated} said, {taken} taken");
     }
 }

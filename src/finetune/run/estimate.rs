@@ -150,10 +150,14 @@ fn rank_of(parameter: &ParameterInfo) -> Option<usize> {
 /// Freed memory that glibc's allocator keeps at most: twice the largest buffer that it takes from its heap.
 const KEPT_BYTES: u64 = 64 << 20;
 
+/// What the program takes besides, whatever the model: code that it has not come to yet, stacks, buffers of files. 5 to 8 MB were
+/// measured.
+const PROGRAM_BYTES: u64 = 12_000_000;
+
 /// Returns the most memory that a run takes on the CPU, of which the process has `resident` bytes now: the model is open, and nothing
 /// has been computed.
 ///
-/// An estimate from above, by 1 to 5 % of the shapes that tests and docs/benchmarks.md measure.
+/// An estimate from above: docs/benchmarks.md has what runs took.
 pub fn peak(
     recipe: &Recipe,
     model: &Trainable,
@@ -165,16 +169,16 @@ pub fn peak(
     let asks_base = recipe.dpo.is_some() || recipe.eval.forgetting.is_some();
     let taken = memory(recipe, model, largest, checkpointing, None);
     let mapped = model.mapped_bytes(asks_base) as u64;
-    // a merged result is made of the file's weights: when activations are gone, but for what the allocator does not give back
+    // a merged result passes through memory when activations are gone, but for what the allocator does not give back
     let is_merged = |form: &Export| matches!(form, Export::MergedSafetensors | Export::MergedGguf(_));
-    let again = match recipe.export.iter().any(is_merged) {
-        true => model.mapped_bytes(true) as u64 - mapped,
+    let merged = match recipe.export.iter().any(is_merged) {
+        true => 2 * model.n_parameters() as u64,
         false => 0,
     };
     let given_back = (taken - trained_bytes(recipe, model)).saturating_sub(KEPT_BYTES);
-    let counted = resident + mapped + taken + again.saturating_sub(given_back);
+    let counted = resident + mapped + taken + merged.saturating_sub(given_back);
     // a fiftieth for what is not counted: what threads pack into, and gaps between buffers
-    counted + counted / 50
+    counted + counted / 50 + PROGRAM_BYTES
 }
 
 fn sizes(units: Units<'_>, micro: &[usize]) -> Largest {
