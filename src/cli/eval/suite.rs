@@ -133,7 +133,7 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let verdict = match (&gate, &run) {
         (Some(gate), Some(run)) => {
             // a device may have no room for another model beside it
-            drop(computer);
+            computer.close();
             Some(gate.compare(args, &loaded, (&plan, run))?)
         }
         _ => None,
