@@ -1,6 +1,10 @@
 //! Tables and lists within the width of a terminal; without one, as wide as they are.
+//!
+//! Widths are in columns of a terminal, of which a wide character (Chinese, Japanese, Korean) takes two and a combining one none.
 
-/// Most characters of a column: a hostile name sets the width for nobody else (and `format!` takes no width above 65535).
+use unicode_width::UnicodeWidthStr as _;
+
+/// Most columns of a column: a hostile name sets the width for nobody else (and `format!` takes no width above 65535).
 const WIDEST: usize = 200;
 
 /// What stands between two columns.
@@ -11,7 +15,7 @@ const INDENT: &str = "    ";
 
 /// Returns rows of cells as lines, the columns for which `is_left` holds aligned to the left, the others to the right.
 ///
-/// A table wider than `width` characters comes in parts, one below the other with an empty line between, each with the first
+/// A table wider than `width` columns of a terminal comes in parts, one below the other with an empty line between, each with the first
 /// column and as many of the others as there is room for, one at least.
 ///
 /// # Panics
@@ -23,7 +27,7 @@ pub fn table<R: AsRef<[String]>>(
 ) -> String {
     let rows: Vec<&[String]> = rows.iter().map(AsRef::as_ref).collect();
     let n_columns = rows.first().map_or(0, |row| row.len());
-    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..n_columns).map(|column| widest(column).min(WIDEST)).collect();
     let mut out = String::new();
     for columns in parts(&widths, width) {
@@ -33,7 +37,8 @@ pub fn table<R: AsRef<[String]>>(
         for row in &rows {
             let cells = columns.iter().map(|&column| {
                 let (cell, width) = (&row[column], widths[column]);
-                if is_left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                let gap = " ".repeat(width.saturating_sub(cell.width()));
+                if is_left(column) { format!("{cell}{gap}") } else { format!("{gap}{cell}") }
             });
             out.push_str(cells.collect::<Vec<_>>().join(GAP).trim_end());
             out.push('\n');
@@ -64,15 +69,15 @@ fn parts(widths: &[usize], width: Option<usize>) -> Vec<Vec<usize>> {
     parts
 }
 
-/// Returns a line broken at spaces into lines of at most `width` characters, all but the first indented. A word wider than
+/// Returns a line broken at spaces into lines of at most `width` columns, all but the first indented. A word wider than
 /// that has a line of its own.
 pub fn wrapped(text: &str, width: Option<usize>) -> String {
-    let Some(width) = width.filter(|width| text.chars().count() > *width) else { return text.to_owned() };
+    let Some(width) = width.filter(|width| text.width() > *width) else { return text.to_owned() };
     let mut out = String::new();
-    // characters on the last line, and whether a word is among them
+    // columns on the last line, and whether a word is among them
     let (mut taken, mut has_word) = (0, false);
     for word in text.split(' ') {
-        let len = word.chars().count();
+        let len = word.width();
         if has_word && taken + 1 + len > width {
             out.truncate(out.trim_end().len());
             out.push('\n');
@@ -121,6 +126,16 @@ mod tests {
         let rows = [[long.clone(), "1".to_owned()], ["short".to_owned(), "22".to_owned()]];
         let expected = format!("{long}   1\nshort{}  22\n", " ".repeat(WIDEST - 5));
         assert_eq!(table(&rows, |column| column == 0, None), expected);
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let rows =
+            [["日本語", "1"], ["task", "22"], ["e\u{301}te\u{301}", "333"]].map(|row| row.map(str::to_owned));
+        let expected = "日本語    1\ntask     22\ne\u{301}te\u{301}     333\n";
+        assert_eq!(table(&rows, |column| column == 0, None), expected);
+        assert_eq!(wrapped("日本 語語", Some(9)), "日本 語語");
+        assert_eq!(wrapped("日本 語語", Some(8)), "日本\n    語語");
     }
 
     #[test]

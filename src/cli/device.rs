@@ -252,6 +252,8 @@ mod tests {
             name: "GPU".to_owned(),
             compute_capability,
             memory_bytes: 1 << 30,
+            driver: "580.82.07, CUDA 13.0".into(),
+            cublas: Some("13.0.2".into()),
         };
         let devices = [gpu(0, (8, 0)), gpu(1, (7, 5)), gpu(2, (9, 0))];
         let taken = |devices: &[DeviceFacts]| [0, 1, 2].map(|number| in_turn(devices, number));

@@ -3,6 +3,7 @@
 mod completions;
 mod demo;
 mod device;
+mod divergence;
 mod doctor;
 mod eval;
 mod finetune;

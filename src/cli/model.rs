@@ -69,6 +69,24 @@ impl Diagnostic for WeightsAlone {
     }
 }
 
+/// Weights that are to be packed, where a device computes.
+#[derive(Debug, thiserror::Error)]
+#[error("--weights packed does nothing on {device}: weights are copied to its memory as they are stored")]
+struct NotPacked {
+    device: String,
+}
+
+impl Diagnostic for NotPacked {
+    fn hint(&self) -> Option<String> {
+        Some("leave --weights out, or use --device cpu".into())
+    }
+}
+
+/// Returns why weights are not packed as they should be on a device, if that was said. Mapped they are in any case.
+fn not_packed(weights: WeightsArg, device: &Device) -> Option<NotPacked> {
+    matches!(weights, WeightsArg::Packed).then(|| NotPacked { device: device.facts().name.clone() })
+}
+
 /// A model that a device has no room for.
 #[cfg(gpu)]
 #[derive(Debug, thiserror::Error)]
@@ -150,18 +168,49 @@ impl LoadedModel {
         match **device {}
     }
 
+    /// Returns whether a device has room for both models, of which neither is there yet, with batches and texts of that length; of the
+    /// CPU, always.
+    ///
+    /// Errors if the device is lost.
+    pub fn has_room_beside(
+        &self,
+        other: &LoadedModel,
+        batch_tokens: Option<u32>,
+        text_len: usize,
+    ) -> Result<bool, Failure> {
+        let Some(device) = &self.device else { return Ok(true) };
+        #[cfg(gpu)]
+        {
+            let batch_tokens = device_batch(batch_tokens);
+            // slabs of pages grow to twice of what is taken
+            let n_cached = 2 * batch_tokens.max(text_len);
+            let bytes = |model: &LoadedModel| device_bytes(&model.decoder, batch_tokens, n_cached);
+            let (available, _) = device.memory()?;
+            // a twentieth is for what is not counted: what cuBLAS works in, and gaps
+            Ok(bytes(self) + bytes(other) <= available - available / 20)
+        }
+        #[cfg(not(gpu))]
+        {
+            let _ = (other, batch_tokens, text_len);
+            match **device {}
+        }
+    }
+
     /// Returns what a second model is computed on, so that the two can be compared: the same, and nothing else.
     pub fn shared(&self) -> Shared {
         Shared { device: self.device.clone(), is_auto: false }
     }
 
-    /// Returns the device that computes, and in which precision; nothing for the CPU.
+    /// Returns the device that computes, in which precision and with which versions; nothing for the CPU.
     pub fn on_device(&self) -> Option<report::Device> {
         let device = self.device.as_ref()?;
         #[cfg(gpu)]
         return Some(report::Device {
             name: device.facts().name.clone(),
             precision: crate::model::device::Precision::of_decoder(&self.decoder).name(),
+            driver: device.facts().driver.clone(),
+            // without one no product is computed
+            cublas: device.facts().cublas.clone().unwrap_or_else(|| "none".to_owned()),
         });
         #[cfg(not(gpu))]
         match **device {}
@@ -208,9 +257,15 @@ fn open_on(
     args: &ModelArgs<'_>,
 ) -> Result<(Decoder, Option<Arc<Device>>), Failure> {
     if let Some(device) = &args.on.device {
+        if let Some(error) = not_packed(args.weights, device).filter(|_| !args.on.is_auto) {
+            return Err(error.into());
+        }
         let packing = std::mem::replace(&mut options.residence, Residence::Mapped);
         let decoder = Decoder::open(path, options)?;
         let Err(obstacle) = fits_device(&decoder, device, args.batch_tokens) else {
+            if let Some(unused) = not_packed(args.weights, device).filter(|_| !args.quiet) {
+                term::say(&format!("note: {unused}"));
+            }
             return Ok((decoder, Some(device.clone())));
         };
         if !args.on.is_auto {
@@ -230,10 +285,9 @@ fn open_on(
 fn fits_device(decoder: &Decoder, device: &Device, batch_tokens: Option<u32>) -> Result<(), Failure> {
     #[cfg(gpu)]
     {
-        use crate::model::device as on_device;
-        on_device::check(decoder)?;
-        let batch_tokens = batch_tokens.map_or(crate::eval::DEVICE_BATCH_TOKENS, |n| n as usize);
-        let needed = on_device::memory(decoder, batch_tokens, batch_tokens.min(decoder.context_length()));
+        crate::model::device::check(decoder)?;
+        let batch_tokens = device_batch(batch_tokens);
+        let needed = device_bytes(decoder, batch_tokens, batch_tokens.min(decoder.context_length()));
         let (available, _) = device.memory()?;
         if needed > available {
             return Err(TooLarge { needed, available }.into());
@@ -245,6 +299,18 @@ fn fits_device(decoder: &Decoder, device: &Device, batch_tokens: Option<u32>) ->
         let _ = (decoder, batch_tokens);
         match *device {}
     }
+}
+
+/// Returns how many tokens a device computes at once.
+#[cfg(gpu)]
+fn device_batch(batch_tokens: Option<u32>) -> usize {
+    batch_tokens.map_or(crate::eval::DEVICE_BATCH_TOKENS, |n| n as usize)
+}
+
+/// Returns the bytes that a model takes on a device with batches of that many tokens and keys and values of `n_cached` positions.
+#[cfg(gpu)]
+fn device_bytes(decoder: &Decoder, batch_tokens: usize, n_cached: usize) -> u64 {
+    crate::model::device::memory(decoder, batch_tokens, n_cached)
 }
 
 fn files_of(given: &str, path: &Path, adapter: Option<&Path>) -> Result<Vec<InputFiles>, tensor::Error> {
@@ -271,6 +337,40 @@ fn stretched(context: Option<u32>, trained: usize) -> Option<String> {
 mod tests {
     use super::*;
     use crate::cuda::host::Options;
+
+    #[test]
+    fn packing_is_refused_where_a_device_was_named_and_left_to_the_cpu_else() {
+        let model = format!("{}/tests/golden/convert/Qwen3-0.6B", env!("CARGO_MANIFEST_DIR"));
+        let open = |is_auto, memory_bytes, weights| {
+            let device = Device::host(Options { memory_bytes, ..Options::default() });
+            LoadedModel::open(&ModelArgs {
+                model: &model,
+                offline: true,
+                adapter: None,
+                compute: ComputeMode::Auto,
+                context: None,
+                threads: Some(1),
+                isa: None,
+                weights,
+                on: &Shared { device: Some(Arc::new(device)), is_auto },
+                batch_tokens: Some(64),
+                quiet: true,
+                digests: false,
+            })
+        };
+        let refused = open(false, 8 << 30, WeightsArg::Packed).err().unwrap();
+        assert_eq!(refused.exit_code(), 2);
+        assert_eq!(
+            refused.to_string(),
+            "error: --weights packed does nothing on the host's stand-in: weights are copied to its memory as they are stored\nhint: leave --weights out, or use --device cpu"
+        );
+        for weights in [WeightsArg::Auto, WeightsArg::Mapped] {
+            assert!(open(false, 8 << 30, weights).unwrap().on_device().is_some());
+        }
+        // a device that nobody named computes all the same, and says so; one without room leaves them to the CPU, which packs them
+        assert!(open(true, 8 << 30, WeightsArg::Packed).unwrap().on_device().is_some());
+        assert!(open(true, 50_000, WeightsArg::Packed).unwrap().on_device().is_none());
+    }
 
     #[test]
     fn what_a_device_that_was_not_named_cannot_take_is_left_to_the_cpu() {

@@ -76,6 +76,24 @@ impl Product {
     }
 }
 
+/// Returns the library's version, as `13.0.2`; `None` if there is no library.
+pub(super) fn version() -> Option<String> {
+    use sys::libraryPropertyType_t as Part;
+    // SAFETY: opens a library.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let part = |which| {
+        let mut value = 0;
+        // SAFETY: the argument is writable.
+        unsafe { sys::cublasGetProperty(which, &raw mut value) }.result().ok()?;
+        Some(value)
+    };
+    let (major, minor, patch) =
+        (part(Part::MAJOR_VERSION)?, part(Part::MINOR_VERSION)?, part(Part::PATCH_LEVEL)?);
+    Some(format!("{major}.{minor}.{patch}"))
+}
+
 impl Blas {
     pub(super) fn open(driver: &Driver) -> Result<Blas, CudaError> {
         if libraries::cublas().is_none() {

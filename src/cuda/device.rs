@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(feature = "cuda")]
-use std::time::Duration;
 
 use super::CudaError;
 use super::buffer::Float;
@@ -146,18 +144,13 @@ impl Device {
         }
     }
 
-    /// Connects with the GPUs of the other processes: `rank` of `size`, by rank 0's id, as [`Communicator::new`].
+    /// Returns what `rank` of `size` needs to connect with the GPUs of the other processes. Waits for nobody.
     ///
     /// Errors with the reason.
     #[cfg(feature = "cuda")]
-    pub fn connect(
-        &self,
-        place: (usize, usize),
-        id: [u8; nccl::ID_BYTES],
-        limit: Duration,
-    ) -> Result<Communicator, String> {
+    pub fn prepare_connection(&self, place: (usize, usize)) -> Result<nccl::Prepared, String> {
         match &self.backend {
-            Backend::Driver(driver) => Communicator::new(driver, place, id, limit),
+            Backend::Driver(driver) => Communicator::prepare(driver, place),
             #[cfg(feature = "cuda-host")]
             Backend::Host(_) => Err("the stand-in has no NCCL".to_owned()),
         }

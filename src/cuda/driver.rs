@@ -6,12 +6,12 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, sys};
 
 use super::CudaError;
-use super::blas::Blas;
+use super::blas::{self, Blas};
 use super::launch::Launch;
 use super::libraries;
 use super::module::Kernels;
 use super::pinned::Pinned;
-use super::probe::{DeviceFacts, Found};
+use super::probe::{DeviceFacts, Found, driver_version};
 use super::product::Gemm;
 use super::staging::Staging;
 
@@ -248,11 +248,15 @@ pub fn probe() -> Result<Found, CudaError> {
         Err(error) => return Err(fails(error)),
     }
     let count = result::device::get_count().map_err(fails)?;
-    let devices = (0..count).map(facts).collect::<Result<_, _>>().map_err(fails)?;
+    // the module's version is that of the driver's libraries, unless newer ones are there for compatibility: they know a newer CUDA
+    let module = std::fs::read_to_string("/sys/module/nvidia/version").ok();
+    let (driver, cublas) = (driver_version(found.cuda_version, module.as_deref()), blas::version());
+    let devices = (0..count).map(|index| facts(index, &driver, cublas.as_deref()));
+    let devices = devices.collect::<Result<_, _>>().map_err(fails)?;
     Ok(Found { devices, ..found })
 }
 
-fn facts(index: i32) -> Result<DeviceFacts, DriverError> {
+fn facts(index: i32, driver: &str, cublas: Option<&str>) -> Result<DeviceFacts, DriverError> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
@@ -267,6 +271,8 @@ fn facts(index: i32) -> Result<DeviceFacts, DriverError> {
         compute_capability: (u32::try_from(major).unwrap_or(0), u32::try_from(minor).unwrap_or(0)),
         // SAFETY: as above.
         memory_bytes: unsafe { result::device::total_mem(device)? } as u64,
+        driver: driver.to_owned(),
+        cublas: cublas.map(str::to_owned),
     })
 }
 

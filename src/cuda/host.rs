@@ -35,7 +35,14 @@ impl Default for Options {
 
 pub(super) fn facts() -> DeviceFacts {
     let memory_bytes = Options::default().memory_bytes;
-    DeviceFacts { index: 0, name: "the host's stand-in".to_owned(), compute_capability: (8, 0), memory_bytes }
+    DeviceFacts {
+        index: 0,
+        name: "the host's stand-in".to_owned(),
+        compute_capability: (8, 0),
+        memory_bytes,
+        driver: "none: the stand-in".to_owned(),
+        cublas: Some("none: the stand-in".to_owned()),
+    }
 }
 
 /// `host::Entry` of `host_entry.h`.
@@ -238,6 +245,9 @@ impl Host {
     /// As `Device::copy`.
     pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
         self.pending.make();
+        if self.options.lost_after.is_some_and(|most| self.done.load(Ordering::Relaxed) >= most) {
+            return Err(lost("a copy within it"));
+        }
         // SAFETY: the caller's.
         unsafe { std::ptr::copy_nonoverlapping(pointer(from).cast_const(), pointer(to), bytes) };
         Ok(())

@@ -3,11 +3,11 @@
 //! Bindings of our own: cudarc looks for the names that development packages have, and `libnccl.so.2` is not among them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaEvent, CudaStream, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use libloading::Library;
 
 use super::CudaError;
@@ -119,52 +119,72 @@ pub struct Communicator {
 // SAFETY: NCCL takes calls from any thread, one at a time: the communicator is not shared.
 unsafe impl Send for Communicator {}
 
-/// A handle on its way between threads.
-struct Connected(Result<Handle, String>);
+/// What a rank needs for a communicator, made before any of them waits for another.
+pub struct Prepared {
+    nccl: &'static Nccl,
+    index: usize,
+    /// Its rank, and how many there are.
+    place: (c_int, c_int),
+    size: usize,
+    stream: Arc<CudaStream>,
+    done: CudaEvent,
+    /// A value of each rank: what is gathered first.
+    own: CudaSlice<f32>,
+    all: CudaSlice<f32>,
+}
 
-// SAFETY: as above.
-unsafe impl Send for Connected {}
+impl Prepared {
+    /// Connects with the other processes, which do the same meanwhile with the same id; what is sent is the communicator, or the
+    /// reason.
+    ///
+    /// The call waits for the others without an end: should one never come, its thread is left behind, and what it comes to is
+    /// aborted.
+    pub fn connect(self, id: [u8; ID_BYTES]) -> Receiver<Result<Communicator, String>> {
+        let (sender, receiver) = channel();
+        // nobody may wait for it any more: a communicator is aborted where it is dropped
+        std::thread::spawn(move || sender.send(self.connected(id)));
+        receiver
+    }
+
+    fn connected(self, id: [u8; ID_BYTES]) -> Result<Communicator, String> {
+        let Prepared { nccl, index, place: (rank, n_ranks), size, stream, done, own, mut all } = self;
+        stream.context().bind_to_thread().map_err(|error| format!("{error:?}"))?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the argument is writable, the context the thread's.
+        nccl.check(unsafe { (nccl.comm_init_rank)(&raw mut handle, n_ranks, UniqueId(id), rank) })?;
+        let communicator = Communicator { nccl, handle, index, size, stream, done };
+        // ways between GPUs may be laid at the first use only: here, where another way can still be taken
+        communicator.greet(&own, &mut all)?;
+        Ok(communicator)
+    }
+}
 
 impl Communicator {
-    /// Connects with the other processes, which do the same meanwhile with the same id.
+    /// Returns what `rank` of `size` needs to connect. Waits for nobody.
     ///
-    /// Errors with the reason, and if they are not all there within `limit`.
-    pub(super) fn new(
-        driver: &Driver,
-        (rank, size): (usize, usize),
-        id: [u8; ID_BYTES],
-        limit: Duration,
-    ) -> Result<Communicator, String> {
+    /// Errors with the reason.
+    pub(super) fn prepare(driver: &Driver, (rank, size): (usize, usize)) -> Result<Prepared, String> {
         let nccl = Nccl::get().ok_or("there is no libnccl.so.2")?;
         let int = |n: usize| c_int::try_from(n).map_err(|_| format!("{n} processes are too many"));
-        let (n_ranks, own) = (int(size)?, int(rank)?);
+        let place = (int(rank)?, int(size)?);
+        let failed = |error| format!("{error:?}");
         let stream = driver.stream().clone();
-        let done = stream.context().new_event(None).map_err(|error| format!("{error:?}"))?;
-        let (context, first) = (stream.context().clone(), stream.clone());
-        let (sender, receiver) = channel();
-        // the call waits for the others without an end: should one never come, its thread is left behind
-        std::thread::spawn(move || {
-            let connect = || {
-                context.bind_to_thread().map_err(|error| format!("{error:?}"))?;
-                let mut handle = std::ptr::null_mut();
-                // SAFETY: the argument is writable, the context the thread's.
-                nccl.check(unsafe { (nccl.comm_init_rank)(&raw mut handle, n_ranks, UniqueId(id), own) })?;
-                // ways between GPUs may be laid at the first use only: here, where another way can still be taken
-                let greeted = greet(nccl, handle, &first, size);
-                if greeted.is_err() {
-                    // SAFETY: connected, and not used again. What is said of it changes nothing.
-                    let _ = unsafe { (nccl.comm_abort)(handle) };
-                }
-                greeted.map(|()| handle)
-            };
-            // nobody may wait for it any more
-            let _ = sender.send(Connected(connect()));
-        });
-        let Connected(handle) = receiver.recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => format!("not all processes connected within {} s", limit.as_secs()),
-            RecvTimeoutError::Disconnected => "its thread ended".to_owned(),
-        })?;
-        Ok(Communicator { nccl, handle: handle?, index: driver.index(), size, stream, done })
+        stream.context().bind_to_thread().map_err(failed)?;
+        let done = stream.context().new_event(None).map_err(failed)?;
+        let own = stream.alloc_zeros::<f32>(1).map_err(failed)?;
+        let all = stream.alloc_zeros::<f32>(size).map_err(failed)?;
+        Ok(Prepared { nccl, index: driver.index(), place, size, stream, done, own, all })
+    }
+
+    /// Gathers a value of every process, and waits for it.
+    fn greet(&self, own: &CudaSlice<f32>, all: &mut CudaSlice<f32>) -> Result<(), String> {
+        let Communicator { nccl, handle, stream, .. } = self;
+        let from = own.device_ptr(stream).0 as *const c_void;
+        let to = all.device_ptr_mut(stream).0 as *mut c_void;
+        let on = stream.cu_stream().cast();
+        // SAFETY: there is a value for each; the handle is connected, and the stream that of the device.
+        nccl.check(unsafe { (nccl.all_gather)(from, to, 1, FLOAT32, *handle, on) })?;
+        stream.synchronize().map_err(|error| format!("{error:?}"))
     }
 
     /// Writes every rank's `own` to `all`, one behind another; every rank gives as many. Nothing waits.
@@ -206,18 +226,6 @@ impl Communicator {
         let doing = "a sum over processes by NCCL".to_owned();
         CudaError::Refused { index: self.index, doing, reason }
     }
-}
-
-/// Gathers a value of every process, and waits for it.
-fn greet(nccl: &Nccl, handle: Handle, stream: &Arc<CudaStream>, size: usize) -> Result<(), String> {
-    let failed = |error| format!("{error:?}");
-    let own = stream.alloc_zeros::<f32>(1).map_err(failed)?;
-    let mut all = stream.alloc_zeros::<f32>(size).map_err(failed)?;
-    let from = own.device_ptr(stream).0 as *const c_void;
-    let to = all.device_ptr_mut(stream).0 as *mut c_void;
-    // SAFETY: there is a value for each; the handle is connected, and the stream that of the device.
-    nccl.check(unsafe { (nccl.all_gather)(from, to, 1, FLOAT32, handle, stream.cu_stream().cast()) })?;
-    stream.synchronize().map_err(failed)
 }
 
 impl Drop for Communicator {

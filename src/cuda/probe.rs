@@ -11,6 +11,10 @@ pub struct DeviceFacts {
     pub name: String,
     pub compute_capability: (u32, u32),
     pub memory_bytes: u64,
+    /// The driver's version, and the newest CUDA that it knows: `580.82.07, CUDA 13.0`, or the latter alone where it does not say more.
+    pub driver: String,
+    /// The version of the cuBLAS that would be used: `13.0.2`. `None` if there is none.
+    pub cublas: Option<String>,
 }
 
 impl DeviceFacts {
@@ -30,6 +34,17 @@ pub struct Found {
     /// Where cuBLAS lies, if it is there; empty where the system does not say.
     pub cublas: Option<String>,
     pub devices: Vec<DeviceFacts>,
+}
+
+/// Returns what [`DeviceFacts::driver`] is: of the CUDA that the driver knows, and what the kernel says of its module, if it does.
+#[cfg(any(feature = "cuda", test))]
+pub(super) fn driver_version(cuda_version: u32, module: Option<&str>) -> String {
+    let cuda = format!("CUDA {}", super::error::version(cuda_version));
+    let is_version = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match module.map(str::trim).filter(is_version) {
+        Some(version) => format!("{version}, {cuda}"),
+        None => cuda,
+    }
 }
 
 impl Found {
@@ -72,7 +87,18 @@ mod tests {
             name: format!("GPU {index}"),
             compute_capability: capability,
             memory_bytes: 1 << 30,
+            driver: "580.82.07, CUDA 13.0".to_owned(),
+            cublas: Some("13.0.2".to_owned()),
         }
+    }
+
+    #[test]
+    fn drivers_are_told_apart_as_far_as_they_say() {
+        assert_eq!(driver_version(13_000, Some("580.82.07\n")), "580.82.07, CUDA 13.0");
+        assert_eq!(driver_version(13_010, None), "CUDA 13.1");
+        // no version is not printed as one
+        assert_eq!(driver_version(13_000, Some("")), "CUDA 13.0");
+        assert_eq!(driver_version(13_000, Some("1\u{1b}[2J")), "CUDA 13.0");
     }
 
     fn found(devices: Vec<DeviceFacts>) -> Found {

@@ -45,6 +45,17 @@ pub(super) trait Transfers {
     fn wait(&self, half: &mut Self::Half) -> Result<(), CudaError>;
 }
 
+/// Gives a half's memory back by `free` if `waited` says that no copy of it is under way.
+///
+/// Else it stays: memory that a device may still write to must not become somebody else's, and a context that is gone took it along. What
+/// `free` says changes nothing: there is nobody left to use the memory, and nothing else to be done with it.
+#[cfg(any(feature = "cuda", test))]
+pub(super) fn give_back<E>(waited: Result<(), E>, free: impl FnOnce() -> Result<(), E>) {
+    if waited.is_ok() {
+        let _ = free();
+    }
+}
+
 /// The halves; see the module.
 pub(super) struct Staging<H> {
     halves: [Option<Half<H>>; 2],
@@ -178,7 +189,7 @@ impl<H> Staging<H> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use super::*;
 
@@ -190,6 +201,7 @@ mod tests {
         waits_for_nothing: bool,
         /// Bytes of the halves.
         halves: RefCell<Vec<usize>>,
+        has_no_more: Cell<bool>,
     }
 
     impl Late {
@@ -210,6 +222,9 @@ mod tests {
         type Half = Vec<MaybeUninit<u8>>;
 
         fn half(&self, bytes: usize) -> Result<Self::Half, CudaError> {
+            if self.has_no_more.get() {
+                return Err(CudaError::OutOfMemory { index: 0, wanted: bytes as u64, free: 0, total: 0 });
+            }
             self.halves.borrow_mut().push(bytes);
             Ok(vec![MaybeUninit::new(0xee); bytes])
         }
@@ -285,7 +300,43 @@ mod tests {
         }
     }
 
-    /// The test above would find a half that is begun anew too early.
+    #[test]
+    fn memory_that_may_be_written_to_is_not_given_back() {
+        let freed = Cell::new(0);
+        let free = |said: Result<(), &'static str>| {
+            freed.set(freed.get() + 1);
+            said
+        };
+        give_back(Ok(()), || free(Ok(())));
+        assert_eq!(freed.get(), 1);
+        // what fails to be freed is asked once
+        give_back(Ok(()), || free(Err("no such memory")));
+        assert_eq!(freed.get(), 2);
+        give_back(Err("the context is gone"), || free(Ok(())));
+        assert_eq!(freed.get(), 2);
+    }
+
+    /// What cannot be had leaves what there was: the copies before it, and room for those behind it.
+    #[test]
+    fn a_half_that_cannot_be_had_leaves_the_others() {
+        let device = Late::default();
+        let mut staging = Staging::new(512, 2048);
+        let (values, mut memory) = ([7u8; 600], [0u8; 1200]);
+        let to = address(&mut memory);
+        // SAFETY: the memory has as many.
+        unsafe { staging.write(&device, to, &values[..500]).unwrap() };
+        device.has_no_more.set(true);
+        // SAFETY: as above.
+        let refused = unsafe { staging.write(&device, to + 500, &values) };
+        assert!(matches!(refused, Err(CudaError::OutOfMemory { .. })));
+        device.has_no_more.set(false);
+        // SAFETY: as above.
+        unsafe { staging.write(&device, to + 500, &values).unwrap() };
+        device.copy_all();
+        assert!(memory[..1100].iter().all(|byte| *byte == 7) && memory[1100..].iter().all(|byte| *byte == 0));
+    }
+
+    /// [`what_is_written_in_pieces_comes_through`] would find a half that is begun anew too early.
     #[test]
     fn without_waiting_it_would_not() {
         let hasty = Late { waits_for_nothing: true, ..Late::default() };

@@ -136,10 +136,20 @@ impl Chunks {
 
     /// Returns the pieces of all chunks in order, in batches of at most `batch_tokens` tokens and `n_at_once` chunks.
     pub(super) fn batches(&self, batch_tokens: usize, n_at_once: usize) -> Vec<Vec<Piece>> {
+        self.batches_of(0..self.n_chunks(), batch_tokens, n_at_once)
+    }
+
+    /// [`Chunks::batches`] of some of the chunks.
+    pub(super) fn batches_of(
+        &self,
+        chunks: Range<usize>,
+        batch_tokens: usize,
+        n_at_once: usize,
+    ) -> Vec<Vec<Piece>> {
         let mut batches = Vec::new();
         let mut batch: Vec<Piece> = Vec::new();
         let mut room = batch_tokens.max(1);
-        for chunk in 0..self.n_chunks() {
+        for chunk in chunks {
             let mut done = 0;
             while done < self.n_inputs() {
                 if room == 0 || batch.len() == n_at_once.max(1) {

@@ -28,6 +28,11 @@ pub enum Of<C, D> {
     Device(D),
 }
 
+impl<D> On<'_, D> {
+    /// Gives a device's memory back.
+    pub fn close(self) {}
+}
+
 /// # Panics
 /// Always: what came of one computer goes back to it.
 fn of_another() -> ! {

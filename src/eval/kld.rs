@@ -1,6 +1,8 @@
 //! Kullback-Leibler divergence of a model's next-token distributions from a base model's, token by token, over the
 //! chunks of a text: the statistics of llama-perplexity --kl-divergence, from exact f32 logits on both sides.
 
+mod turns;
+
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -10,6 +12,8 @@ use super::chunks::{self, Chunks, Piece, ScoredRow, Walk};
 use super::perplexity::{ChunkDone, Estimate, Moments};
 use super::{EngineOptions, Error, LanguageModel};
 use crate::kernel::{Team, math64};
+
+pub use turns::{InTurns, divergence_in_turns};
 
 /// Most bytes of logits of one model held at once.
 const LOGITS_BYTES: usize = 32 << 20;
@@ -133,31 +137,66 @@ pub fn divergence<M: LanguageModel>(
     team: &Team,
     on_chunk: &mut dyn FnMut(&ChunkDone<DivergenceSoFar>),
 ) -> Result<Divergence, Error> {
-    let mut walk = Walk::new(model, text, options)?;
-    let vocab_size = model.vocab_size();
-    if base.vocab_size() != vocab_size {
-        let (found, expected) = (vocab_size.to_string(), base.vocab_size().to_string());
-        return Err(Error::ModelsDiffer { what: "vocabulary size", found, expected });
+    let mut comparison = Comparison::new(text, team, on_chunk);
+    comparison.add(model, base, options, 0..text.n_chunks())?;
+    Ok(comparison.finish())
+}
+
+/// Two models on their way over a text.
+struct Comparison<'a> {
+    text: &'a Chunks,
+    team: &'a Team,
+    on_chunk: &'a mut dyn FnMut(&ChunkDone<DivergenceSoFar>),
+    sums: Sums,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(
+        text: &'a Chunks,
+        team: &'a Team,
+        on_chunk: &'a mut dyn FnMut(&ChunkDone<DivergenceSoFar>),
+    ) -> Self {
+        Comparison { text, team, on_chunk, sums: Sums::default() }
     }
-    let mut sums = Sums::default();
-    let n_at_once = walk.n_at_once(options).min(base.n_at_once(options));
-    for batch in text.batches(options.batch_tokens, n_at_once) {
-        let hidden = walk.advance(&batch)?;
-        base.advance(&Batch(&batch))?;
-        let rows = chunks::rows(text, &batch);
-        for range in groups(rows.len(), vocab_size) {
-            let logits = model.logits(&hidden, range.clone())?;
-            let base_logits = base.logits(range.clone())?;
-            let compared = compare(team, &rows[range.clone()], vocab_size, &logits, &base_logits)?;
-            for (row, token) in rows[range].iter().zip(compared) {
-                sums.add(&token);
-                if row.ends_chunk {
-                    on_chunk(&text.done(row.chunk + 1, sums.so_far()));
+
+    /// Compares over some chunks, those behind the last ones.
+    fn add<M: LanguageModel>(
+        &mut self,
+        model: &M,
+        base: &mut dyn BaseLogits,
+        options: &EngineOptions,
+        chunks: Range<usize>,
+    ) -> Result<(), Error> {
+        let text = self.text;
+        let mut walk = Walk::new(model, text, options)?;
+        let vocab_size = model.vocab_size();
+        if base.vocab_size() != vocab_size {
+            let (found, expected) = (vocab_size.to_string(), base.vocab_size().to_string());
+            return Err(Error::ModelsDiffer { what: "vocabulary size", found, expected });
+        }
+        let n_at_once = walk.n_at_once(options).min(base.n_at_once(options));
+        for batch in text.batches_of(chunks, options.batch_tokens, n_at_once) {
+            let hidden = walk.advance(&batch)?;
+            base.advance(&Batch(&batch))?;
+            let rows = chunks::rows(text, &batch);
+            for range in groups(rows.len(), vocab_size) {
+                let logits = model.logits(&hidden, range.clone())?;
+                let base_logits = base.logits(range.clone())?;
+                let compared = compare(self.team, &rows[range.clone()], vocab_size, &logits, &base_logits)?;
+                for (row, token) in rows[range].iter().zip(compared) {
+                    self.sums.add(&token);
+                    if row.ends_chunk {
+                        (self.on_chunk)(&text.done(row.chunk + 1, self.sums.so_far()));
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(sums.finish(text))
+
+    fn finish(self) -> Divergence {
+        self.sums.finish(self.text)
+    }
 }
 
 /// Returns ranges of rows whose logits stay within [`LOGITS_BYTES`].

@@ -75,12 +75,16 @@ pub struct Settings {
     pub device: Option<Device>,
 }
 
-/// A GPU, and the type of its activations.
+/// A GPU, the type of its activations, and the versions that bits may depend on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Device {
     pub name: String,
     /// `f32` or `bf16`.
     pub precision: &'static str,
+    /// As [`crate::cuda::probe::DeviceFacts::driver`].
+    pub driver: String,
+    /// The version of cuBLAS.
+    pub cublas: String,
 }
 
 /// What results do not depend on.

@@ -340,6 +340,8 @@ mod tests {
             date: Some("2026-01-01".into()),
             device: None,
             precision: None,
+            driver: Some("580.82.07, CUDA 13.0".into()),
+            cublas: None,
         };
         let merge = MergeSettings { r#type: Some("Q4_K_M".into()), directory: Some("base".into()) };
         let merges = [Job::Merge(merge), Job::Merge(Default::default())];

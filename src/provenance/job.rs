@@ -129,6 +129,12 @@ pub struct EvalSettings {
     /// The type of the GPU's activations, `f32` or `bf16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
+    /// The version of its driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The version of cuBLAS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cublas: Option<String>,
 }
 
 /// What is measured.
@@ -162,6 +168,12 @@ pub struct FinetuneSettings {
     /// The GPU that it was trained on; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The version of its driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The version of cuBLAS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cublas: Option<String>,
 }
 
 /// Settings of `lctl merge`.

@@ -126,6 +126,15 @@ pub enum ImportanceError {
     #[error("{path}: {n} of `{entry}` are too many for a legacy file, which counts in 31 bits")]
     TooMany { path: PathBuf, entry: String, n: u64 },
 
+    #[error(
+        "`{entry}`: the {what} of column {column}{} is {value:e}, beyond the largest f32, {:e}",
+        of_expert(*.expert), f32::MAX
+    )]
+    BeyondF32 { entry: String, what: &'static str, value: f64, column: usize, expert: usize },
+
+    #[error("{path}: none of {n_entries} tensors has seen a token: a legacy file would be empty")]
+    NothingSeen { path: PathBuf, n_entries: usize },
+
     #[error(transparent)]
     Write(#[from] crate::tensor::Error),
 
@@ -136,6 +145,11 @@ pub enum ImportanceError {
     Missing { path: PathBuf, tensor: String, dtype: Dtype },
 }
 
+/// Where a column is, of a tensor with several experts; the first says nothing of it.
+fn of_expert(expert: usize) -> String {
+    if expert > 0 { format!(" of expert {expert}") } else { String::new() }
+}
+
 impl Diagnostic for ImportanceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -143,6 +157,12 @@ impl Diagnostic for ImportanceError {
             ImportanceError::Write(source) => return source.hint(),
             ImportanceError::TooMany { .. } => "write a GGUF".into(),
             ImportanceError::ChunkLengths { .. } => "say it with --context N".into(),
+            ImportanceError::BeyondF32 { .. } => {
+                "measure fewer chunks, or add fewer files: importance matrices hold f32".into()
+            }
+            ImportanceError::NothingSeen { .. } => {
+                "run a model over a text, or add a file whose counts are not 0".into()
+            }
             ImportanceError::Io { .. } => "give a file that `lctl imatrix` or llama-imatrix wrote".into(),
             ImportanceError::WrongLength { .. }
             | ImportanceError::OfNoTensor { .. }

@@ -4,6 +4,8 @@ mod bad;
 #[cfg(feature = "cuda-host")]
 mod cuda;
 mod exports;
+#[cfg(target_os = "linux")]
+mod memory;
 mod parallel;
 mod promotion;
 mod quantized;

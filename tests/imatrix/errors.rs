@@ -6,7 +6,7 @@ use lctl::tensor::TensorSource as _;
 use lctl::tensor::gguf::Gguf;
 use lctl::text::{EncodeOptions, Tokenizer};
 
-use super::{bytes, golden_dir, succeed, workplace};
+use super::{bytes, golden_dir, succeed, tensors, workplace};
 use crate::common::{names_in, run_lctl};
 
 /// Checks that `lctl ARGS` fails with exactly this and writes nothing.
@@ -166,6 +166,56 @@ fn files_of_another_model() {
         "error: damaged.gguf: `blk.0.attn_k.weight`: sum of squares is NaN at column 2\n\
          hint: make it again: `lctl imatrix MODEL TEXT -o imatrix.gguf`",
     );
+}
+
+/// Sets all values of the tensors of an importance matrix whose names end so.
+fn fill(path: &Path, suffix: &str, value: f32) {
+    let gguf = Gguf::open(path).unwrap();
+    let of = |tensor: &&lctl::tensor::TensorInfo| tensor.name.ends_with(suffix);
+    let ranges: Vec<_> =
+        gguf.tensors().iter().filter(of).map(|tensor| (tensor.offset, tensor.n_elements())).collect();
+    assert!(!ranges.is_empty());
+    let mut bytes = std::fs::read(path).unwrap();
+    for (offset, n) in ranges {
+        bytes[offset as usize..][..4 * n].copy_from_slice(&value.to_le_bytes().repeat(n));
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_legacy_file_of_nothing_seen_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::copy(golden_dir().join("imatrix/mistral.gguf"), dir.join("seen.gguf")).unwrap();
+    std::fs::copy(dir.join("seen.gguf"), dir.join("unseen.gguf")).unwrap();
+    fill(&dir.join("unseen.gguf"), ".counts", 0.0);
+    let n = tensors(&dir.join("unseen.gguf")).iter().filter(|(name, ..)| name.ends_with(".counts")).count();
+    fails(
+        dir,
+        "imatrix -o none.dat --in-file unseen.gguf --quiet",
+        &format!(
+            "error: none.dat: none of {n} tensors has seen a token: a legacy file would be empty\nhint: run a model over a text, or add a file whose counts are not 0"
+        ),
+    );
+    // a GGUF holds that, and another file has seen something
+    succeed(dir, "imatrix -o none.gguf --in-file unseen.gguf --quiet");
+    succeed(dir, "imatrix -o some.dat --in-file unseen.gguf --in-file seen.gguf --quiet");
+}
+
+#[test]
+fn sums_beyond_f32_name_the_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::copy(golden_dir().join("imatrix/mistral.gguf"), dir.join("large.gguf")).unwrap();
+    fill(&dir.join("large.gguf"), "blk.1.ffn_down.weight.in_sum2", 3e38);
+    succeed(dir, "imatrix -o once.gguf --in-file large.gguf --quiet");
+    for form in ["gguf", "dat"] {
+        fails(
+            dir,
+            &format!("imatrix -o twice.{form} --in-file large.gguf --in-file large.gguf --quiet"),
+            "error: `blk.1.ffn_down.weight`: the sum of squares of column 0 is 6.0000000109955115e38, beyond the largest f32, 3.4028235e38\nhint: measure fewer chunks, or add fewer files: importance matrices hold f32",
+        );
+    }
 }
 
 #[test]

@@ -135,6 +135,48 @@ fn a_journal_is_not_gone_on_with_on_another_device() {
 }
 
 #[test]
+fn a_journal_is_not_gone_on_with_under_another_driver_or_cublas() {
+    let dir = place();
+    let eval = "eval model --suite suite.yaml --compute f32 --quiet --device host --out out";
+    succeed(&dir, eval);
+    let report: Json = serde_json::from_str(&read(&dir, "out/report.json")).unwrap();
+    let manifest: Json = serde_json::from_str(&read(&dir, "out/report.json.manifest.json")).unwrap();
+    let journal = read(&dir, "out/journal.jsonl");
+    for name in ["driver", "cublas"] {
+        assert_eq!(report["settings"]["device"][name], "none: the stand-in");
+        assert_eq!(manifest["job"]["settings"][name], "none: the stand-in");
+        let key = format!("[\"{name}\",\"none: the stand-in\"]");
+        assert!(journal.contains(&key), "{journal}");
+        // one that was written with another version, or that does not say
+        for other in [format!("[\"{name}\",\"1.2.3\"]"), "[\"other\",\"\"]".to_owned()] {
+            write(&dir, "out/journal.jsonl", &journal.replacen(&key, &other, 1));
+            let (code, _, stderr) = run(&dir, &format!("{eval} --resume --force"));
+            assert_eq!(code, 2, "{stderr}");
+            let found = if other.contains(name) { "1.2.3" } else { "not given" };
+            let said = format!("journal of another run: {name} is {found}, here none: the stand-in");
+            assert!(stderr.contains(&said), "{stderr}");
+        }
+    }
+    write(&dir, "out/journal.jsonl", &journal);
+    succeed(&dir, &format!("{eval} --resume --force"));
+}
+
+#[test]
+fn what_computes_on_the_cpu_alone_is_refused_on_a_device() {
+    let dir = place();
+    for command in ["eval model --suite suite.yaml", "generate model -p two -n 2"] {
+        for weights in ["auto", "mapped"] {
+            succeed(&dir, &format!("{command} --weights {weights} --device host --quiet"));
+        }
+        let (code, stdout, stderr) = run(&dir, &format!("{command} --weights packed --device host --quiet"));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        let said = "error: --weights packed does nothing on the host's stand-in";
+        assert!(stderr.starts_with(said) && stderr.contains("hint: leave --weights out"), "{stderr}");
+        succeed(&dir, &format!("{command} --weights packed --device cpu --quiet"));
+    }
+}
+
+#[test]
 fn texts_are_measured_on_cuda_host_as_on_the_cpu() {
     let dir = place();
     let text: String = (0..400).map(|n| format!("word {} ", n * n % 97)).collect();

@@ -111,6 +111,8 @@ mod tests {
             name: "NVIDIA H200".into(),
             compute_capability: capability,
             memory_bytes: 141 << 30,
+            driver: "580.82.07, CUDA 13.0".into(),
+            cublas: Some("13.0.2".into()),
         };
         Found {
             cuda_version: 13_000,

@@ -7,9 +7,10 @@ use super::manifest::{self, MeasuredText};
 use super::progress::EvalProgress;
 use super::text::{self, TextFile};
 use crate::cli::device::Shared;
-use crate::cli::model::LoadedModel;
+use crate::cli::divergence::Pair;
+use crate::cli::model::{LoadedModel, WeightsArg};
 use crate::error::{Diagnostic, Failure};
-use crate::eval::kld::{BaseLogits, Distribution, Divergence, DivergenceSoFar, LiveBase, divergence};
+use crate::eval::kld::{Distribution, Divergence, DivergenceSoFar, divergence};
 use crate::eval::perplexity::{ChunkDone, Estimate};
 use crate::eval::{Chunks, Computer, SavedLogits};
 use crate::provenance::{EvalMode, InputFiles, Role, Started};
@@ -38,15 +39,13 @@ pub fn run(args: &Args, base: &str, path: &std::path::Path) -> Result<(), Failur
     let file = TextFile::read(path)?;
     let on = Shared::choose(args.device, args.quiet)?;
     let model = text::open_model(args, &args.model, &on)?;
-    let computer = model.computer()?;
     let base = open_base(args, base, &model.shared())?;
-    let base_computer = base.computer()?;
     let chunks = file.chunks(&model, args)?;
     let same_length = Args { context: u32::try_from(chunks.chunk_len()).ok(), ..args.clone() };
     check_same(&chunks, &file.chunks(&base, &same_length)?)?;
-    let options = text::engine_options(args, &base_computer);
-    let mut live = LiveBase::new(&base_computer, &chunks, &options)?;
-    let found = compare(args, (&model, &computer), &mut live, &chunks)?;
+    let pair = Pair { model: &model, base: &base, batch_tokens: args.batch_tokens, quiet: args.quiet };
+    let options = |computer: &Computer<'_>| text::engine_options(args, computer);
+    let found = showing(args, &chunks, |on_chunk| pair.divergence(&chunks, &options, on_chunk))?;
     let about = || Ok(json!({"base": text::model_json(args, &base)?, "text": file.json()}));
     let report = report(args, &model, about, &found)?;
     let mut others = vec![file.input()];
@@ -65,7 +64,11 @@ pub fn run_saved(args: &Args, path: &std::path::Path) -> Result<(), Failure> {
     let mut saved = SavedLogits::open(path)?;
     let chunks = saved.text().clone();
     let model = text::open_model(args, &args.model, &Shared::choose(args.device, args.quiet)?)?;
-    let found = compare(args, (&model, &model.computer()?), &mut saved, &chunks)?;
+    let computer = model.computer()?;
+    let (options, team) = (text::engine_options(args, &computer), &model.decoder.compute().team);
+    let found = showing(args, &chunks, |on_chunk| {
+        Ok(divergence(&computer, &mut saved, &options, &chunks, team, on_chunk)?)
+    })?;
     let description = saved.description().clone();
     let about = || Ok(json!({"base": description["model"], "text": description["text"]}));
     let report = report(args, &model, about, &found)?;
@@ -75,10 +78,11 @@ pub fn run_saved(args: &Args, path: &std::path::Path) -> Result<(), Failure> {
     manifest::write_of_text(args, started, measured)
 }
 
-/// The adapter is of the model under test.
+/// The adapter is of the model under test; what cannot be packed was said of it.
 fn open_base(args: &Args, base: &str, on: &Shared) -> Result<LoadedModel, Failure> {
-    let without_adapter = Args { adapter: None, ..args.clone() };
-    text::open_model(&without_adapter, base, on)
+    let weights = if on.device.is_some() { WeightsArg::Auto } else { args.weights };
+    let of_base = Args { adapter: None, weights, ..args.clone() };
+    text::open_model(&of_base, base, on)
 }
 
 /// Errors if two models cut a text differently.
@@ -91,20 +95,18 @@ pub fn check_same(chunks: &Chunks, base: &Chunks) -> Result<(), Failure> {
     Ok(())
 }
 
-fn compare(
+/// Returns what `measure` comes to, showing how far it is.
+fn showing(
     args: &Args,
-    (model, computer): (&LoadedModel, &Computer<'_>),
-    base: &mut dyn BaseLogits,
     chunks: &Chunks,
+    measure: impl FnOnce(&mut dyn FnMut(&ChunkDone<DivergenceSoFar>)) -> Result<Divergence, Failure>,
 ) -> Result<Divergence, Failure> {
-    let options = text::engine_options(args, computer);
     let mut progress = EvalProgress::new(args.quiet);
     let mut on_chunk = |done: &ChunkDone<DivergenceSoFar>| {
         let more = format!(", KLD {:.6}", done.so_far.kld.value);
         progress.show(done.tokens_done, done.tokens_total, &more);
     };
-    let team = &model.decoder.compute().team;
-    let found = divergence(computer, base, &options, chunks, team, &mut on_chunk)?;
+    let found = measure(&mut on_chunk)?;
     progress.finish(chunks.n_chunks() * chunks.n_inputs());
     Ok(found)
 }

@@ -189,7 +189,9 @@ fn settings(args: &Args, mode: EvalMode, model: &LoadedModel) -> EvalSettings {
         chat_template: args.chat_template.name().to_owned(),
         date: None,
         device: device.as_ref().map(|device| device.name.clone()),
-        precision: device.map(|device| device.precision.to_owned()),
+        precision: device.as_ref().map(|device| device.precision.to_owned()),
+        driver: device.as_ref().map(|device| device.driver.clone()),
+        cublas: device.map(|device| device.cublas),
     }
 }
 

@@ -132,7 +132,11 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         false => None,
     };
     let verdict = match (&gate, &run) {
-        (Some(gate), Some(run)) => Some(gate.compare(args, (&loaded, &computer), (&plan, run))?),
+        (Some(gate), Some(run)) => {
+            // a device may have no room for another model beside it
+            computer.close();
+            Some(gate.compare(args, &loaded, (&plan, run))?)
+        }
         _ => None,
     };
     let verdict = verdict.as_ref();
@@ -203,7 +207,7 @@ impl Gate {
     fn compare(
         &self,
         args: &Args,
-        measured: (&LoadedModel, &Computer<'_>),
+        measured: &LoadedModel,
         (plan, candidate): (&Plan, &Run),
     ) -> Result<Verdict, Failure> {
         let mut verdict = compare(&self.baseline, candidate, &self.policy)?;
@@ -222,13 +226,12 @@ impl Gate {
         &self,
         args: &Args,
         place: &Place,
-        measured: (&LoadedModel, &Computer<'_>),
+        measured: &LoadedModel,
         plan: &Plan,
     ) -> Result<Option<Divergence>, Failure> {
-        let base = place.open(&self.baseline, &how(args, &measured.0.shared()))?;
+        let base = place.open(&self.baseline, &how(args, &measured.shared()))?;
         let prompts = |most| prompt_tokens(&plan.requests, most);
-        let base = (&base, &base.computer()?);
-        gate::over_prompts(measured, base, prompts, self.policy.alpha, args.quiet)
+        gate::over_prompts(measured, &base, prompts, self.policy.alpha, args.quiet)
     }
 }
 
@@ -294,10 +297,15 @@ fn open_journal(
     adapter_digest: Option<&str>,
 ) -> Result<Option<Journal>, Failure> {
     let Some(path) = outputs.journal() else { return Ok(None) };
-    let device = loaded
-        .on_device()
-        .into_iter()
-        .flat_map(|device| [("device", device.name), ("precision", device.precision.to_owned())]);
+    // with another driver or cuBLAS the last bits may be others
+    let device = loaded.on_device().into_iter().flat_map(|device| {
+        [
+            ("device", device.name),
+            ("precision", device.precision.to_owned()),
+            ("driver", device.driver),
+            ("cublas", device.cublas),
+        ]
+    });
     let key = [
         ("lctl", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", digest.to_owned()),

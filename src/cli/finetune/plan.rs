@@ -14,6 +14,9 @@ use crate::finetune::recipe::Recipe;
 use crate::finetune::run::{self, Corpus, RankShare};
 use crate::model::train::{Checkpointing, Trainable};
 
+/// What is needed while a model is opened.
+const WEIGHTS: &str = "memory for the model's weights";
+
 #[derive(Debug, thiserror::Error)]
 #[error("the run needs about {} {}, and {} is available", term::bytes(*.needed), .of, term::bytes(*.available))]
 struct TooLarge {
@@ -24,6 +27,12 @@ struct TooLarge {
 
 impl Diagnostic for TooLarge {
     fn hint(&self) -> Option<String> {
+        if self.of == WEIGHTS {
+            return Some(
+                "take a smaller model, a machine with more memory, or model.quantization of fewer bits"
+                    .into(),
+            );
+        }
         Some("set train.gradient_checkpointing=true, a smaller data.max_seq_len or train.micro_batch_size, or a lower rank".into())
     }
 }
@@ -60,6 +69,18 @@ pub fn check_fits(prepared: &Prepared) -> Result<(), Failure> {
     }
 }
 
+/// Errors if what is made of the model while it is opened, random weights or frozen ones in another format, will not fit.
+pub fn check_opens(needed: u64) -> Result<(), Failure> {
+    check_opens_within(needed, available(None))
+}
+
+fn check_opens_within(needed: u64, available: Option<u64>) -> Result<(), Failure> {
+    match available {
+        Some(available) if needed > available => Err(TooLarge { of: WEIGHTS, needed, available }.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the bytes of the model that have to fit besides what a run takes: on the CPU it lies where it was opened.
 fn base_bytes(model: &Trainable, largest: run::Largest, device: Option<&Device>) -> u64 {
     let Some(device) = device else { return 0 };
@@ -82,13 +103,18 @@ pub fn run(args: &Args, prepared: &Prepared, size: usize) -> Result<(), Failure>
     let totals = run::totals(recipe, corpus)?;
     // of one process the share is 1
     let (ranks, slowest) = run::shares(recipe, corpus, size)?;
+    // before anything is computed
+    let estimated = of_process("VmRSS:")
+        .filter(|_| device.is_none())
+        .map(|resident| run::peak(recipe, model, totals.largest, model.checkpointing(), resident));
     let probe = run::probe(recipe, model, corpus, device.as_ref())?;
     let seconds = totals.tokens as f64 * slowest * probe.seconds / probe.tokens.max(1) as f64
         + totals.steps as f64 * probe.step_seconds;
     let peak = match device {
         #[cfg(gpu)]
         Some(device) => Some(device.peak_bytes()),
-        _ => of_process("VmHWM:"),
+        // a run may take more than two passes do, and than was counted
+        _ => of_process("VmHWM:").max(estimated),
     };
     let recomputes = model.checkpointing() == Checkpointing::Blocks;
     // of each process: all that is trained, its gradients and moments
@@ -102,6 +128,7 @@ pub fn run(args: &Args, prepared: &Prepared, size: usize) -> Result<(), Failure>
             "trainable_parameters": model.n_parameters(),
             "gradient_checkpointing": recomputes,
             "peak_memory_bytes": peak,
+            "estimated_memory_bytes": estimated,
             "tokens_per_second": probe.tokens as f64 / probe.seconds.max(1e-9),
             "seconds": seconds,
         });
@@ -179,6 +206,19 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused_before_they_are_made() {
+        assert!(check_opens_within(5, Some(5)).is_ok() && check_opens_within(5, None).is_ok());
+        let refused = check_opens_within(28 << 30, Some(3 << 30)).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(
+            refused.to_string().starts_with(
+                "error: the run needs about 30.06 GB memory for the model's weights, and 3.22 GB is available\nhint: "
+            ),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn sizes_are_read_by_their_names() {

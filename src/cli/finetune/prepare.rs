@@ -176,6 +176,9 @@ impl Opened {
             Quantization::None => None,
             Quantization::Blocks(format) => Some(format),
         };
+        if let Some(format) = format {
+            super::plan::check_opens(Trainable::quantized_bytes(&decoder, format))?;
+        }
         let model = Trainable::with_base(decoder, &method, format)?;
         Ok(Opened { model, tokenizer, base, inputs, spec })
     }
@@ -191,6 +194,7 @@ impl Opened {
             residence: Residence::Mapped,
         };
         let tokenizer = Tokenizer::open(&base)?;
+        super::plan::check_opens(Trainable::random_bytes(&base.join("config.json"))?)?;
         let model = Trainable::random(&base.join("config.json"), recipe.train.seed, &options)?;
         tokenizer.check_vocab(model.decoder().config().vocab_size, &base)?;
         let roles = [Role::Model, Role::ModelFiles];

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::job::How;
+use crate::cli::divergence::Pair;
 use crate::cli::eval::{ComputeArg, EvalProgress, TextFile, check_same};
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::source::model_path;
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{ChunkMeans, Divergence, Run};
-use crate::eval::kld::{DivergenceSoFar, LiveBase, divergence};
+use crate::eval::kld::DivergenceSoFar;
 use crate::eval::perplexity::ChunkDone;
 use crate::eval::{Chunks, Computer, EngineOptions, Error as EvalError};
 use crate::provenance::{InputFiles, Role, hex};
@@ -127,24 +128,21 @@ pub fn as_candidate(input: InputFiles) -> InputFiles {
     InputFiles { role, ..input }
 }
 
-/// A model, and where it is computed.
-type Side<'a> = (&'a LoadedModel, &'a Computer<'a>);
-
-fn chunk_len((model, _): Side<'_>, (base, _): Side<'_>) -> usize {
+fn chunk_len(model: &LoadedModel, base: &LoadedModel) -> usize {
     CHUNK_LEN.min(model.decoder.context_length()).min(base.decoder.context_length())
 }
 
-/// Measures over a text, at most [`MOST_CHUNKS`] chunks of it.
+/// Measures over a text, at most [`MOST_CHUNKS`] chunks of it. Neither model is on a device yet.
 pub fn over_text(
-    model: Side<'_>,
-    base: Side<'_>,
+    model: &LoadedModel,
+    base: &LoadedModel,
     text: &TextFile,
     alpha: f64,
     quiet: bool,
 ) -> Result<Divergence, Failure> {
     let len = chunk_len(model, base);
-    let chunks = cut(text, model.0, len)?;
-    check_same(&chunks, &cut(text, base.0, len)?)?;
+    let chunks = cut(text, model, len)?;
+    check_same(&chunks, &cut(text, base, len)?)?;
     measure(model, base, &chunks, text.name(), alpha, quiet)
 }
 
@@ -159,10 +157,10 @@ fn cut(text: &TextFile, model: &LoadedModel, chunk_len: usize) -> Result<Chunks,
     }
 }
 
-/// Measures over prompts, as many as [`MOST_CHUNKS`] chunks hold; `None` if they fill no two chunks.
+/// Measures over prompts, as many as [`MOST_CHUNKS`] chunks hold; `None` if they fill no two chunks. As [`over_text`] otherwise.
 pub fn over_prompts(
-    model: Side<'_>,
-    base: Side<'_>,
+    model: &LoadedModel,
+    base: &LoadedModel,
     prompts: impl Fn(usize) -> Vec<u32>,
     alpha: f64,
     quiet: bool,
@@ -172,22 +170,19 @@ pub fn over_prompts(
     if tokens.len() < 2 * len {
         return Ok(None);
     }
-    let bos = model.0.tokenizer.bos().filter(|_| model.0.tokenizer.adds_bos());
+    let bos = model.tokenizer.bos().filter(|_| model.tokenizer.adds_bos());
     let chunks = Chunks::new(tokens, len, bos, Some(MOST_CHUNKS))?;
     measure(model, base, &chunks, "the suites' prompts".to_owned(), alpha, quiet).map(Some)
 }
 
 fn measure(
-    model: Side<'_>,
-    base: Side<'_>,
+    model: &LoadedModel,
+    base: &LoadedModel,
     chunks: &Chunks,
     over: String,
     alpha: f64,
     quiet: bool,
 ) -> Result<Divergence, Failure> {
-    let ((model, computer), (_, base)) = (model, base);
-    let options = EngineOptions::new(computer);
-    let mut live = LiveBase::new(base, chunks, &EngineOptions::new(base))?;
     let mut progress = EvalProgress::new(quiet);
     let mut means = ChunkMeans::default();
     let mut on_chunk = |done: &ChunkDone<DivergenceSoFar>| {
@@ -195,8 +190,9 @@ fn measure(
         let more = format!(", KLD {:.6}", done.so_far.kld.value);
         progress.show(done.tokens_done, done.tokens_total, &more);
     };
-    let team = &model.decoder.compute().team;
-    let found = divergence(computer, &mut live, &options, chunks, team, &mut on_chunk)?;
+    let pair = Pair { model, base, batch_tokens: None, quiet };
+    let found =
+        pair.divergence(chunks, &|computer: &Computer<'_>| EngineOptions::new(computer), &mut on_chunk)?;
     progress.finish(chunks.n_chunks() * chunks.n_inputs());
     let (mean_kl, same_top) = means.finish(alpha);
     Ok(Divergence {

@@ -63,8 +63,7 @@ impl GateJob {
             inputs.push(text.input());
             let (base, model) =
                 (models.baseline.open(&baseline, how)?, models.candidate.open(&candidate, how)?);
-            let (base, model) = ((&base, &base.computer()?), (&model, &model.computer()?));
-            let found = divergence::over_text(model, base, &text, policy.alpha, how.quiet)?;
+            let found = divergence::over_text(&model, &base, &text, policy.alpha, how.quiet)?;
             verdict.divergence = Some(found);
         }
         Ok(Judged { baseline, candidate, verdict, inputs })

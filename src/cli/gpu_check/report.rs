@@ -88,6 +88,8 @@ pub struct Report {
     pub device: String,
     pub compute_capability: (u32, u32),
     pub memory_bytes: u64,
+    pub driver: String,
+    pub cublas: Option<String>,
     pub version: String,
     pub commit: Option<String>,
     /// Whether all stages have ended.
@@ -219,6 +221,8 @@ mod tests {
             device: "NVIDIA H200".into(),
             compute_capability: (9, 0),
             memory_bytes: 141 << 30,
+            driver: "580.82.07, CUDA 13.0".into(),
+            cublas: Some("13.0.2".into()),
             version: "0.1.0".into(),
             commit: None,
             is_whole: true,

@@ -186,6 +186,8 @@ impl Checker<'_> {
             device: facts.name.clone(),
             compute_capability: facts.compute_capability,
             memory_bytes: facts.memory_bytes,
+            driver: facts.driver.clone(),
+            cublas: facts.cublas.clone(),
             version: program.version,
             commit: program.commit,
             is_whole,

@@ -224,6 +224,12 @@ fn compare_settings(baseline: &Run, candidate: &Run, pairing: &mut Pairing) {
     let name =
         |device: &Option<DeviceFacts>| device.as_ref().map_or("the CPU".to_owned(), |d| d.name.clone());
     note("device", name(&ours.device), name(&theirs.device));
+    // of two GPUs: a CPU has neither
+    if let (Some(ours), Some(theirs)) = (&ours.device, &theirs.device) {
+        let said = |version: &Option<String>| version.clone().unwrap_or_else(|| "not given".to_owned());
+        note("driver", said(&ours.driver), said(&theirs.driver));
+        note("cuBLAS", said(&ours.cublas), said(&theirs.cublas));
+    }
     note("lctl", baseline.lctl.clone(), candidate.lctl.clone());
     let template = |run: &Run| match &run.model.chat_template {
         Some(template) => format!("SHA-256 {}", template.sha256.get(..12).unwrap_or(&template.sha256)),

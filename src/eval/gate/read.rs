@@ -90,6 +90,11 @@ pub struct SettingsFacts {
 pub struct DeviceFacts {
     pub name: String,
     pub precision: String,
+    /// Of a report that says it.
+    #[serde(default)]
+    pub driver: Option<String>,
+    #[serde(default)]
+    pub cublas: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

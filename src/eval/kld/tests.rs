@@ -1,3 +1,6 @@
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::*;
 use crate::eval::perplexity::perplexity;
 use crate::eval::testing::{FakeModel, Numbers, PAGE_BYTES};
@@ -219,4 +222,41 @@ fn percentiles_are_interpolated() {
     let found = distribution(&Moments::default(), &mut [4.0, 1.0, 3.0, 2.0]);
     assert_eq!((found.p25, found.median, found.p75, found.min, found.max), (1.75, 2.5, 3.25, 1.0, 4.0));
     near(found.p99_9, 3.997);
+}
+
+#[test]
+fn models_in_turns_diverge_as_side_by_side() {
+    let (model, base) = models();
+    for (chunk_len, bos) in [(16, None), (20, Some(3))] {
+        let text = text(chunk_len, bos);
+        let (expected, seen) = live(&model, &base, &options(7, 100), &text);
+        let a_chunk = (text.n_scored() * VOCAB * 4) as u64;
+        // one chunk at a time, some, a part of one more, all
+        for kept_bytes in [0, a_chunk, 4 * a_chunk + 1, u64::MAX] {
+            // what is open has it
+            let (is_open, n_turns) = (Rc::new(Cell::new(0)), Cell::new(0));
+            let open = |salt| {
+                assert_eq!(Rc::strong_count(&is_open), 1, "two models at a time");
+                let n_live = is_open.clone();
+                Ok::<_, Error>(FakeModel { salt, n_live, ..FakeModel::new(VOCAB, 64) })
+            };
+            let of_base = || {
+                n_turns.set(n_turns.get() + 1);
+                open(base.salt)
+            };
+            let models = InTurns {
+                model: &|| open(model.salt),
+                base: &of_base,
+                options: &|_: &FakeModel| options(7, 100),
+                kept_bytes,
+            };
+            let team = Team::new(2).unwrap();
+            let mut in_turns = Vec::new();
+            let mut on_chunk = |done: &ChunkDone<DivergenceSoFar>| in_turns.push(done.so_far);
+            let found = divergence_in_turns(&models, &text, &team, &mut on_chunk).unwrap();
+            assert_eq!((&found, &in_turns), (&expected, &seen), "{kept_bytes}");
+            let at_once = usize::try_from(kept_bytes / a_chunk).unwrap().clamp(1, text.n_chunks());
+            assert_eq!(n_turns.get(), text.n_chunks().div_ceil(at_once));
+        }
+    }
 }

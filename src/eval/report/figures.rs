@@ -82,6 +82,8 @@ pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
     facts.extend([("Compute", settings.compute.clone())]);
     if let Some(device) = &settings.device {
         facts.push(("Device", format!("{}, {}", device.name, device.precision)));
+        facts.extend(device.driver.clone().map(|version| ("Driver", version)));
+        facts.extend(device.cublas.clone().map(|version| ("cuBLAS", version)));
     }
     facts.extend([
         ("Context", format!("{} tokens", settings.context)),

@@ -10,6 +10,8 @@
 //! A sum has one order, that of the ranks, and is made once, by rank 0: so every rank holds the same bits, and the same number of
 //! processes gives the same bits again.
 
+#[cfg(any(feature = "cuda", test))]
+mod connecting;
 mod environment;
 mod error;
 mod frame;

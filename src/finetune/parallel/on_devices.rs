@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 #[cfg(feature = "cuda")]
 use std::time::Duration;
 
+#[cfg(feature = "cuda")]
+use super::connecting::{all_get, all_have};
 use super::{Error, Patience, Reducer, World};
 use crate::cuda::Device;
 use crate::cuda::buffer::Buffer;
@@ -14,6 +16,10 @@ use crate::cuda::op::optimizer::sum_of_ranks;
 
 /// Values of all ranks that lie beside one another at a time.
 const AT_ONCE: usize = 1 << 24;
+
+/// Longest time until NCCL has connected ranks that are all there: they have just told each other of their GPUs.
+#[cfg(feature = "cuda")]
+const CONNECTING: Duration = Duration::from_secs(120);
 
 /// Processes of which each has a GPU of its own.
 pub struct OnDevices {
@@ -164,21 +170,27 @@ fn connect(reducer: &dyn Reducer, device: &Device, patience: Patience) -> Result
     #[cfg(feature = "cuda")]
     {
         let World { rank, size } = reducer.world();
-        let own = if rank == 0 { nccl::unique_id() } else { Ok([0; nccl::ID_BYTES]) };
-        let failed = reducer.any(own.is_err())?;
-        let id = reducer.broadcast_bytes(own.as_ref().map(|id| id.to_vec()).unwrap_or_default())?;
-        let connected = match (own, id.try_into()) {
-            (Ok(_), Ok(id)) if !failed => device.connect((rank, size), id, patience.meeting),
-            (Err(why), _) => Err(why),
-            _ => Err("rank 0 has no id for it".to_owned()),
+        // what can fail on one rank alone fails before any waits for another
+        let own = device.prepare_connection((rank, size)).and_then(|prepared| {
+            let id = if rank == 0 { nccl::unique_id()? } else { [0; nccl::ID_BYTES] };
+            Ok((prepared, id))
+        });
+        let (prepared, id) = match all_have(reducer, own)? {
+            Ok(own) => own,
+            Err(why) => return Ok(Err(why.to_string())),
         };
-        // what one rank alone has is of no use
-        let failed = reducer.any(connected.is_err())?;
-        match connected {
-            Ok(communicator) if !failed => Ok(Ok(Way::Nccl(communicator, patience.silence))),
-            Ok(_) => Ok(Err("NCCL does not connect another rank".to_owned())),
-            Err(why) => Ok(Err(format!("NCCL does not connect: {why}"))),
-        }
+        let id: Result<[u8; nccl::ID_BYTES], _> = reducer.broadcast_bytes(id.to_vec())?.try_into();
+        let id = id.map_err(|bytes| format!("an id of {} bytes", bytes.len()));
+        let id = match all_have(reducer, id)? {
+            Ok(id) => id,
+            Err(why) => return Ok(Err(why.to_string())),
+        };
+        let limit = CONNECTING.min(patience.meeting);
+        // what one rank alone has is of no use, and aborted when it is dropped
+        let connected = all_get(reducer, &prepared.connect(id), limit)?;
+        Ok(connected
+            .map(|communicator| Way::Nccl(communicator, patience.silence))
+            .map_err(|why| why.to_string()))
     }
     #[cfg(not(feature = "cuda"))]
     {

@@ -11,9 +11,9 @@ use super::{groups, optimizer};
 use crate::cuda::Device;
 use crate::finetune::Update;
 use crate::finetune::parallel::World;
-use crate::finetune::recipe::{Length, Recipe};
+use crate::finetune::recipe::{Export, Length, Recipe};
 use crate::kernel::ComputeMode;
-use crate::model::train::{Checkpointing, Trainable};
+use crate::model::train::{Checkpointing, ParameterInfo, Trainable};
 
 /// What a run goes through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,8 +121,64 @@ pub fn memory(
         }
         Checkpointing::Blocks => config.n_layers * tokens * 4 * config.d_model + kept(rows) + working(rows),
     };
-    // logits live 32 MiB at a time, forward and backward
-    trained_bytes(recipe, model) + (activations + (64 << 20)) as u64
+    let logits = match device {
+        // 32 MiB of them at a time, forward and backward
+        Some(_) => 64 << 20,
+        None => of_logits(model, targets, n),
+    };
+    // what pairs make of their inputs: r values of every row, in f32
+    let ranks: usize = model.parameters().iter().filter_map(rank_of).sum();
+    trained_bytes(recipe, model) + (activations + logits + 4 * ranks * tokens) as u64
+}
+
+/// Returns the bytes of logits on the CPU: 32 MiB of them at a time, as many of their gradient, and one such buffer that was freed. The
+/// allocator keeps it as it happens to lie: between equal runs the peak differs by so much.
+fn of_logits(model: &Trainable, targets: usize, n: usize) -> usize {
+    const AT_ONCE: usize = 32 << 20;
+    let row = 4 * model.decoder().config().vocab_size.max(1);
+    let at_once = row * targets.min((AT_ONCE / row).max(1));
+    // a head that is trained takes them once more, packed for the gradient of its matrix
+    let packed = if model.trains_head() { at_once / 4 * n } else { 0 };
+    3 * at_once + packed
+}
+
+/// Returns the rank of a pair, by its A.
+fn rank_of(parameter: &ParameterInfo) -> Option<usize> {
+    parameter.name.contains(".lora_A.").then(|| parameter.shape[0])
+}
+
+/// Freed memory that glibc's allocator keeps at most: twice the largest buffer that it takes from its heap.
+const KEPT_BYTES: u64 = 64 << 20;
+
+/// What the program takes besides, whatever the model: code that it has not come to yet, stacks, buffers of files. 5 to 8 MB were
+/// measured.
+const PROGRAM_BYTES: u64 = 12_000_000;
+
+/// Returns the most memory that a run takes on the CPU, of which the process has `resident` bytes now: the model is open, and nothing
+/// has been computed.
+///
+/// An estimate from above: docs/benchmarks.md has what runs took.
+pub fn peak(
+    recipe: &Recipe,
+    model: &Trainable,
+    largest: Largest,
+    checkpointing: Checkpointing,
+    resident: u64,
+) -> u64 {
+    // the reference of pairs, and a text that is not to be forgotten, are asked of the model as it was opened
+    let asks_base = recipe.dpo.is_some() || recipe.eval.forgetting.is_some();
+    let taken = memory(recipe, model, largest, checkpointing, None);
+    let mapped = model.mapped_bytes(asks_base) as u64;
+    // a merged result passes through memory when activations are gone, but for what the allocator does not give back
+    let is_merged = |form: &Export| matches!(form, Export::MergedSafetensors | Export::MergedGguf(_));
+    let merged = match recipe.export.iter().any(is_merged) {
+        true => 2 * model.n_parameters() as u64,
+        false => 0,
+    };
+    let given_back = (taken - trained_bytes(recipe, model)).saturating_sub(KEPT_BYTES);
+    let counted = resident + mapped + taken + merged.saturating_sub(given_back);
+    // a fiftieth for what is not counted: what threads pack into, and gaps between buffers
+    counted + counted / 50 + PROGRAM_BYTES
 }
 
 fn sizes(units: Units<'_>, micro: &[usize]) -> Largest {

@@ -34,7 +34,7 @@ pub use checkpoint::{Best, Checkpoints, Digests, Exact, Restored, State};
 pub use corpus::{Corpus, Units};
 pub use engine::{Engine, Of, engine};
 pub use error::Error;
-pub use estimate::{Largest, Probe, Totals, memory, probe, totals, trained_bytes};
+pub use estimate::{Largest, Probe, Totals, memory, peak, probe, totals, trained_bytes};
 pub use identity::Identity;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
 pub use measure::{Measured, text_loss};

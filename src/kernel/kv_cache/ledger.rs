@@ -198,6 +198,22 @@ impl Ledger {
         Ok(copy)
     }
 
+    /// Takes an [`Ledger::extend`] by `n` positions back whose copy could not be made: the sequence is then as it was, with the page that
+    /// was to be copied.
+    ///
+    /// # Panics
+    /// If it is none of the last extension of the sequence.
+    pub fn take_back(&mut self, id: SequenceId, n: usize, copy: PageCopy) {
+        let len = self.len(id) - n;
+        self.truncate(id, len);
+        let sequence = self.sequence_mut(id);
+        let own = sequence.pages.last_mut().filter(|slot| **slot == copy.to);
+        *own.expect("a sequence was extended into the copy of its last page") = copy.from;
+        // others still share it
+        self.n_refs[copy.from] += 1;
+        self.release(&[copy.to]);
+    }
+
     /// Errors if that many pages are not to be had.
     pub fn check_room(&self, n_pages: usize) -> Result<(), Error> {
         if n_pages > self.pages_available() {

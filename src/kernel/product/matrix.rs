@@ -20,6 +20,11 @@ pub type SharedBytes = Arc<dyn Bytes>;
 pub trait Bytes: AsRef<[u8]> + Send + Sync {
     /// Gives back the memory of `range`, if it can be had again when it is read.
     fn release(&self, range: Range<usize>);
+
+    /// Returns whether they lie in a file, and in memory only once they are read.
+    fn are_mapped(&self) -> bool {
+        false
+    }
 }
 
 impl Bytes for Vec<u8> {
@@ -52,6 +57,10 @@ impl Bytes for memmap2::Mmap {
             };
         }
         let _ = range;
+    }
+
+    fn are_mapped(&self) -> bool {
+        true
     }
 }
 
@@ -267,6 +276,14 @@ impl Matrix {
     pub fn release(&self) {
         if let Storage::Rows(Rows { bytes, offset, .. }) = &self.storage {
             bytes.release(*offset..offset + self.rows * self.row_bytes);
+        }
+    }
+
+    /// Returns the bytes that lie in a file, and in memory once the matrix is read: none of one that is in memory already.
+    pub fn mapped_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Rows(Rows { bytes, .. }) if bytes.are_mapped() => self.rows * self.row_bytes,
+            _ => 0,
         }
     }
 

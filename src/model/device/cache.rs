@@ -95,6 +95,50 @@ impl Cache for DeviceCache<'_> {
     fn extend(&mut self, sequence: SequenceId, n: usize) -> Result<(), Error> {
         self.ensure(self.ledger.pages_for(sequence, n))?;
         let copy = self.ledger.extend(sequence, n)?;
-        self.copy(copy)
+        let copied = self.copy(copy);
+        if let (Err(_), Some(copy)) = (&copied, copy) {
+            self.ledger.take_back(sequence, n, copy);
+        }
+        copied
+    }
+}
+
+#[cfg(all(test, feature = "cuda-host"))]
+mod tests {
+    use super::*;
+    use crate::cuda::host::Options;
+    use crate::kernel::kv_cache::PAGE;
+
+    /// What the ledger knows.
+    fn known(cache: &DeviceCache<'_>, sequences: &[SequenceId]) -> (usize, Vec<(usize, Vec<usize>)>) {
+        let ledger = cache.ledger();
+        let of = |id: &SequenceId| (ledger.len(*id), ledger.slots(*id).to_vec());
+        (ledger.bytes_available(), sequences.iter().map(of).collect())
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_every_sequence_as_it_was() {
+        let shape = PageShape { n_layers: 1, row_len: 4, value_bytes: 4 };
+        // lost at once: copies fail, memory is still given
+        let device = Device::host(Options { lost_after: Some(0), ..Options::default() });
+        let mut cache = DeviceCache::new(&device, shape, 16 * shape.page_bytes());
+        let parent = cache.create();
+        cache.extend(parent, 3 * PAGE).unwrap();
+        // whole pages are shared without a copy; shortened, the child ends inside one that the parent has, too
+        let child = cache.fork(parent, 2 * PAGE).unwrap();
+        cache.truncate(child, PAGE + 3);
+        let before = known(&cache, &[parent, child]);
+        // within the page, and far beyond it
+        for n in [1, 3 * PAGE] {
+            let error = cache.extend(child, n).unwrap_err().to_string();
+            assert!(error.contains("was lost while a copy"), "{error}");
+            assert_eq!(known(&cache, &[parent, child]), before, "{n}");
+        }
+        assert!(cache.fork(parent, PAGE + 1).is_err());
+        assert_eq!(known(&cache, &[parent, child]), before);
+        // every page comes back once
+        cache.free(child);
+        cache.free(parent);
+        assert_eq!(cache.ledger().bytes_available(), cache.ledger().bytes_budget());
     }
 }

@@ -90,6 +90,25 @@ pub(super) fn quantize(decoder: &mut Decoder, method: &Method, format: BaseForma
     }
 }
 
+/// Returns the bytes of all linear layers of the blocks in a format.
+pub(super) fn bytes(decoder: &Decoder, format: BaseFormat) -> u64 {
+    let dtype = format.dtype();
+    let of = |linear: &Linear| {
+        let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
+        (rows * cols.div_ceil(dtype.block_len()) * dtype.block_bytes()) as u64
+    };
+    let mlp = |mlp: &Mlp| of(&mlp.gate) + of(&mlp.up) + of(&mlp.down);
+    let layers = decoder.weights.layers.iter().map(|layer| {
+        let attention = of(&layer.q) + of(&layer.k) + of(&layer.v) + of(&layer.o);
+        attention
+            + match &layer.ffn {
+                FeedForward::Dense(dense) => mlp(dense),
+                FeedForward::Experts { experts, .. } => experts.iter().map(mlp).sum(),
+            }
+    });
+    layers.sum()
+}
+
 /// Returns the linear layers of all blocks but the routers, each with the module it is, or is some rows of.
 fn linears(weights: &mut Weights, is_fused: bool) -> Vec<(Place, &mut Linear)> {
     let mut all = Vec::new();

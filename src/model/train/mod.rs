@@ -38,7 +38,7 @@ use self::sheet::Sheet;
 use super::decoder::{Decoder, LoadOptions};
 use super::residence::Residence;
 use super::weights::{FeedForward, Layer, Linear, Mlp};
-use crate::kernel::ComputeMode;
+use crate::kernel::{ComputeMode, Matrix};
 use crate::nn::{self, Head};
 
 pub use base::BaseFormat;
@@ -167,6 +167,19 @@ impl Trainable {
         Trainable::new(random::decoder(config_path, seed, options)?, &Method::Full)
     }
 
+    /// Returns the bytes of memory that [`Trainable::random`] takes for the matrices that it draws.
+    ///
+    /// Errors as there.
+    pub fn random_bytes(config_path: &Path) -> Result<u64, Error> {
+        Ok(random::bytes(config_path)?)
+    }
+
+    /// Returns the bytes of memory that [`Trainable::with_base`] takes for the frozen matrices of an adapter, at most: all linear layers
+    /// within blocks, in that format.
+    pub fn quantized_bytes(decoder: &Decoder, base: BaseFormat) -> u64 {
+        base::bytes(decoder, base)
+    }
+
     /// Returns a model of the sizes in `config`, a config.json, for timings: all matrices are pieces of one vector of random numbers, so
     /// that it is there at once, whatever its size; with `base`, the frozen ones are in blocks.
     ///
@@ -212,25 +225,42 @@ impl Trainable {
 
     /// Returns the bytes of the model's matrices as they lie: in their file, or in memory if they were packed or quantized.
     pub fn base_bytes(&self) -> usize {
+        self.matrices().iter().map(|matrix| matrix.stored_bytes()).sum()
+    }
+
+    /// Returns the bytes of the matrices that are read where they lie in a file, and take memory from then on: without those that are
+    /// trained whole, which are read once and given back, unless the model as it was opened is asked again (`with_trained`).
+    pub fn mapped_bytes(&self, with_trained: bool) -> usize {
+        let all: usize = self.matrices().iter().map(|matrix| matrix.mapped_bytes()).sum();
+        let trained: usize = self.plan.starts.iter().map(start::Start::mapped_bytes).sum();
+        if with_trained { all } else { all.saturating_sub(trained) }
+    }
+
+    /// Returns whether the output layer is trained as a whole.
+    pub fn trains_head(&self) -> bool {
+        self.plan.output_gradient.is_some()
+    }
+
+    fn matrices(&self) -> Vec<&Matrix> {
         let weights = &self.decoder.weights;
-        let mut bytes = weights.token_embedding.stored_bytes();
+        let mut all = vec![&weights.token_embedding];
         if !self.decoder.config.tied_embeddings {
-            bytes += weights.output.weight.stored_bytes();
+            all.push(&weights.output.weight);
         }
-        let mlp = |mlp: &Mlp| {
-            [&mlp.gate, &mlp.up, &mlp.down].iter().map(|linear| linear.weight.stored_bytes()).sum::<usize>()
-        };
+        fn of(mlp: &Mlp) -> [&Matrix; 3] {
+            [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight)
+        }
         for layer in &weights.layers {
-            let linears = [&layer.q, &layer.k, &layer.v, &layer.o];
-            bytes += linears.iter().map(|linear| linear.weight.stored_bytes()).sum::<usize>();
-            bytes += match &layer.ffn {
-                FeedForward::Dense(dense) => mlp(dense),
+            all.extend([&layer.q, &layer.k, &layer.v, &layer.o].map(|linear| &linear.weight));
+            match &layer.ffn {
+                FeedForward::Dense(dense) => all.extend(of(dense)),
                 FeedForward::Experts { router, experts } => {
-                    router.weight.stored_bytes() + experts.iter().map(mlp).sum::<usize>()
+                    all.push(&router.weight);
+                    all.extend(experts.iter().flat_map(of));
                 }
-            };
+            }
         }
-        bytes
+        all
     }
 
     /// Returns the parameters in the order of the flat vector.

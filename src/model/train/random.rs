@@ -22,10 +22,7 @@ use crate::tensor::{Dtype, RowMap};
 /// threads.
 pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> Result<Decoder, Error> {
     let path = config_path.to_path_buf();
-    let bytes =
-        crate::read::read_regular(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-    let json: Json =
-        serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let json = read(&path)?;
     let config = ModelConfig::from_hf(&json, &path)?;
     let compute = decoder::compute(&config, &path, options)?;
     let spread = json.get("initializer_range").and_then(Json::as_f64).unwrap_or(0.02);
@@ -33,6 +30,28 @@ pub(super) fn decoder(config_path: &Path, seed: u64, options: &LoadOptions) -> R
     let numbers = Numbers::Drawn { stream: Philox::new(seed, Purpose::Initial), spread, next: 0 };
     let weights = Drawer { config: &config, numbers, biases }.weights();
     Ok(Decoder::assembled(config, weights, compute, options))
+}
+
+fn read(path: &Path) -> Result<Json, Error> {
+    let bytes =
+        crate::read::read_regular(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_path_buf(), source })
+}
+
+/// Returns the bytes of the matrices of [`decoder`], before any of them is drawn.
+///
+/// Errors as [`ModelConfig::from_hf`].
+pub(super) fn bytes(config_path: &Path) -> Result<u64, Error> {
+    let config = ModelConfig::from_hf(&read(config_path)?, config_path)?;
+    let ModelConfig { d_model, d_ff, vocab_size, n_layers, n_heads, n_kv_heads, head_dim, .. } = config;
+    let n = |rows: usize| rows as u64 * d_model as u64;
+    let attention = n(2 * n_heads * head_dim) + n(2 * n_kv_heads * head_dim);
+    let feed_forward = match &config.experts {
+        None => 3 * n(d_ff),
+        Some(experts) => n(experts.n) + 3 * experts.n as u64 * n(experts.d_ff),
+    };
+    let outside = n(vocab_size) * if config.tied_embeddings { 1 } else { 2 };
+    Ok(4 * (outside + n_layers as u64 * (attention + feed_forward)))
 }
 
 /// Returns a decoder of the sizes in `json`, a config.json, for timings: its matrices are bf16, or those within blocks `base` if that is

@@ -30,6 +30,14 @@ pub(super) enum Start {
 }
 
 impl Start {
+    /// Returns the bytes of the file that it is read from.
+    pub fn mapped_bytes(&self) -> usize {
+        match self {
+            Start::Rows(matrices) => matrices.iter().map(Matrix::mapped_bytes).sum(),
+            Start::Zero | Start::Uniform { .. } | Start::Vectors { .. } => 0,
+        }
+    }
+
     fn fill(&self, isa: Isa, seed: u64, out: &mut [f32]) {
         match self {
             Start::Zero => out.fill(0.0),

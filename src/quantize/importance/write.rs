@@ -20,14 +20,11 @@ pub enum Form {
 impl ImportanceSums {
     /// Writes the file, whole or not at all; one that is there is replaced if `replace`.
     ///
-    /// Errors if a sum fits no f32, or the file cannot be written.
+    /// Errors if a sum fits no f32, a legacy file would have no entry, or the file cannot be written.
     pub fn write(&self, path: &Path, form: Form, replace: bool) -> Result<WrittenFile, ImportanceError> {
         for (entry, sums) in &self.entries {
-            let all = sums.squares.iter().chain(sums.values.iter().flatten());
-            if let Some(column) = all.map(|sum| *sum as f32).position(|sum| !sum.is_finite()) {
-                let (path, entry, value) = (path.into(), entry.clone(), f32::INFINITY);
-                return Err(ImportanceError::BadValue { path, entry, what: "sum", value, column });
-            }
+            check_range(entry, "sum of squares", &sums.squares, sums.counts.len())?;
+            check_range(entry, "sum", sums.values.as_deref().unwrap_or_default(), sums.counts.len())?;
         }
         match form {
             Form::Gguf => self.write_gguf(path, replace).map_err(Into::into),
@@ -77,6 +74,8 @@ impl ImportanceSums {
     }
 
     /// Returns the legacy form; a tensor without rows is left out, an expert without rows weighs one.
+    ///
+    /// Errors if every tensor is left out, a number is beyond the form's, or a weighted mean fits no f32.
     fn legacy_bytes(&self, path: &Path) -> Result<Vec<u8>, ImportanceError> {
         let count = |entry: &str, n: u64| {
             let too_many = |_| ImportanceError::TooMany { path: path.into(), entry: entry.to_owned(), n };
@@ -86,6 +85,9 @@ impl ImportanceSums {
             .map(|(name, sums)| (name, sums, sums.counts.iter().copied().max().unwrap_or(0)))
             .filter(|(.., most)| *most > 0)
             .collect();
+        if seen.is_empty() {
+            return Err(ImportanceError::NothingSeen { path: path.into(), n_entries: self.entries.len() });
+        }
         let mut bytes = count("", seen.len() as u64)?.to_vec();
         for (name, sums, most) in seen {
             let n_calls = most.div_ceil(self.chunk_len.max(1) as u64);
@@ -94,10 +96,19 @@ impl ImportanceSums {
             bytes.extend(count(name, n_calls)?);
             bytes.extend(count(name, sums.squares.len() as u64)?);
             let columns = sums.squares.len() / sums.counts.len().max(1);
-            for (squares, rows) in sums.squares.chunks_exact(columns.max(1)).zip(&sums.counts) {
+            for (expert, (squares, rows)) in
+                sums.squares.chunks_exact(columns.max(1)).zip(&sums.counts).enumerate()
+            {
                 // rounded at each step, as the reference does
                 let weight = |sum: &f64| if *rows > 0 { *sum as f32 / *rows as f32 } else { 1.0 };
-                bytes.extend(f32_bytes(squares.iter().map(|sum| weight(sum) * n_calls as f32)));
+                let values: Vec<f32> = squares.iter().map(|sum| weight(sum) * n_calls as f32).collect();
+                // an expert of few rows has a mean near its sum, and the calls are the tensor's
+                if let Some(column) = values.iter().position(|value| !value.is_finite()) {
+                    let value = f64::from(weight(&squares[column])) * n_calls as f64;
+                    let (entry, what) = (name.clone(), "mean square times calls");
+                    return Err(ImportanceError::BeyondF32 { entry, what, value, column, expert });
+                }
+                bytes.extend(f32_bytes(values.into_iter()));
             }
         }
         let dataset = self.datasets.last().map_or("", String::as_str);
@@ -108,6 +119,66 @@ impl ImportanceSums {
     }
 }
 
+/// Errors with the first sum, of columns of that many experts, that is no finite f32.
+fn check_range(
+    entry: &str,
+    what: &'static str,
+    sums: &[f64],
+    n_experts: usize,
+) -> Result<(), ImportanceError> {
+    let Some(at) = sums.iter().position(|sum| !(*sum as f32).is_finite()) else { return Ok(()) };
+    let columns = (sums.len() / n_experts.max(1)).max(1);
+    let (expert, column) = (at / columns, at % columns);
+    Err(ImportanceError::BeyondF32 { entry: entry.to_owned(), what, value: sums[at], column, expert })
+}
+
 fn f32_bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_one(squares: &[f64], values: Option<&[f64]>, counts: &[u64]) -> ImportanceSums {
+        let sums =
+            Sums { squares: squares.to_vec(), values: values.map(<[f64]>::to_vec), counts: counts.to_vec() };
+        ImportanceSums { entries: [("a.weight".to_owned(), sums)].into(), datasets: Vec::new(), chunk_len: 4 }
+    }
+
+    fn refused(sums: &ImportanceSums, form: Form) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("i");
+        let error = sums.write(&path, form, false).unwrap_err();
+        assert!(!path.exists());
+        error.to_string()
+    }
+
+    #[test]
+    fn what_fits_no_f32_is_named_with_its_place() {
+        // the sums themselves lie behind those of squares, and are signed
+        let sums = of_one(&[1.0, 2.0], Some(&[0.0, -4e38]), &[1]);
+        assert_eq!(
+            refused(&sums, Form::Gguf),
+            "`a.weight`: the sum of column 1 is -4e38, beyond the largest f32, 3.4028235e38"
+        );
+        let experts = of_one(&[1.0, 1.0, 1.0, 5e38], None, &[1, 1]);
+        assert_eq!(
+            refused(&experts, Form::Gguf),
+            "`a.weight`: the sum of squares of column 1 of expert 1 is 5e38, beyond the largest f32, 3.4028235e38"
+        );
+    }
+
+    /// A legacy file holds means times the tensor's calls, which of an expert of one row are more than its sum.
+    #[test]
+    fn an_expert_of_few_rows_may_be_beyond_a_legacy_file() {
+        let sums = of_one(&[1.0, 2e38], None, &[4000, 1]);
+        let dir = tempfile::tempdir().unwrap();
+        sums.write(&dir.path().join("i.gguf"), Form::Gguf, false).unwrap();
+        let said = refused(&sums, Form::Legacy);
+        assert!(
+            said.starts_with("`a.weight`: the mean square times calls of column 0 of expert 1 is 1.9999999"),
+            "{said}"
+        );
+    }
 }
