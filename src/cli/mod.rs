@@ -113,7 +113,11 @@ fn answer_to_a_size_limit() {
 fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, Failure> {
     let uses_devices = matches!(
         command,
-        Command::Finetune(_) | Command::GpuCheck(_) | Command::Eval(_) | Command::Generate(_)
+        Command::Finetune(_)
+            | Command::GpuCheck(_)
+            | Command::Eval(_)
+            | Command::Generate(_)
+            | Command::Imatrix(_)
     );
     if !uses_devices {
         device::require_cpu(name, device)?;
@@ -125,7 +129,7 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
         Command::Finetune(args) => return finetune::run(args, device),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
-        Command::Imatrix(args) => imatrix::run(&args)?,
+        Command::Imatrix(args) => imatrix::run(&args, device)?,
         Command::Recipe(args) => recipe::run(&args)?,
         Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),

@@ -93,6 +93,12 @@ pub struct ImatrixSettings {
     pub parse_special: bool,
     /// `auto`, `f32`, `bf16` or `int8`.
     pub compute: String,
+    /// The GPU that the model ran on; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The type of the GPU's activations, `f32` or `bf16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
 }
 
 /// Settings of `lctl eval`.

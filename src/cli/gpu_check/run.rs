@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::report::{Check, Evaluation, Report, Timing, Training};
-use super::{Args, attention, bench, evaluate, formats, loss, optimizer, routing, steps, train};
+use super::{Args, attention, bench, evaluate, formats, loss, moments, optimizer, routing, steps, train};
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
 use crate::cuda::buffer::{Buffer, Float};
@@ -29,9 +29,10 @@ impl Diagnostic for Error {}
 /// A part of the check and what is said of it.
 type Stage = (&'static str, fn(&mut Checker<'_>) -> Result<(), Failure>);
 
-const CHECKS: [Stage; 9] = [
+const CHECKS: [Stage; 10] = [
     ("checking norms, gates, rope, sums, rows, dropout", |checker| Ok(steps::run(checker)?)),
     ("checking routing of experts", |checker| Ok(routing::run(checker)?)),
+    ("checking sums of columns", moments::run),
     ("checking formats", |checker| Ok(formats::run(checker)?)),
     ("checking optimizers", |checker| Ok(optimizer::run(checker)?)),
     ("checking products and loss", |checker| Ok(loss::run(checker)?)),

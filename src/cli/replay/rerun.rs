@@ -54,6 +54,9 @@ pub fn imatrix(
     places: &Places,
     how: &How,
 ) -> Result<Comparison, Failure> {
+    if let Some(device) = settings.device.clone() {
+        return Err(ReplayError::OnDevice { device }.into());
+    }
     let work = work_dir(how)?;
     let one = |role| manifest.inputs_of(role).next();
     let source = match (one(Role::Model), one(Role::Text)) {
@@ -75,6 +78,7 @@ pub fn imatrix(
     let interrupt = eval::Interrupt::install();
     interrupt.set_temporary(work.path().to_owned());
     let made = job.make(&imatrix::How {
+        on: &Shared::default(),
         threads: how.threads_given,
         isa: how.isa_given,
         weights: WeightsArg::default(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sums::Sums;
-use super::{ImportanceError, ImportanceSums};
+use super::{DEVICES_KEY, ImportanceError, ImportanceSums};
 use crate::tensor::format::F32;
 use crate::tensor::gguf::{Array, GgufWriter, Metadata, Value, WriteOptions};
 use crate::tensor::{AtomicFile, Dtype, TensorDecl, WrittenFile};
@@ -49,6 +49,9 @@ impl ImportanceSums {
         set("imatrix.datasets", Value::Array(Array::String(self.datasets.clone())));
         set("imatrix.chunk_count", number(self.n_chunks()));
         set("imatrix.chunk_size", number(self.chunk_len as u64));
+        if !self.devices.is_empty() {
+            set(DEVICES_KEY, Value::Array(Array::String(self.devices.clone())));
+        }
         let mut declared = Vec::new();
         for (name, sums) in &self.entries {
             let (n_experts, n) = (sums.counts.len(), sums.squares.len());
