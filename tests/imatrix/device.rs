@@ -104,7 +104,7 @@ fn bf16_on_a_device_is_within_its_rounding() {
         let rows = |sums: &[SiteSums]| -> Vec<u64> { sums.iter().map(|s| s.counts.iter().sum()).collect() };
         assert_eq!(rows(&found), rows(&exact), "{model}");
         // the CPU rounds the operands of products alone; a token that goes to another expert is another token
-        let allowed = if counts(&exact).iter().any(|of_site| of_site.len() > 1) { 1.0 } else { 0.05 };
+        let allowed = if counts(&exact).iter().any(|of_site| of_site.len() > 1) { 0.25 } else { 0.05 };
         assert!(off > 0.0 && off < allowed, "{model}: {off}");
     }
 }
