@@ -247,7 +247,7 @@ fn fits_device(decoder: &Decoder, device: &Device, args: &ModelArgs<'_>) -> Resu
     }
     #[cfg(not(gpu))]
     {
-        let _ = (decoder, args);
+        let _ = (decoder, args.batch_tokens, args.observed);
         match *device {}
     }
 }

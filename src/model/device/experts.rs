@@ -64,7 +64,7 @@ impl<T: Float> ExpertsOn<T> {
                 let site = Site { layer: index, input };
                 pass.watch.part(device, site, (expert, &ids), x)
             };
-            let out = mlp.forward(pass, &x, &see)?;
+            let out = mlp.forward(pass, &x, see)?;
             combine_rows(device, &out.all(), &ids, Some(&weights), &mut y.all_mut())?;
         }
         Ok(y)

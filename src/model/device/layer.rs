@@ -102,7 +102,7 @@ impl<T: Float> MlpOn<T> {
         &self,
         pass: &Pass<'_>,
         x: &Rows<T>,
-        see: &dyn Fn(Input, &Rows<T>) -> Result<(), CudaError>,
+        see: impl Fn(Input, &Rows<T>) -> Result<(), CudaError>,
     ) -> Result<Rows<T>, CudaError> {
         let device = pass.device;
         see(Input::FeedForward, x)?;
@@ -198,7 +198,7 @@ impl<T: Float> LayerOn<T> {
         drop(y);
         let y = match &self.ffn {
             FeedForwardOn::Dense(mlp) => {
-                mlp.forward(pass, &normed, &|input, x| pass.watch.all(device, self.index, input, x))?
+                mlp.forward(pass, &normed, |input, x| pass.watch.all(device, self.index, input, x))?
             }
             FeedForwardOn::Experts(experts) => experts.forward(pass, self.index, &normed)?,
         };
