@@ -71,7 +71,7 @@ fn git(dir: &Path, args: &[&str]) -> Option<String> {
 }
 
 /// Each becomes a fatbin of its own; `src/cuda/module.rs` embeds them.
-const KERNELS: [&str; 10] = [
+const KERNELS: [&str; 11] = [
     "attention_mma",
     "attention_paged",
     "attention_paged_mma",
@@ -79,6 +79,7 @@ const KERNELS: [&str; 10] = [
     "dequantize",
     "elementwise",
     "loss",
+    "moments",
     "norm",
     "optimizer",
     "routing",

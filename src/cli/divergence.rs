@@ -78,6 +78,7 @@ mod tests {
             weights: WeightsArg::Auto,
             on,
             batch_tokens: Some(BATCH),
+            observed: false,
             quiet: true,
             digests: false,
         })

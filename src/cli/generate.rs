@@ -184,6 +184,7 @@ pub fn run(args: &Args, device: DeviceChoice) -> Result<(), Failure> {
         on: &on,
         batch_tokens: None,
         quiet: args.quiet,
+        observed: false,
         digests: args.json,
     })?;
     let computer = model.computer()?;

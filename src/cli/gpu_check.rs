@@ -15,6 +15,8 @@ mod formats;
 #[cfg(gpu)]
 mod loss;
 #[cfg(gpu)]
+mod moments;
+#[cfg(gpu)]
 mod optimizer;
 #[cfg(gpu)]
 mod reference;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::device::{DeviceChoice, Shared, require_cpu};
 use super::eval::paths::{self, Named};
 use super::eval::{ComputeArg, Interrupt};
 use super::model::WeightsArg;
@@ -147,15 +148,21 @@ impl Diagnostic for OutputExists {
     }
 }
 
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args, device: DeviceChoice) -> Result<(), Failure> {
     let (started, clock) = (Started::now(), Instant::now());
     let isa = machine::isa(args.isa.as_deref())?;
     let n_threads = machine::threads(args.threads);
     let output = args.output.as_deref();
     output.map_or(Ok(()), |output| check_output(args, output))?;
     Interrupt::install();
+    let on = match args.model {
+        Some(_) => Shared::choose(device, args.quiet)?,
+        // nothing is computed but sums of files
+        None => require_cpu("imatrix --in-file", device).map(|()| Shared::default())?,
+    };
     let job = job_of(args);
     let made = job.make(&How {
+        on: &on,
         threads: args.threads,
         isa: args.isa.as_deref(),
         weights: args.weights,
@@ -173,7 +180,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     if let (Some(file), Some(path), Some((inputs, licences))) = (&file, output, read) {
-        let settings = Job::Imatrix(job.settings.clone());
+        let on_device = made.on_device();
+        let settings = Job::Imatrix(ImatrixSettings {
+            device: on_device.as_ref().map(|device| device.name.clone()),
+            precision: on_device.as_ref().map(|device| device.precision.to_owned()),
+            driver: on_device.as_ref().map(|device| device.driver.clone()),
+            cublas: on_device.map(|device| device.cublas),
+            ..job.settings.clone()
+        });
         let draft = Draft::begin(path, args.force, settings, inputs, started, n_threads)?;
         let finished = provenance::Finished {
             outputs: vec![job::output(file)],
@@ -234,6 +248,11 @@ fn job_of(args: &Args) -> ImatrixJob {
             process_output: args.process_output,
             parse_special: args.parse_special,
             compute: args.compute.name().to_owned(),
+            // known once the model is opened
+            device: None,
+            precision: None,
+            driver: None,
+            cublas: None,
         },
         source: source.map(|(model, text)| Source {
             model,
@@ -269,7 +288,7 @@ fn report(
     if args.json {
         let file =
             file.map(|file| json!({"path": path(file), "bytes": file.bytes, "sha256": file.sha256_hex()}));
-        return term::out_json(&json!({
+        let mut json = json!({
             "schema": "lctl.imatrix/1",
             "file": file,
             "form": job.settings.format,
@@ -283,7 +302,11 @@ fn report(
             "isa": run.isa.name(),
             "statistics": statistics,
             "notes": made.notes(),
-        }));
+        });
+        if let Some(device) = made.on_device() {
+            json["device"] = json!(device);
+        }
+        return term::out_json(&json);
     }
     if args.quiet {
         return Ok(());

@@ -119,6 +119,7 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
             | Command::Eval(_)
             | Command::Gate(_)
             | Command::Generate(_)
+            | Command::Imatrix(_)
             | Command::Replay(_)
     );
     if !uses_devices {
@@ -131,7 +132,7 @@ fn run(command: Command, name: &str, device: DeviceChoice) -> Result<ExitCode, F
         Command::Finetune(args) => return finetune::run(args, device),
         Command::Merge(args) => merge::run(&args)?,
         Command::Quantize(args) => quantize::run(args)?,
-        Command::Imatrix(args) => imatrix::run(&args)?,
+        Command::Imatrix(args) => imatrix::run(&args, device)?,
         Command::Recipe(args) => recipe::run(&args)?,
         Command::GpuCheck(args) => return gpu_check::run(&args, device),
         Command::Inspect(args) => return inspect::run(args),

@@ -49,6 +49,8 @@ pub struct ModelArgs<'a> {
     pub on: &'a Shared,
     /// Tokens computed at once, if they were said: memory of a device depends on it.
     pub batch_tokens: Option<u32>,
+    /// The inputs of its products will be summed, which takes memory of a device.
+    pub observed: bool,
     /// Keep notes about the tokenizer back.
     pub quiet: bool,
     /// The digests of its files will be asked for.
@@ -103,7 +105,7 @@ struct TooLarge {
 impl Diagnostic for TooLarge {
     fn hint(&self) -> Option<String> {
         Some(
-            "a quantized GGUF of the model, or a smaller --batch-tokens, needs less; --device cpu uses the machine's memory"
+            "a quantized GGUF of the model needs less, or where the command has it a smaller --batch-tokens; --device cpu uses the machine's memory"
                 .into(),
         )
     }
@@ -262,7 +264,7 @@ fn open_on(
         }
         let packing = std::mem::replace(&mut options.residence, Residence::Mapped);
         let decoder = Decoder::open(path, options)?;
-        let Err(obstacle) = fits_device(&decoder, device, args.batch_tokens) else {
+        let Err(obstacle) = fits_device(&decoder, device, args) else {
             if let Some(unused) = not_packed(args.weights, device).filter(|_| !args.quiet) {
                 term::say(&format!("note: {unused}"));
             }
@@ -282,12 +284,15 @@ fn open_on(
 }
 
 /// Errors if a device cannot compute with a model, or has no room for it.
-fn fits_device(decoder: &Decoder, device: &Device, batch_tokens: Option<u32>) -> Result<(), Failure> {
+fn fits_device(decoder: &Decoder, device: &Device, args: &ModelArgs<'_>) -> Result<(), Failure> {
     #[cfg(gpu)]
     {
         crate::model::device::check(decoder)?;
-        let batch_tokens = device_batch(batch_tokens);
-        let needed = device_bytes(decoder, batch_tokens, batch_tokens.min(decoder.context_length()));
+        let batch_tokens = device_batch(args.batch_tokens);
+        let mut needed = device_bytes(decoder, batch_tokens, batch_tokens.min(decoder.context_length()));
+        if args.observed {
+            needed += crate::model::device::sums_bytes(&crate::model::observe::sites(decoder.config()));
+        }
         let (available, _) = device.memory()?;
         if needed > available {
             return Err(TooLarge { needed, available }.into());
@@ -296,7 +301,7 @@ fn fits_device(decoder: &Decoder, device: &Device, batch_tokens: Option<u32>) ->
     }
     #[cfg(not(gpu))]
     {
-        let _ = (decoder, batch_tokens);
+        let _ = (decoder, args.batch_tokens, args.observed);
         match *device {}
     }
 }
@@ -338,26 +343,35 @@ mod tests {
     use super::*;
     use crate::cuda::host::Options;
 
+    fn open(
+        (is_auto, memory_bytes): (bool, u64),
+        compute: ComputeMode,
+        weights: WeightsArg,
+        observed: bool,
+    ) -> Result<LoadedModel, Failure> {
+        let model = crate::testing::root().join("tests/golden/convert/Qwen3-0.6B").display().to_string();
+        let device = Device::host(Options { memory_bytes, ..Options::default() });
+        LoadedModel::open(&ModelArgs {
+            model: &model,
+            offline: true,
+            adapter: None,
+            compute,
+            context: None,
+            threads: Some(1),
+            isa: None,
+            weights,
+            on: &Shared { device: Some(Arc::new(device)), is_auto },
+            batch_tokens: Some(64),
+            observed,
+            quiet: true,
+            digests: false,
+        })
+    }
+
     #[test]
     fn packing_is_refused_where_a_device_was_named_and_left_to_the_cpu_else() {
-        let model = format!("{}/tests/golden/convert/Qwen3-0.6B", env!("CARGO_MANIFEST_DIR"));
-        let open = |is_auto, memory_bytes, weights| {
-            let device = Device::host(Options { memory_bytes, ..Options::default() });
-            LoadedModel::open(&ModelArgs {
-                model: &model,
-                offline: true,
-                adapter: None,
-                compute: ComputeMode::Auto,
-                context: None,
-                threads: Some(1),
-                isa: None,
-                weights,
-                on: &Shared { device: Some(Arc::new(device)), is_auto },
-                batch_tokens: Some(64),
-                quiet: true,
-                digests: false,
-            })
-        };
+        let open =
+            |is_auto, memory_bytes, weights| open((is_auto, memory_bytes), ComputeMode::Auto, weights, false);
         let refused = open(false, 8 << 30, WeightsArg::Packed).err().unwrap();
         assert_eq!(refused.exit_code(), 2);
         assert_eq!(
@@ -374,36 +388,37 @@ mod tests {
 
     #[test]
     fn what_a_device_that_was_not_named_cannot_take_is_left_to_the_cpu() {
-        let model = crate::testing::root().join("tests/golden/convert/Qwen3-0.6B").display().to_string();
-        let open = |is_auto, memory_bytes, compute| {
-            let device = Device::host(Options { memory_bytes, ..Options::default() });
-            LoadedModel::open(&ModelArgs {
-                model: &model,
-                offline: true,
-                adapter: None,
-                compute,
-                context: None,
-                threads: Some(1),
-                isa: None,
-                weights: WeightsArg::Auto,
-                on: &Shared { device: Some(Arc::new(device)), is_auto },
-                batch_tokens: Some(64),
-                quiet: true,
-                digests: false,
-            })
-        };
-        let on_device = open(true, 8 << 30, ComputeMode::Auto).unwrap().on_device();
+        let on_device =
+            open((true, 8 << 30), ComputeMode::Auto, WeightsArg::Auto, false).unwrap().on_device();
         assert!(on_device.is_some_and(|device| device.precision == "bf16"));
         for (memory_bytes, compute, why) in [
             (8 << 30, ComputeMode::Int8, "--compute int8: not on a GPU yet"),
             (50_000, ComputeMode::F32, "the model takes about"),
         ] {
-            let on_cpu = open(true, memory_bytes, compute).unwrap();
+            let on_cpu = open((true, memory_bytes), compute, WeightsArg::Auto, false).unwrap();
             assert!(on_cpu.on_device().is_none());
             assert!(matches!(on_cpu.computer().unwrap(), Computer::Cpu(_)));
-            let refused = open(false, memory_bytes, compute).err().unwrap();
+            let refused = open((false, memory_bytes), compute, WeightsArg::Auto, false).err().unwrap();
             let said = refused.to_string();
             assert!(said.contains(why) && said.contains("hint: ") && refused.exit_code() == 2, "{said}");
+        }
+    }
+
+    #[test]
+    fn sums_of_inputs_count_among_the_memory_of_a_device() {
+        use crate::model::{device, observe};
+        let opened = open((false, 8 << 30), ComputeMode::F32, WeightsArg::Auto, true).unwrap();
+        let needed = device::memory(&opened.decoder, 64, 64);
+        let sums = device::sums_bytes(&observe::sites(opened.decoder.config()));
+        assert!(sums > 1000, "{sums}");
+        for (memory_bytes, observed, fits) in [
+            (needed, false, true),
+            (needed, true, false),
+            (needed + sums - 1, true, false),
+            (needed + sums, true, true),
+        ] {
+            let opened = open((false, memory_bytes), ComputeMode::F32, WeightsArg::Auto, observed);
+            assert_eq!(opened.is_ok(), fits, "{memory_bytes} {observed}");
         }
     }
 }

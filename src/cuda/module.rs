@@ -23,7 +23,7 @@ macro_rules! fatbins {
 }
 
 /// By the names of the files that `src/build.rs` compiles.
-fn fatbins() -> [(&'static str, &'static [u8]); 10] {
+fn fatbins() -> [(&'static str, &'static [u8]); 11] {
     fatbins!(
         "attention_mma",
         "attention_paged",
@@ -32,6 +32,7 @@ fn fatbins() -> [(&'static str, &'static [u8]); 10] {
         "dequantize",
         "elementwise",
         "loss",
+        "moments",
         "norm",
         "optimizer",
         "routing"

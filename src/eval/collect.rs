@@ -1,36 +1,61 @@
-//! A model over all of a text, for an observer of what goes into its products.
+//! A model over all of a text, for sums of what goes into its products.
 
 use std::ops::Range;
 
 use super::chunks::Piece;
 use super::{Chunks, EngineOptions, Error, LanguageModel, SequenceCache};
 use crate::kernel::KvCache;
-use crate::model::observe::Observer;
+use crate::model::observe::{InputSums, SiteSums, SiteTensors};
 use crate::model::{self, Decoder, Segment, Wanted};
 
-/// A model whose products can be observed.
+/// A model the inputs of whose products can be summed.
 pub trait Observable: LanguageModel {
-    /// As [`LanguageModel::forward`]; the observer hears of the inputs of all products, of the last layer and the output layer
+    /// Running sums, where the model is computed.
+    type Sums;
+
+    /// Returns sums of nothing at these sites, which see no others.
+    ///
+    /// Errors if there is no room.
+    fn new_sums(&self, sites: Vec<SiteTensors>) -> Result<Self::Sums, model::Error>;
+
+    /// As [`LanguageModel::forward`]; the inputs of all products are added to the sums, of the last layer and the output layer
     /// for the wanted tokens.
+    ///
+    /// Errors as there, and if squared inputs add up to no finite f32.
     fn forward_observed(
         &self,
         cache: &mut Self::Cache,
         segments: &[Segment<'_>],
-        observer: &mut dyn Observer,
+        sums: &mut Self::Sums,
     ) -> Result<Self::Hidden, model::Error>;
+
+    /// Returns what the sums came to.
+    ///
+    /// Errors if a device is lost.
+    fn read_sums(&self, sums: Self::Sums) -> Result<Vec<SiteSums>, model::Error>;
 
     /// Returns true if a sequence that grows to `length` tokens in several calls is computed anew on its way.
     fn starts_anew_within(&self, length: usize) -> bool;
 }
 
 impl Observable for Decoder {
+    type Sums = InputSums;
+
+    fn new_sums(&self, sites: Vec<SiteTensors>) -> Result<InputSums, model::Error> {
+        Ok(self.input_sums(sites))
+    }
+
     fn forward_observed(
         &self,
         cache: &mut KvCache,
         segments: &[Segment<'_>],
-        observer: &mut dyn Observer,
+        sums: &mut InputSums,
     ) -> Result<Self::Hidden, model::Error> {
-        Decoder::forward_observed(self, cache, segments, observer)
+        Decoder::forward_observed(self, cache, segments, sums)
+    }
+
+    fn read_sums(&self, sums: InputSums) -> Result<Vec<SiteSums>, model::Error> {
+        Ok(sums.finish())
     }
 
     fn starts_anew_within(&self, length: usize) -> bool {
@@ -70,15 +95,15 @@ impl Extent {
     }
 }
 
-/// Computes all tokens of all chunks, each chunk for itself; the observer hears of the text's rows in order, however they are cut
+/// Computes all tokens of all chunks, each chunk for itself; the text's rows are added to the sums in order, however they are cut
 /// into batches. `on_chunks` hears how many chunks are done.
 ///
-/// Errors if the chunks are beyond the model, the cache's budget has no room for one of them, or the observer refuses what it sees.
+/// Errors if the chunks are beyond the model, the cache's budget has no room for one of them, or squared inputs add up to no finite f32.
 pub fn collect<M: Observable>(
     model: &M,
     options: &EngineOptions,
     text: &Chunks,
-    observer: &mut dyn Observer,
+    sums: &mut M::Sums,
     on_chunks: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
     text.check(model)?;
@@ -100,7 +125,7 @@ pub fn collect<M: Observable>(
             let tokens: Vec<Vec<u32>> = inputs(text, chunks.clone(), &positions);
             let segments: Vec<Segment<'_>> = sequences.iter().zip(&tokens).map(segment).collect();
             model
-                .forward_observed(&mut cache, &segments, observer)
+                .forward_observed(&mut cache, &segments, sums)
                 .map_err(|error| in_chunk(error, start, positions.len()))?;
         }
         sequences.into_iter().for_each(|sequence| cache.free(sequence));

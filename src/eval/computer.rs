@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::collect::Observable;
 use super::{LanguageModel, SequenceCache};
 use crate::kernel::KvCache;
+use crate::model::observe::{InputSums, SiteSums, SiteTensors};
 use crate::model::{Decoder, Error, Scored, Segment, SequenceId};
 
 /// A model where it is computed: on the CPU, or as D.
@@ -22,7 +24,7 @@ pub type Computer<'m> = On<'m, crate::model::device::DeviceDecoder<'m>>;
 #[cfg(not(gpu))]
 pub type Computer<'m> = On<'m, none::None>;
 
-/// Keys and values, or hidden states, of either.
+/// Keys and values, hidden states, or sums, of either.
 pub enum Of<C, D> {
     Cpu(C),
     Device(D),
@@ -36,7 +38,7 @@ impl<D> On<'_, D> {
 /// # Panics
 /// Always: what came of one computer goes back to it.
 fn of_another() -> ! {
-    panic!("keys and values, or hidden states, of another computer")
+    panic!("keys and values, hidden states, or sums, of another computer")
 }
 
 impl<D: LanguageModel> LanguageModel for On<'_, D> {
@@ -117,6 +119,49 @@ impl<D: LanguageModel> LanguageModel for On<'_, D> {
     }
 }
 
+impl<D: Observable> Observable for On<'_, D> {
+    type Sums = Of<InputSums, D::Sums>;
+
+    fn new_sums(&self, sites: Vec<SiteTensors>) -> Result<Self::Sums, Error> {
+        Ok(match self {
+            On::Cpu(model) => Of::Cpu(model.new_sums(sites)?),
+            On::Device(model) => Of::Device(model.new_sums(sites)?),
+        })
+    }
+
+    fn forward_observed(
+        &self,
+        cache: &mut Self::Cache,
+        segments: &[Segment<'_>],
+        sums: &mut Self::Sums,
+    ) -> Result<Self::Hidden, Error> {
+        Ok(match (self, cache, sums) {
+            (On::Cpu(model), Of::Cpu(cache), Of::Cpu(sums)) => {
+                Of::Cpu(model.forward_observed(cache, segments, sums)?)
+            }
+            (On::Device(model), Of::Device(cache), Of::Device(sums)) => {
+                Of::Device(model.forward_observed(cache, segments, sums)?)
+            }
+            _ => of_another(),
+        })
+    }
+
+    fn read_sums(&self, sums: Self::Sums) -> Result<Vec<SiteSums>, Error> {
+        match (self, sums) {
+            (On::Cpu(model), Of::Cpu(sums)) => model.read_sums(sums),
+            (On::Device(model), Of::Device(sums)) => model.read_sums(sums),
+            _ => of_another(),
+        }
+    }
+
+    fn starts_anew_within(&self, length: usize) -> bool {
+        match self {
+            On::Cpu(model) => model.starts_anew_within(length),
+            On::Device(model) => model.starts_anew_within(length),
+        }
+    }
+}
+
 impl<D: SequenceCache> SequenceCache for Of<KvCache, D> {
     const PAGE: usize = {
         assert!(KvCache::PAGE == D::PAGE);
@@ -162,7 +207,10 @@ impl<D: SequenceCache> SequenceCache for Of<KvCache, D> {
 /// What there is of a device in a build without one.
 #[cfg(not(gpu))]
 pub mod none {
-    use super::{Error, LanguageModel, Range, Scored, Segment, SequenceCache, SequenceId};
+    use super::{
+        Error, LanguageModel, Observable, Range, Scored, Segment, SequenceCache, SequenceId, SiteSums,
+        SiteTensors,
+    };
     use crate::kernel::kv_cache;
 
     /// No model on a device: it has no value.
@@ -198,6 +246,26 @@ pub mod none {
         }
 
         fn logits(&self, _: &None, _: Range<usize>) -> Result<Vec<f32>, Error> {
+            match *self {}
+        }
+    }
+
+    impl Observable for None {
+        type Sums = None;
+
+        fn new_sums(&self, _: Vec<SiteTensors>) -> Result<None, Error> {
+            match *self {}
+        }
+
+        fn forward_observed(&self, _: &mut None, _: &[Segment<'_>], _: &mut None) -> Result<None, Error> {
+            match *self {}
+        }
+
+        fn read_sums(&self, _: None) -> Result<Vec<SiteSums>, Error> {
+            match *self {}
+        }
+
+        fn starts_anew_within(&self, _: usize) -> bool {
             match *self {}
         }
     }

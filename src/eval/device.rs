@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::collect::Observable;
 use super::{LanguageModel, SequenceCache};
 use crate::kernel::kv_cache;
-use crate::model::device::{DeviceCache, DeviceDecoder, DeviceHidden};
+use crate::model::device::{DeviceCache, DeviceDecoder, DeviceHidden, DeviceSums};
+use crate::model::observe::{SiteSums, SiteTensors};
 use crate::model::{Error, Scored, Segment, SequenceId};
 
 /// Tokens computed at once: enough to fill a GPU, a multiple of what products take.
@@ -56,6 +58,31 @@ impl<'m> LanguageModel for DeviceDecoder<'m> {
 
     fn logits(&self, hidden: &DeviceHidden, rows: Range<usize>) -> Result<Vec<f32>, Error> {
         DeviceDecoder::logits(self, hidden, rows)
+    }
+}
+
+impl Observable for DeviceDecoder<'_> {
+    type Sums = DeviceSums;
+
+    fn new_sums(&self, sites: Vec<SiteTensors>) -> Result<DeviceSums, Error> {
+        DeviceDecoder::new_sums(self, sites)
+    }
+
+    fn forward_observed(
+        &self,
+        cache: &mut Self::Cache,
+        segments: &[Segment<'_>],
+        sums: &mut DeviceSums,
+    ) -> Result<DeviceHidden, Error> {
+        DeviceDecoder::forward_observed(self, cache, segments, sums)
+    }
+
+    fn read_sums(&self, sums: DeviceSums) -> Result<Vec<SiteSums>, Error> {
+        DeviceDecoder::read_sums(self, sums)
+    }
+
+    fn starts_anew_within(&self, length: usize) -> bool {
+        self.decoder().starts_anew_within(length)
     }
 }
 

@@ -9,7 +9,7 @@ use super::batch::{Batch, Bounds, Ropes, RowsOf, wanted_spans};
 use super::config::{Attention, ModelConfig, RopeScaling};
 use super::decode::{Scored, Segment};
 use super::moe::rows_of_experts;
-use super::observe::{Input, Observer, Watch};
+use super::observe::{Input, InputSums, Observer, SiteTensors, Watch};
 use super::residence::{self, Residence};
 use super::weights::{FeedForward, Layer, Linear, Loader, Mlp, Vector, Weights};
 use super::{Checkpoint, Error};
@@ -144,6 +144,11 @@ impl Decoder {
         observer: &mut dyn Observer,
     ) -> Result<Tensor, Error> {
         self.watched(cache, segments, Watch::of(observer))
+    }
+
+    /// Returns an observer that sums the inputs at these sites, and has seen none.
+    pub fn input_sums(&self, sites: Vec<SiteTensors>) -> InputSums {
+        InputSums::new(self.compute.clone(), sites)
     }
 
     /// Returns true if a sequence that grows to `length` tokens in several calls is computed anew on its way.

@@ -23,7 +23,7 @@ fn route(probabilities: &[f32], experts: &Experts) -> Vec<(usize, f32)> {
 
 /// Returns the rows that go to each expert, ascending, each with its weight; `probabilities` is the softmax of the router's
 /// logits, row by row.
-pub(super) fn rows_of(probabilities: &[f32], experts: &Experts) -> Vec<Vec<(usize, f32)>> {
+fn rows_of(probabilities: &[f32], experts: &Experts) -> Vec<Vec<(usize, f32)>> {
     let n = experts.n;
     let mut rows_of = vec![Vec::new(); n];
     for (row, probabilities) in probabilities.chunks_exact(n.max(1)).enumerate() {

@@ -1,6 +1,10 @@
 //! What goes into a decoder's matrix products, for those who want to know.
 
+mod sums;
+
 use candle_core::Tensor;
+
+pub use sums::{InputSums, SiteSums};
 
 use super::arch::{self, Role, Row};
 use super::config::ModelConfig;
@@ -68,7 +72,7 @@ pub struct NotFinite {
 /// Hears of all inputs of products in a forward.
 ///
 /// A site's rows come ascending, in one call or several; the sites in the order in which they are computed. A decoder on
-/// another device copies them here, or sums them where they are.
+/// a device has none: it sums them where they are.
 pub trait Observer {
     /// Errors if the inputs are no numbers to go on with.
     fn inputs(&mut self, inputs: &Inputs<'_>) -> Result<(), NotFinite>;

@@ -32,7 +32,8 @@ impl Job {
     /// Returns the GPU that computed; nothing for the CPU.
     pub fn device(&self) -> Option<&str> {
         match self {
-            Job::Quantize(_) | Job::Imatrix(_) | Job::Merge(_) => None,
+            Job::Quantize(_) | Job::Merge(_) => None,
+            Job::Imatrix(settings) => settings.device.as_deref(),
             Job::Eval(settings) => settings.device.as_deref(),
             Job::Gate(settings) => settings.device.as_deref(),
             Job::Finetune(settings) => settings.device.as_deref(),
@@ -105,6 +106,17 @@ pub struct ImatrixSettings {
     pub parse_special: bool,
     /// `auto`, `f32`, `bf16` or `int8`.
     pub compute: String,
+    /// The GPU that the model ran on; none of the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The type of the GPU's activations, `f32` or `bf16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
+    /// The versions of the GPU's driver and of cuBLAS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cublas: Option<String>,
 }
 
 /// Settings of `lctl eval`.

@@ -13,13 +13,16 @@ use std::path::{Path, PathBuf};
 
 pub use legacy::LegacyError;
 pub use statistics::Statistics;
-pub use sums::{Collector, ImportanceSums};
+pub use sums::ImportanceSums;
 pub use write::Form;
 
 use crate::error::Diagnostic;
 use crate::read::{ReadError, refuse_endless};
 use crate::tensor::gguf::{Array, Gguf, Metadata, Value};
 use crate::tensor::{Dtype, TensorInfo, TensorSource};
+
+/// The key under which a GGUF names the GPUs that computed its sums. Without one it was the CPU.
+const DEVICES_KEY: &str = "lctl.imatrix.devices";
 
 /// An importance matrix, read and checked.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ struct Parsed {
     n_chunks: Option<u32>,
     /// Tokens per chunk; a legacy file does not say.
     chunk_len: Option<u32>,
+    devices: Vec<String>,
     is_legacy: bool,
 }
 
@@ -362,6 +366,9 @@ fn parse_gguf(path: &Path, with_values: bool) -> Result<Parsed, ImportanceError>
     }
     if let Some(Value::Array(Array::String(names))) = file.metadata().get("imatrix.datasets") {
         parsed.datasets.clone_from(names);
+    }
+    if let Some(Value::Array(Array::String(names))) = file.metadata().get(DEVICES_KEY) {
+        parsed.devices.clone_from(names);
     }
     let number = |key: &str| file.metadata().get(key)?.as_u64().and_then(|n| u32::try_from(n).ok());
     parsed.n_chunks = number("imatrix.chunk_count");

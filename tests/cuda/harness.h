@@ -170,6 +170,7 @@ void formats();
 void plain_attention();
 void mma_attention();
 void routing();
+void moments();
 void paged_attention();
 
 }  // namespace test

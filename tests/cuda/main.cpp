@@ -77,6 +77,7 @@ int main() {
         {"plain attention", test::plain_attention},
         {"mma attention", test::mma_attention},
         {"routing", test::routing},
+        {"moments", test::moments},
         {"paged attention", test::paged_attention},
     };
     for (const auto& suite : suites) {

@@ -96,6 +96,20 @@ void one(Random& random, int rows, int n, int n_used, bool renormalize, bool tie
     same("list_rows positions" + shape, own_positions, want_positions);
     same("list_rows slots" + shape, slots, want_slots);
 
+    // of rows without places, too
+    Buffer<uint32_t> own_counts(n), own_ids(all), own_slots(all);
+    Buffer<float> own_listed(all);
+    run("list_rows alone" + shape, {&own_counts, &own_ids, &own_listed, &own_slots}, [&] {
+        host::launch(n, 256, 0, [&] {
+            list_rows(chosen.data(), weights.data(), nullptr, nullptr, rows, n_used, own_counts.data(), own_ids.data(), own_listed.data(),
+                      nullptr, nullptr, own_slots.data());
+        });
+    });
+    same("list_rows counts alone" + shape, own_counts, want_counts);
+    same("list_rows ids alone" + shape, own_ids, want_ids);
+    same("list_rows weights alone" + shape, own_listed, want_listed);
+    same("list_rows slots alone" + shape, own_slots, want_slots);
+
     // what is chosen stays so, whatever the logits do
     auto dlisted = Buffer<float>::random(random, all);
     run("route_rows_backward" + shape, {&dlogits}, [&] {

@@ -26,7 +26,7 @@ fn golden_dir() -> PathBuf {
 }
 
 /// Returns the names of all models.
-fn models() -> Vec<String> {
+pub fn models() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(golden_dir())
         .unwrap()
         .map(|entry| entry.unwrap())

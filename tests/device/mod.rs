@@ -97,7 +97,11 @@ fn a_named_gpu_that_is_not_there_is_said_before_a_model_is_opened() {
     assert!(!setup.path("run").exists());
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("text.txt"), "text").unwrap();
-    for args in ["generate nowhere -p text", "eval nowhere --perplexity text.txt"] {
+    for args in [
+        "generate nowhere -p text",
+        "eval nowhere --perplexity text.txt",
+        "imatrix nowhere text.txt -o i.gguf",
+    ] {
         let args: Vec<&str> = args.split(' ').chain(["--device", "cuda:0"]).collect();
         let (status, stdout, stderr) = run_lctl(dir.path(), &args);
         assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");

@@ -60,13 +60,25 @@ fn models_without_a_tokenizer() {
 }
 
 /// Overwrites the first value of a row of a tensor of an F32 GGUF.
-fn poison(path: &Path, tensor: &str, row: usize, value: f32) {
+pub fn poison(path: &Path, tensor: &str, row: usize, value: f32) {
     let file = Gguf::open(path).unwrap();
     let info = file.find(tensor).unwrap();
     let at = info.offset as usize + row * info.row_bytes();
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Returns the place in the text of a token that no chunk of 32 before it has, and the token.
+pub fn late_token(dir: &Path) -> (usize, usize) {
+    let tokenizer = Tokenizer::open(&dir.join("model")).unwrap();
+    let text = std::fs::read_to_string(dir.join("text.txt")).unwrap();
+    let options = EncodeOptions { add_special: true, parse_special: false };
+    let tokens = tokenizer.encode(text.trim_end_matches('\n'), options).unwrap();
+    let is_first = |at: &usize| !tokens[..*at].contains(&tokens[*at]);
+    // each chunk's first token gives way to the BOS
+    let at = (100..tokens.len() - 64).find(|at| is_first(at) && at % 32 != 0).unwrap();
+    (at, tokens[at] as usize)
 }
 
 #[test]
@@ -88,14 +100,8 @@ fn inputs_that_are_no_numbers() {
 
     // a token that is met in a later chunk first
     std::fs::write(dir.join("model.gguf"), &sound).unwrap();
-    let tokenizer = Tokenizer::open(&dir.join("model")).unwrap();
-    let text = std::fs::read_to_string(dir.join("text.txt")).unwrap();
-    let options = EncodeOptions { add_special: true, parse_special: false };
-    let tokens = tokenizer.encode(text.trim_end_matches('\n'), options).unwrap();
-    let is_first = |at: &usize| !tokens[..*at].contains(&tokens[*at]);
-    // each chunk's first token gives way to the BOS
-    let at = (100..tokens.len() - 64).find(|at| is_first(at) && at % 32 != 0).unwrap();
-    poison(&dir.join("model.gguf"), "token_embd.weight", tokens[at] as usize, f32::INFINITY);
+    let (at, token) = late_token(dir);
+    poison(&dir.join("model.gguf"), "token_embd.weight", token, f32::INFINITY);
     let chunk = at / 32;
     fails(
         dir,

@@ -1,5 +1,7 @@
 //! `lctl imatrix`.
 
+#[cfg(feature = "cuda-host")]
+mod device;
 mod errors;
 mod golden;
 mod run;

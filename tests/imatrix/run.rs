@@ -9,7 +9,7 @@ use lctl::eval::collect::{Extent, collect};
 use lctl::kernel::{ComputeMode, Isa};
 use lctl::model::observe::sites;
 use lctl::model::{Decoder, LoadOptions};
-use lctl::quantize::importance::{Collector, Form, ImportanceSums};
+use lctl::quantize::importance::{Form, ImportanceSums};
 use lctl::tensor::gguf::{Gguf, Value};
 
 use super::{bytes, golden_dir, succeed, tensors, workplace};
@@ -55,12 +55,12 @@ fn a_checkpoint_and_its_gguf_are_measured_alike() {
 fn collected(decoder: &Decoder, tokens: &[u32], chunk_len: usize, batch_tokens: usize) -> ImportanceSums {
     let extent = Extent { chunk_len, from_chunk: 0, limit: None };
     let chunks = extent.cut(tokens.to_vec(), Some(1)).unwrap();
-    let mut collector = Collector::new(decoder.compute(), sites(decoder.config()), true);
+    let mut sums = decoder.input_sums(sites(decoder.config()));
     let options = EngineOptions { batch_tokens, ..EngineOptions::new(decoder) };
     let mut done = Vec::new();
-    collect(decoder, &options, &chunks, &mut collector, &mut |n_chunks| done.push(n_chunks)).unwrap();
+    collect(decoder, &options, &chunks, &mut sums, &mut |n_chunks| done.push(n_chunks)).unwrap();
     assert_eq!(done.last(), Some(&chunks.n_chunks()));
-    collector.finish("text".into(), chunk_len)
+    ImportanceSums::of_sites(sums.finish(), "text".into(), chunk_len, None)
 }
 
 #[test]

@@ -135,6 +135,7 @@ pub fn open_model(args: &Args, model: &str, on: &Shared) -> Result<LoadedModel, 
         on,
         batch_tokens: args.batch_tokens,
         quiet: args.quiet,
+        observed: false,
         digests: args.json || !args.suite.is_empty() || args.out.is_some() || args.save_logits.is_some(),
     })
 }

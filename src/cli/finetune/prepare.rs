@@ -161,6 +161,7 @@ impl Opened {
             weights: WeightsArg::Mapped,
             on: &Shared::default(),
             batch_tokens: None,
+            observed: false,
             digests: true,
             quiet: args.quiet,
         })?;

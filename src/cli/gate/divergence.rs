@@ -79,6 +79,7 @@ impl Place {
             on: how.on,
             batch_tokens: None,
             quiet: how.quiet,
+            observed: false,
             digests: false,
         })
     }

@@ -9,6 +9,7 @@ use crate::cuda::op::attention::{Documents, Gradients, Operands, Saved};
 use crate::cuda::op::dequantize::{FORMATS, dequantize};
 use crate::cuda::op::elementwise::{self as op, GateUp, RopeRows, Turn};
 use crate::cuda::op::loss::{Head, HeadGradients, Targets, linear_cross_entropy};
+use crate::cuda::op::moments::Moments;
 use crate::cuda::op::norm::Norm;
 use crate::cuda::op::optimizer::{Clip, Flat, Run, Step};
 use crate::cuda::product::{Product, Sizes};
@@ -55,6 +56,9 @@ fn steps(checker: &mut Checker<'_>) -> Result<(), CudaError> {
     checker.time("rms_norm_backward", &shape, Some(5.0 * bytes), None, &mut || {
         norm.backward(device, &x, &dy, None, &mut sum, &mut factors)
     })?;
+    let (mut moments, rows) = (Moments::zeros(device, D_MODEL)?, format!("{ROWS}x{D_MODEL} bf16"));
+    checker
+        .time("column sums", &rows, Some(bytes), None, &mut || moments.add(device, (0, D_MODEL), &y, None))?;
     checker.time("add", &shape, Some(5.0 * bytes), None, &mut || {
         op::add_scaled(device, &x, &dy, 1.0, &mut sum)
     })?;

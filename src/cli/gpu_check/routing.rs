@@ -49,7 +49,7 @@ fn one(checker: &mut Checker<'_>, rows: usize, routing: Routing) -> Result<(), C
     let numbers = |values: Vec<u32>| values.into_iter().map(|value| value as f32);
     let mut gradients = Vec::new();
     let found = checker.twice("routing", &shape, &mut || {
-        let (routed, lists) = Routed::new(device, routing, &on_device, &places)?;
+        let (routed, lists) = Routed::new(device, routing, &on_device, Some(&places))?;
         let mut dlogits = Buffer::<f32>::zeros(device, rows * n)?;
         routed.backward(device, &dweights_on_device, &mut dlogits)?;
         gradients = download(device, &dlogits)?;

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::report::{Check, Curve, Evaluation, Report, Timing, Training};
 use super::{
-    Args, attention, bench, curves, differences, evaluate, formats, loss, optimizer, routing, steps, train,
+    Args, attention, bench, curves, differences, evaluate, formats, loss, moments, optimizer, routing, steps,
+    train,
 };
 use crate::cli::{machine, term};
 use crate::cuda::CudaError;
@@ -48,9 +49,10 @@ const fn timing(name: &'static str, text: &'static str, run: Run) -> Stage {
     Stage { name, text, is_timing: true, run }
 }
 
-const STAGES: [Stage; 15] = [
+const STAGES: [Stage; 16] = [
     check("steps", "checking norms, gates, rope, sums, rows, dropout", |checker| Ok(steps::run(checker)?)),
     check("routing", "checking routing of experts", |checker| Ok(routing::run(checker)?)),
+    check("moments", "checking sums of columns", moments::run),
     check("formats", "checking formats", |checker| Ok(formats::run(checker)?)),
     check("optimizers", "checking optimizers", |checker| Ok(optimizer::run(checker)?)),
     check("products", "checking products and loss", |checker| Ok(loss::run(checker)?)),

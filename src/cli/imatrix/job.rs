@@ -9,13 +9,13 @@ use crate::cli::eval::{ComputeArg, EvalProgress, TextFile, UnknownSetting, licen
 use crate::cli::model::{LoadedModel, ModelArgs, WeightsArg};
 use crate::cli::quantize::ImportanceFile;
 use crate::error::Failure;
-use crate::eval::collect::{Extent, collect};
-use crate::eval::{self, EngineOptions};
-use crate::model::observe::{SiteTensors, sites};
+use crate::eval::collect::{Extent, Observable, collect};
+use crate::eval::{self, Chunks, EngineOptions, report};
+use crate::model::observe::{Input, SiteSums, SiteTensors, sites};
 use crate::provenance::{
     Content, ImatrixSettings, InputFiles, Licences, Output, OutputRole, Role, UNKNOWN, inherit,
 };
-use crate::quantize::importance::{Collector, Form, ImportanceSums};
+use crate::quantize::importance::{Form, ImportanceSums};
 use crate::tensor::WrittenFile;
 
 /// Tokens per chunk unless --context says otherwise, as in llama-imatrix; less for a model with less context.
@@ -39,8 +39,9 @@ pub struct Source {
     pub dataset: String,
 }
 
-/// How to compute; the result does not depend on it.
+/// How to compute; the result does not depend on it, but for the bits of a GPU.
 pub struct How<'a> {
+    pub on: &'a Shared,
     pub threads: Option<u16>,
     pub isa: Option<&'a str>,
     pub weights: WeightsArg,
@@ -80,15 +81,14 @@ impl ImatrixJob {
             Extent { chunk_len, from_chunk: number(settings.from_chunk), limit: settings.chunks.map(number) };
         let (tokens, bos) = text.tokens(&model, settings.parse_special)?;
         let chunks = extent.cut(tokens, bos)?;
-        let mut collector = Collector::new(decoder.compute(), sites, settings.process_output);
+        let is_wanted =
+            |tensors: &SiteTensors| settings.process_output || tensors.site.input != Input::Output;
+        let wanted = sites.into_iter().filter(is_wanted).collect();
+        let summed = summed(&model, wanted, (&chunks, extent.from_chunk), how.quiet)?;
+        let device = model.on_device().map(|device| format!("{}, {}", device.name, device.precision));
+        let of_text = ImportanceSums::of_sites(summed, source.dataset.clone(), chunk_len, device);
+        sums.add(of_text, &source.text)?;
         let n_tokens = chunks.n_chunks() * chunk_len;
-        let mut progress = EvalProgress::new(how.quiet);
-        let mut on_chunks = |n_chunks: usize| progress.show(n_chunks * chunk_len, n_tokens, "");
-        let collected =
-            collect(decoder, &EngineOptions::new(decoder), &chunks, &mut collector, &mut on_chunks);
-        collected.map_err(|error| in_text(error, number(settings.from_chunk)))?;
-        progress.finish(n_tokens);
-        sums.add(collector.finish(source.dataset.clone(), chunk_len), &source.text)?;
         Ok(Made { sums, n_tokens, source: Some((model, text)), in_files })
     }
 
@@ -113,8 +113,9 @@ impl ImatrixJob {
             threads: how.threads,
             isa: how.isa,
             weights: how.weights,
-            on: &Shared::default(),
+            on: how.on,
             batch_tokens: None,
+            observed: true,
             quiet: how.quiet,
             digests: how.digests,
         })
@@ -169,6 +170,11 @@ impl Made {
         Ok(inputs)
     }
 
+    /// Returns the device that computed, and in which precision; nothing for the CPU, and where files alone were added up.
+    pub fn on_device(&self) -> Option<report::Device> {
+        self.source.as_ref().and_then(|(model, _)| model.on_device())
+    }
+
     /// Returns what is known of the licences of model, adapter and text.
     pub fn licences(&self) -> Result<Licences, Failure> {
         if let Some((model, text)) = &self.source {
@@ -188,6 +194,26 @@ impl Made {
             idle.len()
         )]
     }
+}
+
+/// Runs a model over chunks of a text, from that one on, where it is computed; returns the sums at these sites.
+fn summed(
+    model: &LoadedModel,
+    sites: Vec<SiteTensors>,
+    (chunks, from_chunk): (&Chunks, usize),
+    quiet: bool,
+) -> Result<Vec<SiteSums>, Failure> {
+    let computer = model.computer()?;
+    let mut sums = computer.new_sums(sites)?;
+    // behind the sums: what is free decides about the cache
+    let options = EngineOptions::new(&computer);
+    let n_tokens = chunks.n_chunks() * chunks.chunk_len();
+    let mut progress = EvalProgress::new(quiet);
+    let mut on_chunks = |n_chunks: usize| progress.show(n_chunks * chunks.chunk_len(), n_tokens, "");
+    collect(&computer, &options, chunks, &mut sums, &mut on_chunks)
+        .map_err(|error| in_text(error, from_chunk))?;
+    progress.finish(n_tokens);
+    Ok(computer.read_sums(sums)?)
 }
 
 /// Counts chunks from the text's begin, not from the first that was computed.

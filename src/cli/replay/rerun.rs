@@ -101,6 +101,7 @@ pub fn imatrix(
     let interrupt = eval::Interrupt::install();
     interrupt.set_temporary(work.path().to_owned());
     let made = job.make(&imatrix::How {
+        on: &Shared::choose(how.device, how.quiet)?,
         threads: how.threads_given,
         isa: how.isa_given,
         weights: WeightsArg::default(),

@@ -74,7 +74,7 @@ __device__ __forceinline__ uint32_t block_count(uint32_t count) {
 }
 
 /// The rows of every expert, ascending, one expert's behind another's, with their weights and places; how many each has; and for every choice of a
-/// row where in these lists it stands. A block has an expert.
+/// row where in these lists it stands. Without documents and positions no places. A block has an expert.
 KERNEL(256)
 list_rows(const uint32_t* chosen, const float* weights, const uint32_t* documents, const uint32_t* positions, int rows, int n_used,
           uint32_t* counts, uint32_t* ids, float* own_weights, uint32_t* own_documents, uint32_t* own_positions, uint32_t* slots) {
@@ -104,8 +104,10 @@ list_rows(const uint32_t* chosen, const float* weights, const uint32_t* document
             const size_t from = (size_t)row * n_used + choice_of_row;
             ids[slot] = row;
             own_weights[slot] = weights[from];
-            own_documents[slot] = documents[row];
-            own_positions[slot] = positions[row];
+            if (documents) {
+                own_documents[slot] = documents[row];
+                own_positions[slot] = positions[row];
+            }
             slots[from] = slot;
         }
         at += here;

@@ -6,6 +6,7 @@ pub mod attention;
 pub mod dequantize;
 pub mod elementwise;
 pub mod loss;
+pub mod moments;
 pub mod norm;
 pub mod optimizer;
 pub mod paged;

@@ -1,7 +1,7 @@
 //! Which rows go to which expert of a mixture, and with what weight: `model::moe`.
 
 use super::super::CudaError;
-use super::super::buffer::Buffer;
+use super::super::buffer::{Buffer, optional};
 use super::super::device::Device;
 use super::super::launch::{Arg, Launch};
 use super::elementwise::DropoutRows;
@@ -39,22 +39,25 @@ pub struct Lists {
     pub counts: Buffer<u32>,
     pub ids: Buffer<u32>,
     pub weights: Buffer<f32>,
+    /// Theirs, where the rows have places.
     pub places: DropoutRows,
 }
 
 impl Routed {
-    /// Chooses every row's experts by the router's logits, `[R, n_experts]`; `places` are the rows'.
+    /// Chooses every row's experts by the router's logits, `[R, n_experts]`; `places` are the rows', where they have some.
     ///
     /// # Panics
-    /// If there are not as many logits, or more experts are used than there are.
+    /// If there are no logits for whole rows, not as many places, or more experts are used than there are.
     pub fn new(
         device: &Device,
         routing: Routing,
         logits: &Buffer<f32>,
-        places: &DropoutRows,
+        places: Option<&DropoutRows>,
     ) -> Result<(Routed, Lists), CudaError> {
-        let (rows, n, n_used) = (places.len(), routing.n_experts, routing.n_used);
-        assert!(logits.len() == rows * n && (1..=n).contains(&n_used));
+        let (n, n_used) = (routing.n_experts, routing.n_used);
+        assert!((1..=n).contains(&n_used) && logits.len().is_multiple_of(n));
+        let rows = logits.len() / n;
+        assert!(places.is_none_or(|places| places.len() == rows));
         let all = rows * n_used;
         let routed = Routed {
             routing,
@@ -67,7 +70,7 @@ impl Routed {
             counts: Buffer::uninit(device, n)?,
             ids: Buffer::uninit(device, all)?,
             weights: Buffer::uninit(device, all)?,
-            places: DropoutRows::uninit(device, all)?,
+            places: DropoutRows::uninit(device, places.map_or(0, |_| all))?,
         };
         let Routed { probabilities, chosen, weights, slots, .. } = &routed;
         let args = [logits.arg(), probabilities.arg(), chosen.arg(), weights.arg()];
@@ -76,8 +79,8 @@ impl Routed {
         let args = [
             chosen.arg(),
             weights.arg(),
-            places.documents.arg(),
-            places.positions.arg(),
+            optional(places.map(|places| &places.documents)),
+            optional(places.map(|places| &places.positions)),
             arg(rows),
             arg(n_used),
             lists.counts.arg(),

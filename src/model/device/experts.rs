@@ -1,22 +1,29 @@
-//! A mixture of experts on a device: the router's probabilities come to the host, which says which rows go to which expert.
+//! A mixture of experts on a device. It says itself which rows go to which expert; the host learns how many each has, once per layer, for
+//! the shapes of the products.
 
 use super::layer::{MlpOn, Pass};
 use super::linear::LinearOn;
 use super::rows::Rows;
-use crate::cuda::buffer::{Buffer, Float};
+use crate::cuda::buffer::Float;
 use crate::cuda::op::elementwise::combine_rows;
+use crate::cuda::op::routing::{Routed, Routing};
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
-use crate::kernel::softmax::softmax_rows;
 use crate::model::config::Experts;
-use crate::model::moe::rows_of;
+use crate::model::observe::{Input, Site};
 use crate::model::weights::{Linear, Mlp};
 
 pub(super) struct ExpertsOn<T> {
     /// Its products are f32, whatever the others are.
     router: LinearOn<f32>,
     experts: Vec<MlpOn<T>>,
-    settings: Experts,
+    routing: Routing,
+}
+
+/// Returns how rows choose among a model's experts.
+pub(in crate::model) fn routing_of(settings: &Experts) -> Routing {
+    let &Experts { n: n_experts, n_used, renormalize, .. } = settings;
+    Routing { n_experts, n_used, renormalize }
 }
 
 impl<T: Float> ExpertsOn<T> {
@@ -28,30 +35,36 @@ impl<T: Float> ExpertsOn<T> {
     ) -> Result<ExpertsOn<T>, CudaError> {
         let experts = experts.iter().map(|mlp| MlpOn::new(device, compute, mlp));
         let experts = experts.collect::<Result<_, _>>()?;
-        Ok(ExpertsOn { router: LinearOn::new(device, compute, router)?, experts, settings: settings.clone() })
+        Ok(ExpertsOn {
+            router: LinearOn::new(device, compute, router)?,
+            experts,
+            routing: routing_of(settings),
+        })
     }
 
-    /// Returns the output for rows x; a token's experts are summed in ascending index.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Rows<T>) -> Result<Rows<T>, CudaError> {
+    /// Returns the output of layer `index` for rows x; a token's experts are summed in ascending index.
+    pub fn forward(&self, pass: &Pass<'_>, index: usize, x: &Rows<T>) -> Result<Rows<T>, CudaError> {
         let device = pass.device;
+        pass.watch.all(device, index, Input::Router, x)?;
         let logits: Rows<f32> = self.router.forward(device, &x.widened(device)?)?;
-        let mut probabilities = logits.all().read(device)?;
-        softmax_rows(pass.compute, &mut probabilities, self.experts.len());
-        let rows_of = rows_of(&probabilities, &self.settings);
-        // copied at once: every copy waits for what was asked for before
-        let (ids, weights): (Vec<u32>, Vec<f32>) =
-            rows_of.iter().flatten().map(|(row, weight)| (*row as u32, *weight)).unzip();
-        let (ids, weights) = (Buffer::of(device, &ids)?, Buffer::of(device, &weights)?);
+        let (_, lists) = Routed::new(device, self.routing, &logits.all(), None)?;
+        drop(logits);
+        let counts = lists.counts.read(device)?;
         let mut y = Rows::zeros(device, x.n(), x.cols())?;
         let mut first = 0;
-        for (mlp, rows) in self.experts.iter().zip(rows_of) {
-            let range = first..first + rows.len();
+        for (expert, (mlp, count)) in self.experts.iter().zip(counts).enumerate() {
+            let range = first..first + count as usize;
             first = range.end;
             if range.is_empty() {
                 continue;
             }
-            let (ids, weights) = (ids.slice(range.clone()), weights.slice(range));
-            let out = mlp.forward(pass, &x.gathered(device, &ids)?)?;
+            let (ids, weights) = (lists.ids.slice(range.clone()), lists.weights.slice(range));
+            let x = x.gathered(device, &ids)?;
+            let see = |input, x: &Rows<T>| {
+                let site = Site { layer: index, input };
+                pass.watch.part(device, site, (expert, &ids), x)
+            };
+            let out = mlp.forward(pass, &x, see)?;
             combine_rows(device, &out.all(), &ids, Some(&weights), &mut y.all_mut())?;
         }
         Ok(y)

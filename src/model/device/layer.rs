@@ -2,6 +2,7 @@
 
 use super::experts::ExpertsOn;
 use super::linear::LinearOn;
+use super::observe::Watch;
 use super::rows::Rows;
 use super::sheet::Sheet;
 use crate::cuda::buffer::{Buffer, Float};
@@ -11,6 +12,7 @@ use crate::cuda::op::paged::PagedRows;
 use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::ModelConfig;
+use crate::model::observe::Input;
 use crate::model::weights::{FeedForward, Layer, Mlp, Vector};
 
 pub(super) struct LayerOn<T> {
@@ -38,8 +40,8 @@ enum FeedForwardOn<T> {
 pub(super) struct Pass<'a> {
     pub device: &'a Device,
     pub config: &'a ModelConfig,
-    pub compute: &'a Compute,
     pub sheet: &'a Sheet<'a>,
+    pub watch: &'a Watch<'a>,
 }
 
 /// A norm's weight on the device.
@@ -95,12 +97,20 @@ impl<T: Float> MlpOn<T> {
         Ok(MlpOn { gate: linear(&mlp.gate)?, up: linear(&mlp.up)?, down: linear(&mlp.down)? })
     }
 
-    pub fn forward(&self, pass: &Pass<'_>, x: &Rows<T>) -> Result<Rows<T>, CudaError> {
+    /// `see` is told what goes into the products.
+    pub fn forward(
+        &self,
+        pass: &Pass<'_>,
+        x: &Rows<T>,
+        see: impl Fn(Input, &Rows<T>) -> Result<(), CudaError>,
+    ) -> Result<Rows<T>, CudaError> {
         let device = pass.device;
+        see(Input::FeedForward, x)?;
         let (gate, up): (Rows<T>, Rows<T>) = (self.gate.forward(device, x)?, self.up.forward(device, x)?);
         let mut hidden = Rows::uninit(device, x.n(), gate.cols())?;
         let input = GateUp::Apart(&gate.all(), &up.all());
         gated(device, pass.config.activation, input, gate.cols(), &mut hidden.all_mut())?;
+        see(Input::Gated, &hidden)?;
         self.down.forward(device, &hidden)
     }
 }
@@ -146,6 +156,7 @@ impl<T: Float> LayerOn<T> {
         let (device, sheet) = (pass.device, pass.sheet);
         let picked = sheet.picked.as_ref().filter(|_| of_picked);
         let normed: Rows<T> = self.attn_norm.forward(device, pass.config, x)?;
+        pass.watch.all(device, self.index, Input::Attention, &normed)?;
         let k = self.k.forward(device, &normed)?;
         let v: Rows<T> = self.v.forward(device, &normed)?;
         let k = self.turned(pass, k, &self.k_norm, false)?;
@@ -179,14 +190,17 @@ impl<T: Float> LayerOn<T> {
         let shape = config.attention_shape(config.attention[self.index]);
         rows.attention(device, self.index, &shape, &q.all(), &mut attended.all_mut())?;
         drop(q);
+        pass.watch.all(device, self.index, Input::Attended, &attended)?;
         let y = self.o.forward(device, &attended)?;
         drop(attended);
         let y = behind(pass, &self.post_attn_norm, y)?;
         let (mut middle, normed) = self.ffn_norm.forward_of_sum(pass, x, &y)?;
         drop(y);
         let y = match &self.ffn {
-            FeedForwardOn::Dense(mlp) => mlp.forward(pass, &normed)?,
-            FeedForwardOn::Experts(experts) => experts.forward(pass, &normed)?,
+            FeedForwardOn::Dense(mlp) => {
+                mlp.forward(pass, &normed, |input, x| pass.watch.all(device, self.index, input, x))?
+            }
+            FeedForwardOn::Experts(experts) => experts.forward(pass, self.index, &normed)?,
         };
         drop(normed);
         let y = behind(pass, &self.post_ffn_norm, y)?;

@@ -6,10 +6,11 @@
 
 mod cache;
 pub(in crate::model) mod cast;
-mod experts;
+pub(in crate::model) mod experts;
 mod layer;
 mod linear;
 mod network;
+mod observe;
 mod rows;
 mod sheet;
 pub(in crate::model) mod weights;
@@ -17,6 +18,7 @@ pub(in crate::model) mod weights;
 use std::ops::Range;
 
 pub use self::cache::DeviceCache;
+pub use self::observe::{DeviceSums, sums_bytes};
 pub use self::rows::TOGETHER;
 
 use self::network::{Hidden, Network, Run};
@@ -24,6 +26,7 @@ use super::Error;
 use super::config::ModelConfig;
 use super::decode::{Scored, Segment};
 use super::decoder::Decoder;
+use super::observe::{SiteSums, SiteTensors};
 use super::weights as stored;
 use crate::cuda::Device;
 use crate::cuda::op::attention::MAX_HEAD_DIM;
@@ -206,8 +209,41 @@ impl<'m> DeviceDecoder<'m> {
         let hidden = self
             .decoder
             .bounds()
-            .forward(cache, segments, |cache, batch| Ok(self.network.run(cache, batch)?))?;
+            .forward(cache, segments, |cache, batch| Ok(self.network.run(cache, batch, None)?))?;
         Ok(DeviceHidden(hidden))
+    }
+
+    /// Returns sums of nothing at these sites, for [`DeviceDecoder::forward_observed`].
+    ///
+    /// Errors if the device has no room.
+    pub fn new_sums(&self, sites: Vec<SiteTensors>) -> Result<DeviceSums, Error> {
+        Ok(DeviceSums::new(self.device, sites)?)
+    }
+
+    /// As [`DeviceDecoder::forward`]; the inputs of the products are added to the sums, as [`Decoder::forward_observed`] tells of them.
+    ///
+    /// Waits until the sums are there. Errors as `forward`, and if squared inputs add up to no finite f32.
+    ///
+    /// # Panics
+    /// As there, or if the sums are of another model's sites.
+    pub fn forward_observed(
+        &self,
+        cache: &mut DeviceCache<'m>,
+        segments: &[Segment<'_>],
+        sums: &mut DeviceSums,
+    ) -> Result<DeviceHidden, Error> {
+        let hidden = self.decoder.bounds().forward(cache, segments, |cache, batch| {
+            let hidden = self.network.run(cache, batch, Some(&mut *sums))?;
+            sums.refused(self.device)?.map_or(Ok(hidden), |refused| Err(Error::InputNotFinite(refused)))
+        })?;
+        Ok(DeviceHidden(hidden))
+    }
+
+    /// Returns what the sums came to.
+    ///
+    /// Errors if the device is lost.
+    pub fn read_sums(&self, sums: DeviceSums) -> Result<Vec<SiteSums>, Error> {
+        Ok(sums.read(self.device)?)
     }
 
     /// As [`Decoder::score`].

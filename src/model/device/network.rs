@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::cache::DeviceCache;
 use super::layer::{LayerOn, NormOn, Pass};
 use super::linear::LinearOn;
+use super::observe::{DeviceSums, Watch};
 use super::rows::{Rows, TOGETHER};
 use super::sheet::{Angles, Sheet};
 use super::weights::embedded;
@@ -14,6 +15,7 @@ use crate::cuda::{CudaError, Device};
 use crate::model::Scored;
 use crate::model::batch::Batch;
 use crate::model::decoder::Decoder;
+use crate::model::observe::Input;
 
 /// Final hidden states, `[R, C]`.
 pub(super) enum Hidden {
@@ -23,8 +25,13 @@ pub(super) enum Hidden {
 
 /// Forward and scores, whatever the type of activations.
 pub(super) trait Run {
-    /// Returns the final hidden states of the wanted rows; keys and values of all go into the cache.
-    fn run(&self, cache: &DeviceCache<'_>, batch: &Batch) -> Result<Hidden, CudaError>;
+    /// Returns the final hidden states of the wanted rows; keys and values of all go into the cache, the inputs of products into the sums.
+    fn run(
+        &self,
+        cache: &DeviceCache<'_>,
+        batch: &Batch,
+        sums: Option<&mut DeviceSums>,
+    ) -> Result<Hidden, CudaError>;
 
     /// Returns how likely each (row, token) is.
     fn score(&self, hidden: &Hidden, targets: &[(usize, u32)]) -> Result<Vec<Scored>, CudaError>;
@@ -106,14 +113,20 @@ impl<'m, T: Activation> Network<'m, T> {
 }
 
 impl<T: Activation> Run for Network<'_, T> {
-    fn run(&self, cache: &DeviceCache<'_>, batch: &Batch) -> Result<Hidden, CudaError> {
+    fn run(
+        &self,
+        cache: &DeviceCache<'_>,
+        batch: &Batch,
+        sums: Option<&mut DeviceSums>,
+    ) -> Result<Hidden, CudaError> {
         let (device, config, compute) = (self.device, &self.decoder.config, &*self.decoder.compute);
         if batch.tokens.is_empty() {
             return Ok(T::hidden(Rows::uninit(device, 0, config.d_model)?));
         }
         let angles = (&self.full, self.sliding.as_ref());
         let sheet = Sheet::new::<T>(device, cache, angles, config.head_dim, batch)?;
-        let pass = Pass { device, config, compute, sheet: &sheet };
+        let watch = Watch::of(sums);
+        let pass = Pass { device, config, sheet: &sheet, watch: &watch };
         let table = &self.decoder.weights.token_embedding;
         let values = embedded::<f32>(compute, table, &batch.tokens, config.embedding_scale);
         let mut x = Rows::of(device, &values, config.d_model)?;
@@ -121,7 +134,9 @@ impl<T: Activation> Run for Network<'_, T> {
             // the last layer's keys and values are for later tokens; the rest only for the wanted rows
             x = layer.forward(&pass, &x, i + 1 == self.layers.len())?;
         }
-        Ok(T::hidden(self.output_norm.forward(device, config, &x)?))
+        let hidden: Rows<T> = self.output_norm.forward(device, config, &x)?;
+        watch.all(device, config.n_layers, Input::Output, &hidden)?;
+        Ok(T::hidden(hidden))
     }
 
     fn score(&self, hidden: &Hidden, targets: &[(usize, u32)]) -> Result<Vec<Scored>, CudaError> {

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::{ImportanceError, ParsedEntry, check_counts, parse};
-use crate::kernel::Compute;
-use crate::kernel::column_moments::add_column_moments;
-use crate::model::observe::{Input, Inputs, NotFinite, Observer, Site, SiteTensors};
+use crate::model::observe::{SiteSums, SiteTensors};
 
 /// Per tensor and input column, the sums of the inputs and of their squares, and how many rows they are of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +13,8 @@ pub struct ImportanceSums {
     pub(super) datasets: Vec<String>,
     /// Tokens per chunk.
     pub(super) chunk_len: usize,
+    /// GPUs that computed some of them, with their precision, each once.
+    pub(super) devices: Vec<String>,
 }
 
 /// Of one tensor.
@@ -29,6 +29,16 @@ pub(super) struct Sums {
 }
 
 impl ImportanceSums {
+    /// Returns what a model's sums over a text of that name come to, computed in chunks of that length, on a GPU if one is named.
+    pub fn of_sites(sites: Vec<SiteSums>, dataset: String, chunk_len: usize, device: Option<String>) -> Self {
+        let mut entries = BTreeMap::new();
+        for SiteSums { tensors, squares, values, counts } in sites {
+            let sums = Sums { squares, values: Some(values), counts };
+            entries.extend(tensors.names.into_iter().map(|name| (name, sums.clone())));
+        }
+        ImportanceSums { entries, datasets: vec![dataset], chunk_len, devices: device.into_iter().collect() }
+    }
+
     /// Returns the sums in a file of either form. `chunk_len` is for a file that does not say how many tokens its chunks have:
     /// a legacy one holds means, of which that makes sums.
     ///
@@ -44,7 +54,7 @@ impl ImportanceSums {
                 return Err(ImportanceError::Duplicate { path: path.into(), entry: name });
             }
         }
-        Ok(ImportanceSums { entries, datasets: parsed.datasets, chunk_len })
+        Ok(ImportanceSums { entries, datasets: parsed.datasets, chunk_len, devices: parsed.devices })
     }
 
     /// Returns the tokens per chunk of the legacy ones among files, which do not say: as many as the others say, or `otherwise` if
@@ -80,6 +90,11 @@ impl ImportanceSums {
             self.chunk_len = other.chunk_len;
         }
         self.datasets.extend(other.datasets);
+        for device in other.devices {
+            if !self.devices.contains(&device) {
+                self.devices.push(device);
+            }
+        }
         for (name, sums) in other.entries {
             match self.entries.get_mut(&name) {
                 None => {
@@ -124,6 +139,11 @@ impl ImportanceSums {
     /// Returns the names of the texts, in the order in which they were added.
     pub fn datasets(&self) -> &[String] {
         &self.datasets
+    }
+
+    /// Returns the GPUs that computed some of the sums, with their precision; a legacy file does not say.
+    pub fn devices(&self) -> &[String] {
+        &self.devices
     }
 
     /// Returns the tokens per chunk.
@@ -217,90 +237,5 @@ impl Sums {
     fn of_another(&self, path: &Path, entry: String, n_expected: usize, n_parts: usize) -> ImportanceError {
         let (n_values, n_counts) = (self.squares.len(), self.counts.len());
         ImportanceError::OfAnother { path: path.into(), entry, n_values, n_counts, n_expected, n_parts }
-    }
-}
-
-/// Sums what a decoder multiplies.
-pub struct Collector<'a> {
-    compute: &'a Compute,
-    sites: HashMap<Site, Collected>,
-}
-
-struct Collected {
-    tensors: SiteTensors,
-    squares: Vec<f64>,
-    values: Vec<f64>,
-    counts: Vec<u64>,
-}
-
-impl<'a> Collector<'a> {
-    /// Returns one that has seen nothing of these sites; those of the output layer only if `with_output`.
-    pub fn new(compute: &'a Compute, sites: Vec<SiteTensors>, with_output: bool) -> Self {
-        let wanted = sites.into_iter().filter(|tensors| with_output || tensors.site.input != Input::Output);
-        let collected = |tensors: SiteTensors| {
-            let n = tensors.columns * tensors.n_experts;
-            let (squares, values, counts) = (vec![0.0; n], vec![0.0; n], vec![0; tensors.n_experts]);
-            (tensors.site, Collected { tensors, squares, values, counts })
-        };
-        Collector { compute, sites: wanted.map(collected).collect() }
-    }
-
-    /// Returns the sums, of a text of that name in chunks of that length.
-    pub fn finish(self, dataset: String, chunk_len: usize) -> ImportanceSums {
-        let mut entries = BTreeMap::new();
-        for Collected { tensors, squares, values, counts } in self.sites.into_values() {
-            let sums = Sums { squares, values: Some(values), counts };
-            entries.extend(tensors.names.into_iter().map(|name| (name, sums.clone())));
-        }
-        ImportanceSums { entries, datasets: vec![dataset], chunk_len }
-    }
-}
-
-impl Observer for Collector<'_> {
-    fn inputs(&mut self, inputs: &Inputs<'_>) -> Result<(), NotFinite> {
-        let Some(of_site) = self.sites.get_mut(&inputs.site) else { return Ok(()) };
-        let columns = of_site.tensors.columns;
-        let part = inputs.expert * columns..(inputs.expert + 1) * columns;
-        let squares = &mut of_site.squares[part.clone()];
-        add_column_moments(self.compute, inputs.x, &mut of_site.values[part], squares);
-        of_site.counts[inputs.expert] += (inputs.x.len() / columns) as u64;
-        // files hold f32
-        let Some(column) = squares.iter().position(|sum| !(*sum as f32).is_finite()) else { return Ok(()) };
-        let row = first_beyond(inputs.x.iter().skip(column).step_by(columns).copied(), squares[column]);
-        Err(NotFinite {
-            tensor: of_site.tensors.names.first().cloned().unwrap_or_default(),
-            row: inputs.rows.map_or(row, |rows| rows[row]),
-            column,
-            value: squares[column] as f32,
-        })
-    }
-}
-
-/// Returns which of the values first makes a sum of squares, which came to `sum`, no finite f32.
-fn first_beyond(mut values: impl ExactSizeIterator<Item = f32> + Clone, sum: f64) -> usize {
-    if let Some(at) = values.clone().position(|x| !x.is_finite()) {
-        return at;
-    }
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let mut so_far = sum - values.clone().map(square).sum::<f64>();
-    let last = values.len().saturating_sub(1);
-    let is_beyond = |x| {
-        so_far += square(x);
-        !(so_far as f32).is_finite()
-    };
-    values.position(is_beyond).unwrap_or(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_row_that_is_too_much_is_found() {
-        let of = |values: &[f32], sum| first_beyond(values.iter().copied(), sum);
-        assert_eq!(of(&[1.0, f32::INFINITY, f32::NAN], f64::NAN), 1);
-        assert_eq!(of(&[1.0, 2.0, 3e19, 4.0], 9e38), 2);
-        // what was there before counts
-        assert_eq!(of(&[1.0, 1e19, 2.0], 3.35e38 + 1e38), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sums::Sums;
-use super::{ImportanceError, ImportanceSums};
+use super::{DEVICES_KEY, ImportanceError, ImportanceSums};
 use crate::tensor::format::F32;
 use crate::tensor::gguf::{Array, GgufWriter, Metadata, Value, WriteOptions};
 use crate::tensor::{AtomicFile, Dtype, TensorDecl, WrittenFile};
@@ -46,6 +46,9 @@ impl ImportanceSums {
         set("imatrix.datasets", Value::Array(Array::String(self.datasets.clone())));
         set("imatrix.chunk_count", number(self.n_chunks()));
         set("imatrix.chunk_size", number(self.chunk_len as u64));
+        if !self.devices.is_empty() {
+            set(DEVICES_KEY, Value::Array(Array::String(self.devices.clone())));
+        }
         let mut declared = Vec::new();
         for (name, sums) in &self.entries {
             let (n_experts, n) = (sums.counts.len(), sums.squares.len());
@@ -143,7 +146,12 @@ mod tests {
     fn of_one(squares: &[f64], values: Option<&[f64]>, counts: &[u64]) -> ImportanceSums {
         let sums =
             Sums { squares: squares.to_vec(), values: values.map(<[f64]>::to_vec), counts: counts.to_vec() };
-        ImportanceSums { entries: [("a.weight".to_owned(), sums)].into(), datasets: Vec::new(), chunk_len: 4 }
+        ImportanceSums {
+            entries: [("a.weight".to_owned(), sums)].into(),
+            datasets: Vec::new(),
+            devices: Vec::new(),
+            chunk_len: 4,
+        }
     }
 
     fn refused(sums: &ImportanceSums, form: Form) -> String {

@@ -14,6 +14,7 @@ use crate::cuda::{CudaError, Device};
 use crate::kernel::Compute;
 use crate::model::config::Experts;
 use crate::model::device::cast::{narrowed, widened};
+use crate::model::device::experts::routing_of;
 use crate::model::train::feed_forward::Mlp;
 
 pub(super) struct ExpertsOn<'m, T> {
@@ -47,8 +48,7 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
     ) -> Result<ExpertsOn<'m, T>, CudaError> {
         let experts = experts.iter().map(|mlp| MlpOn::new(device, compute, mlp));
         let experts = experts.collect::<Result<_, _>>()?;
-        let &Experts { n: n_experts, n_used, renormalize, .. } = settings;
-        let routing = Routing { n_experts, n_used, renormalize };
+        let routing = routing_of(settings);
         Ok(ExpertsOn { router: GroupOn::new(device, compute, router)?, experts, routing })
     }
 
@@ -63,7 +63,7 @@ impl<'m, T: Float> ExpertsOn<'m, T> {
         let wide = widened(device, x)?;
         let ([logits], router_lows) = apart(self.router.forward(pass, &wide, places)?);
         drop(wide);
-        let (routed, lists) = Routed::new(device, self.routing, &logits, places)?;
+        let (routed, lists) = Routed::new(device, self.routing, &logits, Some(places))?;
         let counts = lists.counts.read(device)?;
         let cols = x.len() / places.len();
         let mut y = Buffer::zeros(device, x.len())?;
