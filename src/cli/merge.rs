@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::quantize::{Progress, QuantizeJob, interrupt_flag};
 use super::source::model_path;
 use super::{machine, term};
-use crate::error::Failure;
+use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
 use crate::model::export::{self, Changes, Stored};
 use crate::provenance::QuantizeSettings;
@@ -62,6 +62,19 @@ pub struct Args {
     quiet: bool,
 }
 
+/// A directory that would be called as a file is.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: a checkpoint is merged into a directory, and this is the name of a GGUF")]
+struct NameOfGguf {
+    path: PathBuf,
+}
+
+impl Diagnostic for NameOfGguf {
+    fn hint(&self) -> Option<String> {
+        Some("--type F16 (or another type) makes a GGUF; for a directory, give -o another name".into())
+    }
+}
+
 /// How a model is quantized; results do not depend on it.
 pub struct How<'a> {
     pub threads: Option<u16>,
@@ -112,8 +125,8 @@ fn write(args: &Args, base: &Path, changes: &Changes, isa: Isa) -> Result<(), Fa
     Ok(())
 }
 
-/// Errors on an output that is a directory where a file is wanted, or lies in none; and on one there already that is no
-/// model's directory, or holds what is read.
+/// Errors on an output that is a directory where a file is wanted, or lies in none; on a directory that would be called as a GGUF
+/// is; and on one there already that is no model's directory, or holds what is read.
 fn check_output(args: &Args, base: &Path) -> Result<(), Failure> {
     let output = &args.output;
     if is_gguf(base) || args.quantization.is_some() {
@@ -125,6 +138,8 @@ fn check_output(args: &Args, base: &Path) -> Result<(), Failure> {
         if !dir.is_dir() {
             return Err(tensor::Error::NoOutputDirectory { path, dir }.into());
         }
+    } else if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Err(NameOfGguf { path: output.clone() }.into());
     }
     let io = || export::Error::io(output, "read");
     if output.is_dir() && !output.join("config.json").is_file() {

@@ -163,6 +163,12 @@ fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
             gating: flag("gating"),
             metric: fields.optional("metric").map(|node| node.text()),
         };
+        if policy.gating == Some(false) {
+            let decides = [("critical", policy.critical), ("zero_tolerance", policy.zero_tolerance)];
+            for (key, _) in decides.into_iter().filter(|(_, is_wanted)| *is_wanted == Some(true)) {
+                node.part(key).note(format!("`{key}` means nothing with `gating: false`, which decides nothing"));
+            }
+        }
         tasks.insert(name, policy);
     }
     tasks

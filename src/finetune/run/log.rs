@@ -227,9 +227,41 @@ impl LogFile {
 pub fn read_events(dir: &Path) -> Result<Vec<Event>, Error> {
     let path = log_path(dir, Log::Jsonl);
     let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    events_of(&path, &text)
+}
+
+/// Errors if what a run would keep of its JSONL, cut to `lengths`, is not what a run writes: every step once, in order.
+pub(super) fn check_log(dir: &Path, lengths: &BTreeMap<String, u64>) -> Result<(), Error> {
+    let path = log_path(dir, Log::Jsonl);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        // that it is lost is told where it is opened
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(&path, "read")(error)),
+    };
+    let length = lengths.get(key(Log::Jsonl)).map_or(bytes.len(), |length| *length as usize);
+    let kept = &bytes[..length.min(bytes.len())];
+    // what is no text is no event either
+    let text = String::from_utf8_lossy(kept);
+    let mut last = 0;
+    for (index, event) in events_of(&path, &text)?.iter().enumerate() {
+        let (step, expected) = match event {
+            Event::Step(event) => (event.step, last + 1),
+            Event::Validation(event) => (event.step, last),
+        };
+        if step != expected {
+            let why = format!("event {} is of step {step}, expected {expected}", index + 1);
+            return Err(Error::BadLog { path, why });
+        }
+        last = step;
+    }
+    Ok(())
+}
+
+fn events_of(path: &Path, text: &str) -> Result<Vec<Event>, Error> {
     let event = |(index, line)| {
         let bad = |error: serde_json::Error| Error::BadEvent {
-            path: path.clone(),
+            path: path.to_owned(),
             line: index + 1,
             why: error.to_string(),
         };
