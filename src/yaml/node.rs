@@ -53,7 +53,8 @@ impl<'a> Node<'a> {
 
     /// Returns true if what stands here was taken away from outside: a `null` that was set.
     fn is_unset(&self) -> bool {
-        self.value.is_some_and(Value::is_null) && self.document.overrides.iter().any(|set| set.is_at(&self.at))
+        self.value.is_some_and(Value::is_null)
+            && self.document.overrides.iter().any(|set| set.is_at(&self.at))
     }
 
     /// Returns true if text stands here, be it empty.

@@ -280,10 +280,7 @@ fn date(node: &Node) -> NaiveDate {
 }
 
 /// Writes numbers as such: a JSON number of arbitrary precision is a mapping of its own to other formats.
-fn write_variables<S: Serializer>(
-    variables: &Map<String, Json>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn write_variables<S: Serializer>(variables: &Map<String, Json>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(variables.iter().map(|(name, value)| (name, Plain(value))))
 }
 

@@ -310,6 +310,40 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_no_run_wrote_is_told_before_the_run_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logs = Logs::open(dir.path(), &[], &BTreeMap::new(), 2).unwrap();
+        for number in 1..=3 {
+            logs.write(&step(number, 0.5)).unwrap();
+            let validation = ValidationEvent { step: number, ..ValidationEvent::default() };
+            logs.write(&Event::Validation(validation)).unwrap();
+        }
+        let lengths = logs.sync().unwrap();
+        let path = log_path(dir.path(), Log::Jsonl);
+        let text = fs::read_to_string(&path).unwrap();
+        let check = |text: &str| {
+            fs::write(&path, text).unwrap();
+            check_log(dir.path(), &lengths)
+        };
+        check(&text).unwrap();
+        // what a checkpoint does not know is cut
+        check(&format!("{text}{{\"event\":\"st")).unwrap();
+        // a line torn, of a shape that is no event's, of another process
+        let torn = check(&text.replacen("\"epoch\"", "\"ep\n  \"", 1)).unwrap_err();
+        assert!(matches!(torn, Error::BadEvent { line: 2, .. }), "{torn}");
+        use crate::error::Diagnostic as _;
+        assert!(torn.hint().unwrap().contains("begin another run with --out"));
+        let lines: Vec<&str> = text.lines().collect();
+        let mixed = [lines[0], lines[1], lines[1], lines[2], lines[3], lines[4], lines[5]].join("\n") + "\n";
+        let mixed = check(&mixed).unwrap_err();
+        assert!(mixed.to_string().ends_with("event 2 is of step 1, expected 2"), "{mixed}");
+        assert!(mixed.hint().unwrap().contains("begin another run with --out"));
+        // that it is gone is told where it is opened
+        fs::remove_file(&path).unwrap();
+        check_log(dir.path(), &lengths).unwrap();
+    }
+
+    #[test]
     fn the_log_of_several_processes_says_how_many_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let mut logs = Logs::open(dir.path(), &[], &BTreeMap::new(), 3).unwrap();

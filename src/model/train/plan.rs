@@ -151,12 +151,7 @@ fn check_patterns(modules: &[Module], trains: &[Trains], spec: &LowRankSpec) -> 
     let mut known: Vec<String> = names.iter().map(|name| last_part(name).to_owned()).collect();
     known.sort();
     known.dedup();
-    Err(Error::NoSuchModule {
-        setting,
-        pattern: pattern.to_owned(),
-        what: "layer with an adapter",
-        known,
-    })
+    Err(Error::NoSuchModule { setting, pattern: pattern.to_owned(), what: "layer with an adapter", known })
 }
 
 /// Returns what stands behind the last dot.
