@@ -208,7 +208,7 @@ fn what_is_set_takes_the_place_of_the_files_other_key_and_null_takes_away() {
     assert_eq!(recipe.train.warmup, crate::finetune::Warmup::Ratio(0.1));
     // the file itself may not have both
     let both = SMALL.replace("epochs: 1", "epochs: 1, max_steps: 9");
-    assert_eq!(problems(&both, &[]), ["r.yaml:8:20: `epochs` and `max_steps` both say how long the run is"]);
+    assert_eq!(problems(&both, &[]), ["r.yaml:8:31: `epochs` and `max_steps` both say how long the run is"]);
     assert_eq!(train(&["train.epochs=2"]).length, Length::Epochs(2));
     let whole = SMALL.replace("train: {epochs", "eval: {every_steps: 3}\noutput: x\ntrain: {epochs");
     let recipe = read(&whole, &["eval=null", "output=null", "data.template_variables.x=null"]).unwrap();
