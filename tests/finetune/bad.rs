@@ -46,7 +46,7 @@ fn a_base_that_is_missing_or_alone_is_refused() {
         ),
         (
             "adapter={type: lora, r: 2, alpha: 2, target_modules: [v_proj], rank_pattern: {q_proj: 4}}",
-            "known: v_proj",
+            "`q_proj` fits no layer with an adapter",
         ),
     ] {
         let said = refused(&setup, &[&base[..], &[set]].concat());
