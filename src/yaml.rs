@@ -37,6 +37,11 @@ pub enum Step {
     Name(String),
 }
 
+/// Returns the text without a byte order mark, which the parser takes for the beginning of a document of its own.
+fn body(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// A parsed file, and what is wrong with it.
 pub struct Document {
     path: PathBuf,
@@ -76,7 +81,10 @@ impl Document {
 
     /// Reads text as if it were the file `path`.
     pub fn parse(path: &Path, text: String) -> Result<Document, Error> {
-        let root = serde_yaml::from_str(&text).map_err(|source: serde_yaml::Error| {
+        let root = serde_yaml::from_str(body(&text)).map_err(|source: serde_yaml::Error| {
+            if let Some((key, (line, column))) = locate::duplicate(body(&text)) {
+                return Error::Duplicate { path: path.to_owned(), line, column, key };
+            }
             let line = source.location().and_then(|at| text.lines().nth(at.line().saturating_sub(1)));
             let has_tabs = line.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
             Error::Syntax { path: path.to_owned(), has_tabs, source }
@@ -140,7 +148,7 @@ impl Document {
         let place = match self.overrides.iter().rev().find(|set| set.made(&noted.at)) {
             Some(set) => Place::Override(set.given.clone()),
             None => {
-                let (line, column) = locate::locate(&self.text, &noted.at);
+                let (line, column) = locate::locate(body(&self.text), &noted.at);
                 Place::File { path: self.path.clone(), line, column }
             }
         };

@@ -194,6 +194,10 @@ pub struct Args {
     #[arg(skip)]
     pub is_replay: bool,
 
+    /// Under which path a manifest names the adapter, or without one the model: where it will be found
+    #[arg(skip)]
+    pub named: Option<PathBuf>,
+
     /// What `--device` says of the command
     #[arg(skip)]
     pub device: DeviceChoice,

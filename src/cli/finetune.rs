@@ -21,7 +21,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::finetune::parallel::{self, Launch, Patience, Reducer, SingleProcess, Terms};
 use crate::finetune::recipe::OnForgetting;
 use crate::finetune::report;
-use crate::finetune::run::{self, Ended, Forgetting, Identity, Job, Outcome};
+use crate::finetune::run::{self, Ended, Forgetting, Identity, Job, Outcome, RunLock};
 use crate::provenance::{self, Started};
 
 use interrupt::Interrupt;
@@ -247,6 +247,9 @@ fn train(
         reducer.fail("it was interrupted before the first step");
         return Err(Error::NotBegun.into());
     }
+    // the first alone writes
+    let lock = launch.world.is_first().then(|| RunLock::take(&dir, args.resume)).transpose();
+    let _lock = lock.inspect_err(|error| reducer.fail(&error.to_string()))?;
     let job = Job {
         recipe: &prepared.recipe,
         model: &prepared.model,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::quantize::{Progress, QuantizeJob, interrupt_flag};
 use super::source::model_path;
 use super::{machine, term};
-use crate::error::Failure;
+use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
 use crate::model::export::{self, Changes, Stored};
 use crate::provenance::{self, Draft, QuantizeSettings, Started};
@@ -69,6 +69,19 @@ pub struct Args {
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// A directory that would be called as a file is.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: a checkpoint is merged into a directory, and this is the name of a GGUF")]
+struct NameOfGguf {
+    path: PathBuf,
+}
+
+impl Diagnostic for NameOfGguf {
+    fn hint(&self) -> Option<String> {
+        Some("--type F16 (or another type) makes a GGUF; for a directory, give -o another name".into())
+    }
 }
 
 /// How a model is quantized; results do not depend on it.
@@ -143,8 +156,8 @@ fn remove(output: &Path) -> Result<(), export::Error> {
     removed.map_err(export::Error::io(output, "remove"))
 }
 
-/// Errors on an output that is a directory where a file is wanted, or lies in none; and on one there already that is no
-/// model's directory and no file, or holds what is read.
+/// Errors on an output that is a directory where a file is wanted, or lies in none; on a directory that would be called as a GGUF
+/// is; and on one there already that is no model's directory and no file, or holds what is read.
 fn check_output(args: &Args, job: &MergeJob) -> Result<(), Failure> {
     let output = &args.output;
     let path = output.clone();
@@ -156,6 +169,8 @@ fn check_output(args: &Args, job: &MergeJob) -> Result<(), Failure> {
         if !dir.is_dir() {
             return Err(tensor::Error::NoOutputDirectory { path, dir: dir.to_owned() }.into());
         }
+    } else if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Err(NameOfGguf { path }.into());
     }
     // a link that leads nowhere holds nothing
     let Ok(metadata) = output.metadata() else { return Ok(()) };

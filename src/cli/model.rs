@@ -89,6 +89,22 @@ fn not_packed(weights: WeightsArg, device: &Device) -> Option<NotPacked> {
     matches!(weights, WeightsArg::Packed).then(|| NotPacked { device: device.facts().name.clone() })
 }
 
+/// An adapter where a model is wanted.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: holds an adapter, and no model")]
+struct AdapterAlone {
+    path: PathBuf,
+}
+
+impl Diagnostic for AdapterAlone {
+    fn hint(&self) -> Option<String> {
+        Some(format!(
+            "give the model that it was trained on, and --adapter {}; `lctl merge` makes one model of both",
+            self.path.display()
+        ))
+    }
+}
+
 /// A model that a device has no room for.
 #[cfg(gpu)]
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +148,9 @@ impl LoadedModel {
         let path = model_path(args.model, args.offline, args.quiet)?;
         if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
             return Err(WeightsAlone { path }.into());
+        }
+        if path.join("adapter_config.json").is_file() && !path.join("config.json").exists() {
+            return Err(AdapterAlone { path }.into());
         }
         let mut options = LoadOptions {
             mode: args.compute,

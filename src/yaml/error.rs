@@ -36,6 +36,9 @@ pub enum Error {
         source: serde_yaml::Error,
     },
 
+    #[error("{path}:{line}:{column}: the key `{key}` comes twice in one mapping")]
+    Duplicate { path: PathBuf, line: usize, column: usize, key: String },
+
     #[error("{path}: {}, not {}", .found.name(), .wanted.name())]
     OtherKind { path: PathBuf, wanted: FileKind, found: FileKind },
 
@@ -69,6 +72,7 @@ impl Diagnostic for Error {
                 Some("suites are for `lctl eval MODEL --suite FILE` and `lctl suite`".into())
             }
             Error::OtherKind { .. } => Some("recipes are for `lctl finetune` and `lctl recipe`".into()),
+            Error::Duplicate { .. } => Some("YAML has each key once: join both, or take one away".into()),
             Error::Syntax { has_tabs: true, .. } => Some("YAML is indented by spaces, never by tabs".into()),
             Error::Syntax { .. } => None,
         }

@@ -2,6 +2,7 @@
 //!
 //! The parser tells places only in its errors, so the way to a place is to fail there.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -20,6 +21,102 @@ pub fn locate(text: &str, path: &[Step]) -> (usize, usize) {
         }
     }
     (1, 1)
+}
+
+/// Visits scalars by a method.
+macro_rules! scalars {
+    ($then:ident, $($visit:ident: $type:ty),*) => {
+        $(fn $visit<E: serde::de::Error>(self, _: $type) -> Result<(), E> { self.$then() })*
+    };
+}
+
+/// Returns the first key that comes a second time in its mapping, and line and column of that; `None` if none does.
+pub fn duplicate(text: &str) -> Option<(String, (usize, usize))> {
+    let error = Once.deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
+    let message = error.to_string();
+    let key = message.split_once(FOUND)?.1.split_once('`')?.1.rsplit_once('`')?.0;
+    let location = error.location()?;
+    Some((key.to_owned(), (location.line(), location.column())))
+}
+
+/// Reads everything; fails at a key that its mapping has already.
+#[derive(Clone, Copy)]
+struct Once;
+
+/// Reads a key; fails if it was there before.
+#[derive(Clone, Copy)]
+struct NewKey<'a> {
+    seen: &'a HashSet<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Once {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NewKey<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NewKey<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
+        match self.seen.contains(key) {
+            true => Err(E::custom(format_args!("{FOUND} `{key}`"))),
+            false => Ok(key.to_owned()),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Once {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    scalars!(pass, visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128,
+             visit_f64: f64, visit_str: &str);
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Once)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = entries.next_key_seed(NewKey { seen: &seen })? {
+            seen.insert(key);
+            entries.next_value_seed(Once)?;
+        }
+        Ok(())
+    }
+}
+
+impl Once {
+    fn pass<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// Says that an error is the walk's own.
@@ -64,12 +161,6 @@ impl<'de> Visitor<'de> for Key<'_> {
     }
 }
 
-macro_rules! scalars {
-    ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E: serde::de::Error>(self, _: $type) -> Result<(), E> { self.arrive() })*
-    };
-}
-
 impl Walk<'_> {
     fn arrive<E: serde::de::Error>(self) -> Result<(), E> {
         if self.path.is_empty() { Err(E::custom(FOUND)) } else { Ok(()) }
@@ -83,7 +174,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("anything")
     }
 
-    scalars!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128,
+    scalars!(arrive, visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128,
              visit_f64: f64, visit_str: &str);
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {

@@ -46,6 +46,17 @@ impl<'a> Node<'a> {
         self.value.is_some_and(|value| !value.is_null())
     }
 
+    /// Returns true if what stands here was set from outside the file.
+    pub fn is_set(&self) -> bool {
+        self.value.is_some() && self.document.overrides.iter().any(|set| set.made(&self.at))
+    }
+
+    /// Returns true if what stands here was taken away from outside: a `null` that was set.
+    fn is_unset(&self) -> bool {
+        self.value.is_some_and(Value::is_null)
+            && self.document.overrides.iter().any(|set| set.is_at(&self.at))
+    }
+
     /// Returns true if text stands here, be it empty.
     pub fn is_text(&self) -> bool {
         self.value.is_some_and(Value::is_string)
@@ -215,7 +226,10 @@ impl<'a> Node<'a> {
             };
             let mut at = self.at.clone();
             at.push(Step::Key(key.to_owned()));
-            entries.push((key.to_owned(), Node { document: self.document, at, value: Some(value) }));
+            let node = Node { document: self.document, at, value: Some(value) };
+            if !node.is_unset() {
+                entries.push((key.to_owned(), node));
+            }
         }
         entries
     }
@@ -268,13 +282,17 @@ impl<'a> Fields<'a> {
     pub fn optional(&self, key: &'static str) -> Option<Node<'a>> {
         let child = self.child(key);
         self.node.document.log.asked(&child.at, false);
-        Some(child).filter(|node| node.value.is_some())
+        Some(child).filter(|node| node.value.is_some() && !node.is_unset())
     }
 
     /// Returns the value of a key that must be there.
     pub fn required(&self, key: &'static str) -> Node<'a> {
         let child = self.child(key);
         self.node.document.log.asked(&child.at, true);
+        if child.is_unset() {
+            child.note(format!("`{key}` is missing"));
+            return Node { value: None, ..child };
+        }
         if child.value.is_none() && self.mapping.is_some() {
             self.node.note(format!("`{key}` is missing"));
         }

@@ -23,10 +23,16 @@ impl Override {
         let n = self.first;
         path.len() >= n && self.at[..n].iter().zip(path).all(is_same)
     }
+
+    /// Returns whether it was set at that very path.
+    pub fn is_at(&self, path: &[Step]) -> bool {
+        self.at == path
+    }
 }
 
 impl Document {
-    /// Sets a value: `PATH=VALUE`, the path's keys and positions (from 0) separated by dots, the value as YAML has it.
+    /// Sets a value: `PATH=VALUE`, the path's keys and positions (from 0) separated by dots, the value as YAML has it; `null`
+    /// for a key of a mapping takes what the file has there away.
     /// What is wrong with the value is said of `--set` as it is of a line of the file.
     ///
     /// Errors if that is no path and no value, or if the path leads through something that has no such parts.

@@ -82,10 +82,43 @@ fn anchors_and_multi_byte_text_keep_positions() {
 }
 
 #[test]
-fn duplicate_keys_and_bombs_are_syntax_errors() {
+fn a_key_that_comes_twice_is_told_where_it_comes_again() {
+    for (text, expected) in [
+        ("a: 1\nb: 2\na: 3\n", "s.yaml:3:1: the key `a` comes twice in one mapping"),
+        ("x: [1, {b: 2,\n c: 1, b: 3}]\n", "s.yaml:2:8: the key `b` comes twice in one mapping"),
+        ("x:\n  'a`b': 2\n  a`b: 3\n", "s.yaml:3:3: the key `a`b` comes twice in one mapping"),
+        ("\u{feff}a: 1\na: 3\n", "s.yaml:2:1: the key `a` comes twice in one mapping"),
+    ] {
+        let error = Document::parse(Path::new("s.yaml"), text.to_owned()).err().unwrap();
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().is_some());
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    let read = |fields: &Fields| {
+        fields.required("a").count();
+        fields.required("b").count();
+    };
+    assert!(problems("\u{feff}a: 1\nb: 2\n", read).is_empty());
+    assert_eq!(
+        problems("\u{feff}a: x\nb: y\n", read),
+        [
+            "s.yaml:1:4: `a` must be a whole number, 0 or more, not text",
+            "s.yaml:2:4: `b` must be a whole number, 0 or more, not text"
+        ]
+    );
+    // what was read is the file's, for its digest
+    let text = "\u{feff}a: 1\nb: 2\n";
+    assert_eq!(Document::parse(Path::new("s.yaml"), text.to_owned()).unwrap().text(), text);
+}
+
+#[test]
+fn bombs_and_several_documents_are_syntax_errors() {
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]";
-    for text in ["a: 1\na: 2\n", "a: [", "a: 1\n---\nb: 2\n", bomb] {
+    for text in ["a: [", "a: 1\n---\nb: 2\n", bomb] {
         let error = Document::parse(Path::new("s.yaml"), text.to_owned());
         assert!(matches!(error, Err(Error::Syntax { .. })), "{text}");
     }

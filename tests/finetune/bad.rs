@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use lctl::finetune::run::RunLock;
 use lctl::tensor::TensorSource as _;
 use lctl::tensor::safetensors::SafeTensors;
 use lctl::text::{EncodeOptions, Tokenizer};
@@ -30,6 +31,27 @@ fn a_base_that_is_missing_or_alone_is_refused() {
         &["--set", "model.path=base", "--set", "adapter.target_modules=[q_prj]", "--out", "run"],
     );
     assert!(said.contains("q_prj") && said.contains("q_proj"), "{said}");
+    // a text is a pattern for whole names, and a name of another rank must be one of a layer with an adapter
+    let base = ["--set", "model.path=base", "--out", "run", "--set"];
+    let said = refused(&setup, &[&base[..], &["adapter.target_modules=q_proj"]].concat());
+    assert!(said.contains("write `[q_proj]`") && !said.contains("did you mean"), "{said}");
+    for (set, expected) in [
+        (
+            "adapter.rank_pattern={q_prj: 2}",
+            "`rank_pattern`: `q_prj` fits no layer with an adapter of this model",
+        ),
+        (
+            "adapter.alpha_pattern={'q_proj': 2, 'x.*': 3}",
+            "`alpha_pattern`: `x.*` fits no layer with an adapter",
+        ),
+        (
+            "adapter={type: lora, r: 2, alpha: 2, target_modules: [v_proj], rank_pattern: {q_proj: 4}}",
+            "`q_proj` fits no layer with an adapter",
+        ),
+    ] {
+        let said = refused(&setup, &[&base[..], &[set]].concat());
+        assert!(said.contains(expected), "{said}");
+    }
     let said = refused(&setup, &["--set", "model.path=base"]);
     assert!(said.contains("output") && said.contains("--out"), "{said}");
 }
@@ -70,6 +92,61 @@ fn a_checkpoint_goes_on_in_no_other_run() {
     assert_eq!(events(&setup.path("run")), before);
     let said = refused(&setup, &["--out", "other", "--resume"]);
     assert!(said.contains("no complete checkpoint"), "{said}");
+}
+
+#[test]
+fn a_directory_has_one_run_at_a_time() {
+    let setup = Setup::new(&json!({"train": {"max_steps": 3}}));
+    let lock = RunLock::take(&setup.path("run"), false).unwrap();
+    let in_use = |args: &[&str]| {
+        let said = refused(&setup, &[&["--out", "run"], args].concat());
+        assert!(
+            said.contains("error: run: another run is writing into it") && said.contains("--out names"),
+            "{said}"
+        );
+    };
+    in_use(&[]);
+    in_use(&["--resume"]);
+    assert_eq!(names_in(&setup.path("run")), ["run.lock"]);
+    // of several processes the first has it, and tells the others
+    for (code, _, stderr) in run_all(&setup, 2, &["--quiet", "--out", "run"]) {
+        assert!(code == Some(2) && stderr.contains("another run is writing into it"), "{stderr}");
+    }
+    assert_eq!(names_in(&setup.path("run")), ["run.lock"]);
+    drop(lock);
+    assert_eq!(setup.run(&["--quiet", "--out", "run"]).0, 0);
+    assert_eq!(setup.run(&["--quiet", "--out", "run", "--resume"]).0, 0);
+}
+
+#[test]
+fn a_log_with_a_torn_line_is_told_before_anything_is_computed() {
+    let setup = Setup::new(&json!({"train": {"max_steps": 3}}));
+    assert_eq!(setup.run(&["--quiet", "--out", "run"]).0, 0);
+    let path = setup.path("run/metrics.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\"loss\"", "\"los\n ", 1)).unwrap();
+    let report = setup.path("run/report.html");
+    std::fs::remove_file(&report).unwrap();
+    let said = refused(&setup, &["--out", "run", "--resume"]);
+    assert!(
+        said.contains("run/metrics.jsonl:1: is no event of a run") && said.contains("with --out"),
+        "{said}"
+    );
+    assert!(!report.exists());
+}
+
+#[test]
+fn an_adapter_for_a_model_and_a_directory_for_a_gguf_are_refused() {
+    let setup = Setup::new(&json!({}));
+    let dir = setup.dir.path();
+    std::fs::create_dir(setup.path("adapter")).unwrap();
+    std::fs::write(setup.path("adapter/adapter_config.json"), "{}").unwrap();
+    let (code, _, said) = run_lctl(dir, &["eval", "adapter", "--perplexity", "general.txt"]);
+    assert!(code == 2 && said.contains("adapter: holds an adapter, and no model"), "{said}");
+    assert!(said.contains("--adapter adapter"), "{said}");
+    let (code, _, said) = run_lctl(dir, &["merge", "base", "adapter", "-o", "m.gguf"]);
+    assert!(code == 2 && said.contains("m.gguf: a checkpoint is merged into a directory"), "{said}");
+    assert!(said.contains("--type F16") && !setup.path("m.gguf").exists(), "{said}");
 }
 
 #[test]

@@ -226,7 +226,22 @@ fn a_result_that_passes_the_gate_is_promoted() {
             report["suites"][0]["tasks"][0]["metrics"][0]["value"].as_f64().unwrap()
         };
         assert!(figure("base") <= 0.5 && figure("result") > 0.9, "{} {}", figure("base"), figure("result"));
+        // the candidate is named where it lies now, and measured again
+        for of in ["base", "result"] {
+            let manifest = format!("run/gate/{of}/report.json.manifest.json");
+            let (code, stdout, stderr) = run_lctl(setup.dir.path(), &["replay", &manifest]);
+            assert_eq!(code, 0, "{of}: {stdout}{stderr}");
+        }
     }
+}
+
+#[test]
+fn a_candidate_that_is_not_exported_leaves_no_manifest() {
+    let setup = gated("taught", &json!({}));
+    let (code, said) = outcome(&setup, &["--out", "run", "--set", "export=[gguf-lora]"]);
+    assert_eq!((code, &said["outputs"]), (0, &json!(["run/result/adapter.gguf"])), "{said}");
+    assert!(!setup.path("run/gate/result/report.json.manifest.json").exists());
+    assert!(setup.path("run/gate/result/report.json").exists());
 }
 
 #[test]
@@ -239,9 +254,13 @@ fn a_result_that_fails_the_gate_is_not_promoted() {
     // neither a part of it: the run's own files, and both reports
     assert_eq!(
         names_in(&run),
-        ["checkpoints", "gate", "metrics.csv", "metrics.jsonl", "report.html", "tensorboard"]
+        ["checkpoints", "gate", "metrics.csv", "metrics.jsonl", "report.html", "run.lock", "tensorboard"]
     );
     assert_eq!(names_in(&run.join("gate")), ["base", "result"]);
+    // what was measured is gone, so no manifest says how to measure it again
+    let reports = ["journal.jsonl", "report.json", "samples.jsonl"];
+    assert_eq!(names_in(&run.join("gate/result")), reports);
+    assert!(run.join("gate/base/report.json.manifest.json").exists());
     assert_eq!(names_in(&run.join("checkpoints")), ["step-00000024"]);
     // asked again the gate says the same
     let (code, _, _) = setup.run(&["--quiet", "--out", "run", "--resume"]);

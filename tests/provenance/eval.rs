@@ -204,6 +204,17 @@ fn the_first_sample_that_differs_is_shown() {
     let json: Json = serde_json::from_str(&stdout).unwrap();
     assert_eq!((status, &json["samples"]["merkle_root"]), (3, &json!(root)));
     assert_eq!(json["samples"]["first_difference"], json!({"line": 5, "then": edited, "now": lines[4]}));
+    // samples that no run wrote lie there, and are not the first run's
+    std::fs::write(&samples, other.replacen("-9", "-8", 1)).unwrap();
+    for words in ["replay out/report.json.manifest.json --check", "replay out/report.json.manifest.json"] {
+        let (status, stdout, _) = lctl(dir, words);
+        assert_eq!(status, 3, "{stdout}");
+        assert!(
+            stdout.contains("the samples beside the manifest are not the first run's: which one"),
+            "{stdout}"
+        );
+        assert!(!stdout.contains("do not lie beside"), "{stdout}");
+    }
     // without the first run's samples only that much can be said
     std::fs::remove_file(&samples).unwrap();
     let (status, stdout, _) = lctl(dir, &format!("replay {MANIFEST}"));

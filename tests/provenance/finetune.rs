@@ -51,6 +51,30 @@ fn a_training_run_is_replayed_to_the_bit() {
 }
 
 #[test]
+fn a_run_of_pairs_with_files_to_validate_on_is_replayed_to_the_bit() {
+    let setup = Setup::new(&json!({
+        "kind": "dpo",
+        "data": {"packing": null, "val_fraction": null, "validation": [{"path": "held.jsonl"}]},
+        "dpo": {"beta": 0.2},
+        "train": {"max_steps": 3},
+        "checkpoint": {"keep_best": true},
+    }));
+    let row = |i: usize| {
+        json!({"prompt": format!("event {i}:"), "chosen": " deny host", "rejected": " allow user"})
+            .to_string()
+    };
+    let rows: Vec<String> = (0..24).map(row).collect();
+    std::fs::write(setup.path("rows.jsonl"), rows[..20].join("\n")).unwrap();
+    std::fs::write(setup.path("held.jsonl"), rows[20..].join("\n")).unwrap();
+    let (code, _, stderr) = setup.run(&["--quiet", "--out", "run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let dir = setup.dir.path();
+    let recipe = manifest(dir, "run/result.manifest.json")["job"]["settings"]["recipe"].clone();
+    assert!(recipe.as_str().unwrap().contains("held.jsonl"), "{recipe}");
+    succeed(dir, "replay run/result.manifest.json --quiet");
+}
+
+#[test]
 fn a_run_from_random_weights_is_replayed_from_config_and_tokenizer() {
     let setup = Setup::new(&json!({
         "model": {"init": "random"},

@@ -29,7 +29,7 @@ data:
   packing: first_fit
   train_on: assistant
   chat_template: from_model
-  template_variables: {enable_thinking: false}
+  template_variables: {enable_thinking: false, depth: 3, share: 0.5, parts: [{n: -1}, null]}
   date: 2026-01-31
   scan: {secrets: fail, pii: warn, duplicates: warn, near_duplicates: warn, eval_overlap: fail, suites: [evalsuites]}
 train:
@@ -67,7 +67,7 @@ model: {path: model}
 adapter: {type: lora, r: 8, alpha: 16, target_modules: [q_proj], modules_to_save: [lm_head]}
 data:
   train: [{path: a.jsonl}]
-  validation: [{path: b.jsonl, type: jsonl, format: preference}]
+  validation: [{path: b.jsonl, type: jsonl, format: preference, weight: 1}]
   max_seq_len: 512
 train: {max_steps: 10, warmup_ratio: 0.1, lr: 1e-5}
 dpo: {beta: 0.1, label_smoothing: 0.1}
@@ -125,6 +125,51 @@ fn default_of(defaults: &Json, path: &str) -> String {
         None | Some(Json::Null) => String::new(),
         Some(Json::Object(map)) if !map.is_empty() => String::new(),
         Some(value) => format!("`{value}`").replace('"', ""),
+    }
+}
+
+/// What is shown of a recipe is a recipe, the same one: manifests hold it, and are replayed by it.
+#[test]
+fn every_recipe_that_is_shown_reads_as_itself() {
+    let adapters = [
+        "{type: lora, r: 8, alpha: 16}",
+        "{type: rslora, r: 8, alpha: 16.5, target_modules: [q_proj, v_proj], rank_pattern: {q_proj: 4}}",
+        "{type: dora, r: 1, alpha: 1e-3, dropout: 0.5, target_modules: '.*[qv]_proj', modules_to_save: [lm_head]}",
+        "{type: none}",
+    ];
+    let trains = [
+        "{epochs: 2, lr: 1e-4, lr_schedule: constant, optimizer: lion}",
+        "{max_steps: 7, lr: 1e-4, lr_schedule: linear, warmup_ratio: 0.1, seed: 18446744073709551615}",
+        "{epochs: 1, lr: 1e-4, gradient_checkpointing: true}",
+    ];
+    let datas = [
+        "{train: [{path: a}], validation: [{path: b}, {path: c, type: txt}], max_seq_len: 8, packing: false}",
+        "{train: [{path: 'on'}], max_seq_len: 8, chat_template: plain, date: 2026-01-31}",
+        "{train: [{path: '1e3'}], max_seq_len: 8, chat_template: c.jinja, val_fraction: 0.1, val_group: x}",
+    ];
+    let mut texts: Vec<String> = [WHOLE, OTHER, LEAST].map(str::to_owned).into();
+    texts.extend(PRESETS.iter().map(|preset| preset.text.to_owned()));
+    for kind in ["finetune", "dpo"] {
+        for adapter in adapters {
+            for train in trains {
+                let of = |data| {
+                    format!(
+                        "version: 1\nkind: {kind}\nmodel: {{path: m}}\nadapter: {adapter}\ndata: {data}\ntrain: {train}\n"
+                    )
+                };
+                texts.extend(datas.map(of));
+            }
+        }
+    }
+    for text in texts {
+        let (first, _) = recipe(&text);
+        let shown = first.to_yaml();
+        let document = Document::parse(Path::new("shown.yaml"), shown.clone()).unwrap();
+        let names: Vec<&str> = quantize::Recipe::names().collect();
+        let again =
+            Recipe::read(&document, &names).unwrap_or_else(|error| panic!("{error}\n{text}\n{shown}"));
+        assert_eq!(again.to_yaml(), shown, "{text}");
+        assert_eq!(Recipe { sha256: first.sha256.clone(), ..again }, first, "{text}\n{shown}");
     }
 }
 

@@ -52,6 +52,15 @@ pub fn write_of_suites(
     measured: Measured,
 ) -> Result<(), Failure> {
     let mut inputs = model.inputs()?.to_vec();
+    if let Some(named) = &args.named {
+        let is_moved = |role: Role| match args.adapter {
+            Some(_) => role == Role::Adapter,
+            None => matches!(role, Role::Model | Role::ModelFiles),
+        };
+        for input in inputs.iter_mut().filter(|input| is_moved(input.role)) {
+            input.path = named.display().to_string();
+        }
+    }
     inputs.extend(measured.suites.iter().map(|suite| {
         let input = InputFiles::of_file(Role::Suite, Some(suite.name.clone()), &suite.path);
         input.with_sha256(&suite.sha256)

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use super::Args;
 use super::prepare::Prepared;
+use super::results::remove_file;
 use crate::cli::device::Shared;
 use crate::cli::eval::{self, ComputeArg};
 use crate::cli::gate::{GateJob, How};
 use crate::error::Failure;
 use crate::finetune::recipe::{Compute, Gate};
+use crate::provenance;
 
 /// What is measured: a model, or an adapter on the base.
 pub enum Candidate {
@@ -25,21 +27,23 @@ pub struct Judged {
     pub code: ExitCode,
 }
 
-/// Measures base and candidate by the suite, into `dir`/gate, on what the run was trained on, and compares them.
+/// Measures base and candidate by the suite, into `dir`/gate, on what the run was trained on, and compares them. The manifest of
+/// the candidate's report calls it `named`: where it lies once it is promoted.
 pub fn judge(
     args: &Args,
     prepared: &Prepared,
     gate: &Gate,
-    candidate: &Candidate,
+    (candidate, named): (&Candidate, &Path),
     dir: &Path,
 ) -> Result<Judged, Failure> {
     let base = prepared.base.display().to_string();
     let (baseline, new) = (dir.join("gate/base"), dir.join("gate/result"));
-    measure(args, prepared, gate, (base.clone(), None), &baseline)?;
-    let measured = match candidate {
+    measure(args, prepared, gate, Measured { model: base.clone(), adapter: None, named: None }, &baseline)?;
+    let (model, adapter) = match candidate {
         Candidate::Model(path) => (path.display().to_string(), None),
         Candidate::Adapter(path) => (base, Some(path.clone())),
     };
+    let measured = Measured { model, adapter, named: Some(named.to_owned()) };
     measure(args, prepared, gate, measured, &new)?;
     let job = GateJob { baseline, candidate: new, policy: gate.policy.clone(), models: None };
     let on = Shared::default();
@@ -59,11 +63,22 @@ pub fn judge(
     })
 }
 
+/// Removes the manifest of the candidate's report: what was measured is not kept, and cannot be measured again.
+pub fn forget_candidate(dir: &Path) -> Result<(), Failure> {
+    remove_file(&provenance::manifest_path(&dir.join("gate/result/report.json")))
+}
+
+struct Measured {
+    model: String,
+    adapter: Option<PathBuf>,
+    named: Option<PathBuf>,
+}
+
 fn measure(
     args: &Args,
     prepared: &Prepared,
     gate: &Gate,
-    (model, adapter): (String, Option<PathBuf>),
+    Measured { model, adapter, named }: Measured,
     out: &Path,
 ) -> Result<(), Failure> {
     let compute = match prepared.recipe.model.compute {
@@ -74,6 +89,7 @@ fn measure(
     let eval = eval::Args {
         model,
         adapter,
+        named,
         suite: vec![gate.suite.clone()],
         compute,
         out: Some(out.to_owned()),

@@ -71,7 +71,11 @@ pub fn export(
     let (mut verdict, mut code) = (None, ExitCode::SUCCESS);
     if let Some(gate) = &prepared.recipe.eval.gate {
         let candidate = candidate(prepared, outcome, &staged)?;
-        let judged = gate::judge(args, prepared, gate, &candidate, dir)?;
+        let name = if prepared.spec.is_some() { ADAPTER } else { MERGED };
+        let judged = gate::judge(args, prepared, gate, (&candidate, &path.join(name)), dir)?;
+        if !judged.passed || !names.iter().any(|kept| kept == name) {
+            gate::forget_candidate(dir)?;
+        }
         (verdict, code) = (Some(judged.verdict), judged.code);
         if !judged.passed {
             drop_result(&path)?;
@@ -125,7 +129,8 @@ fn drop_result(path: &Path) -> Result<(), Failure> {
     remove_file(&provenance::manifest_path(path))
 }
 
-fn remove_file(path: &Path) -> Result<(), Failure> {
+/// Removes a file, if it is there.
+pub fn remove_file(path: &Path) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Ok(_) => Ok(std::fs::remove_file(path).map_err(export::Error::io(path, "remove"))?),
         Err(_) => Ok(()),

@@ -152,14 +152,17 @@ pub fn with_samples(
     if !agrees {
         let output = manifest.outputs_of(OutputRole::Samples).next();
         let path = output.map(|output| beside(manifest_path, output));
-        let text = path.as_deref().and_then(text_of);
-        match text.filter(|text| merkle_root_of_lines(text) == (then.lines, then.merkle_root.clone())) {
-            Some(text) => first = first_difference(&text, now),
-            None => comparison.notes.push(
-                "the first run's samples do not lie beside the manifest: which one differs first cannot be said"
-                    .to_owned(),
-            ),
-        }
+        let is_first_runs = |text: &str| merkle_root_of_lines(text) == (then.lines, then.merkle_root.clone());
+        let lost = match path.as_deref().and_then(text_of) {
+            Some(text) if is_first_runs(&text) => {
+                first = first_difference(&text, now);
+                None
+            }
+            Some(_) => Some("the samples beside the manifest are not the first run's"),
+            None => Some("the first run's samples do not lie beside the manifest"),
+        };
+        let note = lost.map(|lost| format!("{lost}: which one differs first cannot be said"));
+        comparison.notes.extend(note);
     }
     comparison.samples = Some(SamplesNow { lines, merkle_root, agrees, first });
     comparison

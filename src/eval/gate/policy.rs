@@ -163,6 +163,13 @@ fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
             gating: flag("gating"),
             metric: fields.optional("metric").map(|node| node.text()),
         };
+        if policy.gating == Some(false) {
+            let decides = [("critical", policy.critical), ("zero_tolerance", policy.zero_tolerance)];
+            for (key, _) in decides.into_iter().filter(|(_, is_wanted)| *is_wanted == Some(true)) {
+                node.part(key)
+                    .note(format!("`{key}` means nothing with `gating: false`, which decides nothing"));
+            }
+        }
         tasks.insert(name, policy);
     }
     tasks
@@ -202,7 +209,8 @@ mod tests {
     #[test]
     fn everything_wrong_is_said_at_once() {
         let text = "version: 2\nalfa: 0.1\nalpha: 0.7\nmargin: 2%\ndraws: 10\ncorrelation: 2\ninconclusive: pass\n\
-                    tasks:\n  a: {margin: 0}\n  s/t: {critical: 1, metrics: acc}\n";
+                    tasks:\n  a: {margin: 0}\n  s/t: {critical: 1, metrics: acc}\n  \
+                    s/u: {critical: true, gating: false, zero_tolerance: false}\n";
         let expected = "gate.yaml:1:10: this program reads policies of version 1, not 2\n\
             gate.yaml:2:1: unknown key `alfa`\n\
             gate.yaml:3:8: `alpha` must be between 0 and 0.5, not 0.7\n\
@@ -213,7 +221,8 @@ mod tests {
             gate.yaml:9:6: `a` is not SUITE/TASK, nor SUITE/* for all tasks of a suite\n\
             gate.yaml:9:15: `margin` must be above 0, not 0\n\
             gate.yaml:10:19: `critical` must be true or false, not 1\n\
-            gate.yaml:10:22: unknown key `metrics`; did you mean `metric`?";
+            gate.yaml:10:22: unknown key `metrics`; did you mean `metric`?\n\
+            gate.yaml:11:19: `critical` means nothing with `gating: false`, which decides nothing";
         assert_eq!(read(text).unwrap_err(), expected);
         assert!(read("version: 1\nalpha: .nan").unwrap_err().contains("must be a number"));
     }

@@ -36,6 +36,7 @@ pub struct Data {
     pub train_on: TrainOn,
     pub chat_template: Template,
     /// Variables of the chat template.
+    #[serde(serialize_with = "write_variables")]
     pub template_variables: Map<String, Json>,
     /// The day that chat templates see.
     #[serde(serialize_with = "write_date")]
@@ -230,7 +231,7 @@ fn file(node: &Node, kind: Kind, is_training: bool) -> DataFile {
         true => {
             number_or(&fields, "weight", "above 0, at most 1000", |found| found > 0.0 && found <= 1000.0, 1.0)
         }
-        false => 1.0,
+        false => number_or(&fields, "weight", "1 in a file to validate on", |found| found == 1.0, 1.0),
     };
     DataFile {
         path: path(&fields.required("path")),
@@ -276,6 +277,33 @@ fn date(node: &Node) -> NaiveDate {
         node.note(format!("`{text}` is no day as in 2026-01-31"));
     }
     date.unwrap_or(DATE)
+}
+
+/// Writes numbers as such: a JSON number of arbitrary precision is a mapping of its own to other formats.
+fn write_variables<S: Serializer>(variables: &Map<String, Json>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(variables.iter().map(|(name, value)| (name, Plain(value))))
+}
+
+/// JSON, to be written as any format has it.
+struct Plain<'a>(&'a Json);
+
+impl Serialize for Plain<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Json::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(number), ..) => serializer.serialize_u64(number),
+                (_, Some(number), _) => serializer.serialize_i64(number),
+                (.., Some(number)) => serializer.serialize_f64(number),
+                // of more digits than these types have
+                _ => serializer.collect_str(number),
+            },
+            Json::Array(items) => serializer.collect_seq(items.iter().map(Plain)),
+            Json::Object(entries) => {
+                serializer.collect_map(entries.iter().map(|(name, value)| (name, Plain(value))))
+            }
+            value => value.serialize(serializer),
+        }
+    }
 }
 
 fn write_date<S: Serializer>(date: &NaiveDate, serializer: S) -> Result<S::Ok, S::Error> {

@@ -58,6 +58,20 @@ pub fn number_or(
     fields.optional(key).map_or(default, |node| number(&node, what, passes))
 }
 
+/// Returns two keys that say the same in two ways. One that was set from outside takes the place of the file's other; else
+/// both are returned, which is the caller's to note.
+pub fn either<'a>(
+    fields: &Fields<'a>,
+    one: &'static str,
+    other: &'static str,
+) -> (Option<Node<'a>>, Option<Node<'a>>) {
+    match (fields.optional(one), fields.optional(other)) {
+        (Some(a), Some(b)) if a.is_set() && !b.is_set() => (Some(a), None),
+        (Some(a), Some(b)) if !a.is_set() && b.is_set() => (None, Some(b)),
+        both => both,
+    }
+}
+
 /// Reads one of several names, or takes the default.
 pub fn one_of_or<T: Copy + Default>(
     fields: &Fields,

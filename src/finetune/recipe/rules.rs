@@ -1,7 +1,8 @@
 //! What sections of a recipe demand of each other.
 
-use super::{AdapterKind, Init, Kind, Quantization, Recipe};
+use super::{AdapterKind, Init, Kind, Quantization, Recipe, Template};
 use crate::data::Truncation;
+use crate::data::encode::TrainOn;
 use crate::data::pack::Packing;
 use crate::data::scan::Level;
 use crate::yaml::Node;
@@ -17,6 +18,7 @@ pub fn check(root: &Node, recipe: &Recipe) {
     validation(&at, recipe);
     preference(root, &at, recipe);
     scan(&at, recipe);
+    template(&at, recipe);
 }
 
 type At<'r, 'a> = dyn Fn(&str, &str) -> Node<'a> + 'r;
@@ -60,6 +62,12 @@ fn validation(at: &At, recipe: &Recipe) {
     }
 }
 
+fn template(at: &At, recipe: &Recipe) {
+    if recipe.data.chat_template == Template::Plain && !recipe.data.template_variables.is_empty() {
+        at("data", "template_variables").note("`chat_template: plain` has no variables");
+    }
+}
+
 fn preference(root: &Node, at: &At, recipe: &Recipe) {
     if recipe.kind == Kind::Finetune {
         if recipe.dpo.is_some() {
@@ -67,8 +75,9 @@ fn preference(root: &Node, at: &At, recipe: &Recipe) {
         }
         return;
     }
-    if at("data", "train_on").is_present() {
-        at("data", "train_on").note("`kind: dpo` trains on the answers of each pair");
+    if recipe.data.train_on != TrainOn::Assistant {
+        at("data", "train_on")
+            .note("`kind: dpo` trains on the answers of each pair: leave it out, or `assistant`");
     }
     if recipe.data.packing != Packing::Off {
         at("data", "packing").note("pairs are not packed: leave it out, or `off`");

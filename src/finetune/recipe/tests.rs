@@ -44,7 +44,6 @@ fn the_whole_recipe_reads_as_itself() {
         "data.val_fraction=0.1",
         "data.val_group=cluster",
         "data.template_variables={enable_thinking: false}",
-        "data.chat_template=plain",
         "data.train.0.format=chat",
         "data.train.0.type=csv",
         "data.scan={secrets: warn, suites: [evalsuites]}",
@@ -131,7 +130,24 @@ fn sections_that_contradict_each_other_are_errors_at_the_key_that_says_so() {
         (vec!["dpo={beta: 0.1}"], "--set dpo={beta: 0.1}: means nothing with `kind: finetune`"),
         (
             vec!["kind=dpo", "data.train_on=all"],
-            "--set data.train_on=all: `kind: dpo` trains on the answers of each pair",
+            "--set data.train_on=all: `kind: dpo` trains on the answers of each pair: leave it out, or `assistant`",
+        ),
+        (
+            vec!["data.validation=[{path: b, weight: 2}]"],
+            "--set data.validation=[{path: b, weight: 2}]: `weight` must be 1 in a file to validate on, not 2",
+        ),
+        (
+            vec!["data.chat_template=plain", "data.template_variables={a: 1}"],
+            "--set data.template_variables={a: 1}: `chat_template: plain` has no variables",
+        ),
+        (
+            vec!["train.epochs=2", "train.max_steps=3"],
+            "--set train.max_steps=3: `epochs` and `max_steps` both say how long the run is",
+        ),
+        (vec!["train.lr=null"], "--set train.lr=null: `lr` is missing"),
+        (
+            vec!["train.max_step=null"],
+            "--set train.max_step=null: unknown key `max_step`; did you mean `max_steps`?",
         ),
         (
             vec!["kind=dpo", "data.packing=true"],
@@ -177,6 +193,27 @@ fn sections_that_contradict_each_other_are_errors_at_the_key_that_says_so() {
     ] {
         assert_eq!(problems(SMALL, &sets), [expected], "{sets:?}");
     }
+}
+
+#[test]
+fn what_is_set_takes_the_place_of_the_files_other_key_and_null_takes_away() {
+    let train = |sets: &[&str]| read(SMALL, sets).unwrap().train;
+    assert_eq!(train(&["train.max_steps=3"]).length, Length::MaxSteps(3));
+    assert_eq!(train(&["train={max_steps: 3, lr: 1}"]).length, Length::MaxSteps(3));
+    assert_eq!(train(&["train.epochs=null", "train.max_steps=3"]).length, Length::MaxSteps(3));
+    assert_eq!(train(&["train.max_steps=null"]).length, Length::Epochs(1));
+    let steps = SMALL.replace("epochs: 1", "max_steps: 9, warmup_steps: 2");
+    let recipe = read(&steps, &["train.epochs=2", "train.warmup_ratio=0.1"]).unwrap();
+    assert_eq!(recipe.train.length, Length::Epochs(2));
+    assert_eq!(recipe.train.warmup, crate::finetune::Warmup::Ratio(0.1));
+    // the file itself may not have both
+    let both = SMALL.replace("epochs: 1", "epochs: 1, max_steps: 9");
+    assert_eq!(problems(&both, &[]), ["r.yaml:8:31: `epochs` and `max_steps` both say how long the run is"]);
+    assert_eq!(train(&["train.epochs=2"]).length, Length::Epochs(2));
+    let whole = SMALL.replace("train: {epochs", "eval: {every_steps: 3}\noutput: x\ntrain: {epochs");
+    let recipe = read(&whole, &["eval=null", "output=null", "data.template_variables.x=null"]).unwrap();
+    assert_eq!((recipe.eval, recipe.output), (Eval::default(), None));
+    assert!(recipe.data.template_variables.is_empty());
 }
 
 #[test]

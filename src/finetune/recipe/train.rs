@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::read::{count, count_or, number, number_or, one_of_or};
+use super::read::{count, count_or, either, number, number_or, one_of_or};
 use crate::finetune::{Decay, Schedule, Warmup};
 use crate::yaml::{Fields, Node};
 
@@ -186,7 +186,7 @@ pub fn read(node: &Node) -> Train {
 }
 
 fn length(node: &Node, fields: &Fields) -> Length {
-    match (fields.optional("epochs"), fields.optional("max_steps")) {
+    match either(fields, "epochs", "max_steps") {
         (Some(epochs), None) => Length::Epochs(count(&epochs, 1..=1_000_000) as u32),
         (None, Some(steps)) => Length::MaxSteps(count(&steps, 1..=u64::MAX)),
         (Some(_), Some(steps)) => {
@@ -203,7 +203,7 @@ fn length(node: &Node, fields: &Fields) -> Length {
 }
 
 fn warmup(fields: &Fields) -> Warmup {
-    match (fields.optional("warmup_steps"), fields.optional("warmup_ratio")) {
+    match either(fields, "warmup_steps", "warmup_ratio") {
         (None, None) => Warmup::Steps(0),
         (Some(steps), None) => Warmup::Steps(count(&steps, 0..=1 << 40) as usize),
         (None, Some(ratio)) => {

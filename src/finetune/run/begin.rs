@@ -4,7 +4,7 @@ use super::batches::Batches;
 use super::checkpoint::{Checkpoints, Restored, State};
 use super::error::Error;
 use super::identity::Identity;
-use super::log::log_path;
+use super::log::{check_log, log_path};
 use super::{Job, Observer};
 use crate::finetune::Optimizer;
 use crate::finetune::recipe;
@@ -20,6 +20,8 @@ pub(super) fn from_disk(
     let checkpoints = Checkpoints::open(job.dir)?;
     let restored = restored(job, &checkpoints, identity, observer)?;
     if let Some(restored) = &restored {
+        // before anything is computed: the report is made of it
+        check_log(job.dir, &restored.state.logs)?;
         let total_steps = batches.total_steps(job.recipe.train.length)?;
         check_place(restored, batches, total_steps, optimizer)
             .map_err(|why| Error::Damaged { path: checkpoints.path(restored.state.step), why })?;

@@ -28,6 +28,9 @@ pub enum Error {
     #[error("{path}: a run is there already")]
     Exists { path: PathBuf },
 
+    #[error("{path}: another run is writing into it")]
+    InUse { path: PathBuf },
+
     #[error("{path}: there is no complete checkpoint to go on from")]
     NothingToResume { path: PathBuf },
 
@@ -39,6 +42,9 @@ pub enum Error {
 
     #[error("{path}:{line}: is no event of a run: {why}")]
     BadEvent { path: PathBuf, line: usize, why: String },
+
+    #[error("{path}: is no log of one run: {why}")]
+    BadLog { path: PathBuf, why: String },
 
     #[error("{path}: is the best checkpoint so far, and cannot be read: {why}")]
     BestDamaged { path: PathBuf, why: String },
@@ -113,13 +119,16 @@ impl Diagnostic for Error {
                 source.hint().map_or(kept.clone(), |hint| format!("{kept}; {hint}"))
             }
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "make room: the last checkpoint is complete, and --resume goes on from it".into()
+                "make room: --resume goes on from the last complete checkpoint, or, where there is none yet, begins anew".into()
             }
             Error::Exists { .. } => "--resume goes on with it; --out names another directory".into(),
+            Error::InUse { .. } => "wait for the other run, or end it; --out names another directory".into(),
             Error::NothingToResume { .. } => "run it without --resume".into(),
             Error::Damaged { .. } => "remove it: --resume takes the one before".into(),
             Error::AllDamaged { .. } => "bring its files back, or begin another run with --out".into(),
-            Error::BadEvent { .. } => "bring the log back as it was, or begin another run with --out".into(),
+            Error::BadEvent { .. } | Error::BadLog { .. } => {
+                "the log is not as the run wrote it: bring it back as it was, or begin another run with --out".into()
+            }
             Error::BestDamaged { .. } => {
                 "with `checkpoint.keep_best` it is the result: bring its files back, or begin another run with --out".into()
             }

@@ -227,9 +227,41 @@ impl LogFile {
 pub fn read_events(dir: &Path) -> Result<Vec<Event>, Error> {
     let path = log_path(dir, Log::Jsonl);
     let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    events_of(&path, &text)
+}
+
+/// Errors if what a run would keep of its JSONL, cut to `lengths`, is not what a run writes: every step once, in order.
+pub(super) fn check_log(dir: &Path, lengths: &BTreeMap<String, u64>) -> Result<(), Error> {
+    let path = log_path(dir, Log::Jsonl);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        // that it is lost is told where it is opened
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(&path, "read")(error)),
+    };
+    let length = lengths.get(key(Log::Jsonl)).map_or(bytes.len(), |length| *length as usize);
+    let kept = &bytes[..length.min(bytes.len())];
+    // what is no text is no event either
+    let text = String::from_utf8_lossy(kept);
+    let mut last = 0;
+    for (index, event) in events_of(&path, &text)?.iter().enumerate() {
+        let (step, expected) = match event {
+            Event::Step(event) => (event.step, last + 1),
+            Event::Validation(event) => (event.step, last),
+        };
+        if step != expected {
+            let why = format!("event {} is of step {step}, expected {expected}", index + 1);
+            return Err(Error::BadLog { path, why });
+        }
+        last = step;
+    }
+    Ok(())
+}
+
+fn events_of(path: &Path, text: &str) -> Result<Vec<Event>, Error> {
     let event = |(index, line)| {
         let bad = |error: serde_json::Error| Error::BadEvent {
-            path: path.clone(),
+            path: path.to_owned(),
             line: index + 1,
             why: error.to_string(),
         };
@@ -275,6 +307,39 @@ mod tests {
         assert_eq!(csv.lines().count(), 3);
         let more = lengths.iter().map(|(key, length)| (key.clone(), length + 1000)).collect();
         assert!(matches!(Logs::open(dir.path(), &kinds, &more, 1), Err(Error::LogLost { .. })));
+    }
+
+    #[test]
+    fn a_log_that_no_run_wrote_is_told_before_the_run_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logs = Logs::open(dir.path(), &[], &BTreeMap::new(), 2).unwrap();
+        for number in 1..=3 {
+            logs.write(&step(number, 0.5)).unwrap();
+            let validation = ValidationEvent { step: number, ..ValidationEvent::default() };
+            logs.write(&Event::Validation(validation)).unwrap();
+        }
+        let lengths = logs.sync().unwrap();
+        let path = log_path(dir.path(), Log::Jsonl);
+        let text = fs::read_to_string(&path).unwrap();
+        let check = |text: &str| {
+            fs::write(&path, text).unwrap();
+            check_log(dir.path(), &lengths)
+        };
+        check(&text).unwrap();
+        // what a checkpoint does not know is cut
+        check(&format!("{text}{{\"event\":\"st")).unwrap();
+        // a line torn, of a shape that is no event's, of another process
+        let torn = check(&text.replacen("\"epoch\"", "\"ep\n  \"", 1)).unwrap_err();
+        assert!(matches!(torn, Error::BadEvent { line: 2, .. }), "{torn}");
+        use crate::error::Diagnostic as _;
+        assert!(torn.hint().unwrap().contains("begin another run with --out"));
+        let mixed = text.replace("\"step\":3", "\"step\":2");
+        let mixed = check(&mixed).unwrap_err();
+        assert!(mixed.to_string().ends_with("event 5 is of step 2, expected 3"), "{mixed}");
+        assert!(mixed.hint().unwrap().contains("begin another run with --out"));
+        // that it is gone is told where it is opened
+        fs::remove_file(&path).unwrap();
+        check_log(dir.path(), &lengths).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod engine;
 mod error;
 mod estimate;
 mod identity;
+mod lock;
 mod log;
 mod measure;
 mod shares;
@@ -36,6 +37,7 @@ pub use engine::{Engine, Of, engine};
 pub use error::Error;
 pub use estimate::{Largest, Probe, Totals, memory, peak, probe, totals, trained_bytes};
 pub use identity::Identity;
+pub use lock::RunLock;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
 pub use measure::{Measured, text_loss};
 pub use shares::{RankShare, parameters_sha256, shares};
@@ -56,7 +58,7 @@ pub struct Job<'a> {
     pub corpus: &'a Corpus,
     /// Documents of a general text, whose loss is measured before and after.
     pub general: Option<&'a [Vec<u32>]>,
-    /// Where checkpoints and logs go.
+    /// Where checkpoints and logs go; of several processes the first holds its [`RunLock`].
     pub dir: &'a Path,
     /// SHA-256 of the model's files.
     pub model_sha256: &'a str,

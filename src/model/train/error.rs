@@ -66,6 +66,10 @@ impl Diagnostic for Error {
             Error::Model(error) => error.hint(),
             Error::Device(error) => error.hint(),
             Error::NotOnDevice { instead, .. } => Some((*instead).to_owned()),
+            // a name that is known fits, but for a text, which must fit whole names
+            Error::NoSuchModule { pattern, known, .. } if known.contains(pattern) => {
+                Some(format!("a text is a pattern for whole names: write `[{pattern}]`, or `.*\\.{pattern}`"))
+            }
             Error::NoSuchModule { pattern, known, .. } => {
                 let names = || known.iter().map(String::as_str);
                 Some(match crate::error::nearest(pattern, names()) {

@@ -138,17 +138,34 @@ fn choose(modules: &[Module], method: &Method, decoder: &Decoder) -> Result<Vec<
         let (rank, scale) = spec.rank_and_scale(&module.name)?;
         Ok(Trains::Pair { rank, scale })
     };
-    modules.iter().map(of).collect()
+    let trains: Vec<Trains> = modules.iter().map(of).collect::<Result<_, _>>()?;
+    check_patterns(modules, &trains, spec)?;
+    Ok(trains)
+}
+
+/// Errors on another rank or alpha for modules none of which gets a pair.
+fn check_patterns(modules: &[Module], trains: &[Trains], spec: &LowRankSpec) -> Result<(), Error> {
+    let pairs = modules.iter().zip(trains).filter(|(_, trains)| matches!(trains, Trains::Pair { .. }));
+    let names: Vec<&str> = pairs.map(|(module, _)| module.name.as_str()).collect();
+    let Some((setting, pattern)) = spec.unfit_pattern(&names)? else { return Ok(()) };
+    let mut known: Vec<String> = names.iter().map(|name| last_part(name).to_owned()).collect();
+    known.sort();
+    known.dedup();
+    Err(Error::NoSuchModule { setting, pattern: pattern.to_owned(), what: "layer with an adapter", known })
+}
+
+/// Returns what stands behind the last dot.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
 }
 
 /// Errors on a name or pattern that fits no module.
 fn check_names(modules: &[Module], spec: &LowRankSpec) -> Result<(), Error> {
-    let last = |module: &&Module| module.name.rsplit('.').next().unwrap_or_default().to_owned();
     let known = |linear: bool| {
         let mut names: Vec<String> = modules
             .iter()
             .filter(|module| !linear || module.is_linear())
-            .map(|module| last(&module))
+            .map(|module| last_part(&module.name).to_owned())
             .collect();
         names.sort();
         names.dedup();

@@ -75,6 +75,23 @@ impl LowRankSpec {
         Ok(())
     }
 
+    /// Returns the first pattern of another rank or alpha, and what it is of, that fits none of these modules.
+    pub(super) fn unfit_pattern(&self, modules: &[&str]) -> Result<Option<(&'static str, &str)>, Error> {
+        let ranks = self.rank_pattern.iter().map(|(pattern, _)| ("rank_pattern", pattern));
+        let alphas = self.alpha_pattern.iter().map(|(pattern, _)| ("alpha_pattern", pattern));
+        for (setting, pattern) in ranks.chain(alphas) {
+            let regex = regex(setting, pattern, &behind_a_dot(pattern))?;
+            let mut fits_any = false;
+            for module in modules {
+                fits_any |= regex.is_match(module).map_err(bad_pattern(setting, pattern))?;
+            }
+            if !fits_any {
+                return Ok(Some((setting, pattern)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Returns rank and scale of the module of that name.
     pub(crate) fn rank_and_scale(&self, module: &str) -> Result<(usize, f32), Error> {
         let rank = first_fit("rank_pattern", &self.rank_pattern, module)?.unwrap_or(self.r);
@@ -96,7 +113,7 @@ fn first_fit<T: Copy>(
     module: &str,
 ) -> Result<Option<T>, Error> {
     for (pattern, value) in patterns {
-        if fits(setting, pattern, &format!(r"^(?:.*\.)?(?:{pattern})$"), module)? {
+        if fits(setting, pattern, &behind_a_dot(pattern), module)? {
             return Ok(Some(*value));
         }
     }
@@ -122,8 +139,21 @@ pub(super) fn is_named(module: &str, name: &str) -> bool {
 }
 
 fn fits(setting: &'static str, pattern: &str, whole: &str, module: &str) -> Result<bool, Error> {
-    let bad = |source| Error::Pattern { setting, pattern: pattern.to_owned(), source: Box::new(source) };
-    fancy_regex::Regex::new(whole).map_err(bad)?.is_match(module).map_err(bad)
+    regex(setting, pattern, whole)?.is_match(module).map_err(bad_pattern(setting, pattern))
+}
+
+/// Returns what fits the names that a pattern fits whole or from a dot on.
+fn behind_a_dot(pattern: &str) -> String {
+    format!(r"^(?:.*\.)?(?:{pattern})$")
+}
+
+fn regex(setting: &'static str, pattern: &str, whole: &str) -> Result<fancy_regex::Regex, Error> {
+    fancy_regex::Regex::new(whole).map_err(bad_pattern(setting, pattern))
+}
+
+fn bad_pattern(setting: &'static str, pattern: &str) -> impl FnOnce(fancy_regex::Error) -> Error {
+    let pattern = pattern.to_owned();
+    move |source| Error::Pattern { setting, pattern, source: Box::new(source) }
 }
 
 #[cfg(test)]
