@@ -251,7 +251,7 @@ fn validate_goes_through_all_suites() {
     write("twice.yaml", &suite("twice"));
     write("twice.jsonl", "{\"t\": \"one text\"}\n{\"t\": \"one text\"}\n");
     let names = ["syntax.yaml", "key.yaml", "lacking.yaml", "twice.yaml", "good.yaml"];
-    let args = [&["suite", "validate"], &names[..]].concat();
+    let args = [&["suite", "validate"][..], &names[..]].concat();
     let (code, stdout, stderr) = run_lctl(dir.path(), &args);
     assert_eq!((code, stdout.as_str()), (2, "good.yaml: 1 tasks, 2 documents, nothing wrong\n"), "{stderr}");
     let expected = [

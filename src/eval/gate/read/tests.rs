@@ -135,7 +135,7 @@ fn figures_that_are_not_the_samples_are_errors() {
         (&|task| task["metrics"][0]["n"] = json!(4), "`acc` is of 4 documents, but 3 samples have it"),
         (&|task| task["errors"] = json!(0), "0 documents could not be asked about, but 1 of its samples"),
     ] {
-        assert_eq!(with(change).unwrap_err(), format!("report.json:47: task `s/t`: {what}"));
+        assert_eq!(with(change).unwrap_err(), format!("report.json:46: task `s/t`: {what}"));
     }
     assert_eq!(with(&|task| task["metrics"][0]["value"] = json!(1.0 / 3.0 + 1e-13)), Ok(()));
     // a figure of other scores than its own, and one that nothing is known about

@@ -136,8 +136,8 @@ fn a_text_that_every_answer_contains_is_refused() {
 fn names_that_scores_have_of_their_own_are_refused() {
     let yaml = "prompt: q\ntarget: t\ngeneration: {max_tokens: 4}\nmetrics:\n  - {name: x, kind: numeric}\n  \
                 - {name: x.valid, kind: f1}\n  - {name: '', kind: contains}\n";
-    let expected = "suite.yaml:6:5: a metric cannot be called `x.valid`: scores that end in `.valid` say which answers are valid\n\
-                    suite.yaml:7:5: a metric's name is empty";
+    let expected = "suite.yaml:6:12: a metric cannot be called `x.valid`: scores that end in `.valid` say which answers are valid\n\
+                    suite.yaml:7:12: a metric's name is empty";
     assert_eq!(parse_yaml(&TYPE, yaml).unwrap_err(), expected);
 }
 
