@@ -247,8 +247,13 @@ fn train(
         reducer.fail("it was interrupted before the first step");
         return Err(Error::NotBegun.into());
     }
-    // the first alone writes
-    let lock = launch.world.is_first().then(|| RunLock::take(&dir, args.resume)).transpose();
+    // the first alone writes, and nothing for processes that do not belong together
+    let lock = match launch.world.is_first() {
+        true => run::check_processes(&prepared.recipe, launch.world)
+            .and_then(|()| RunLock::take(&dir, args.resume))
+            .map(Some),
+        false => Ok(None),
+    };
     let _lock = lock.inspect_err(|error| reducer.fail(&error.to_string()))?;
     let job = Job {
         recipe: &prepared.recipe,

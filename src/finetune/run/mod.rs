@@ -40,7 +40,7 @@ pub use identity::Identity;
 pub use lock::RunLock;
 pub use log::{Event, StepEvent, ValidationEvent, log_path, read_events};
 pub use measure::{Measured, text_loss};
-pub use shares::{RankShare, parameters_sha256, shares};
+pub use shares::{RankShare, check_processes, parameters_sha256, shares};
 
 use log::Logs;
 use measure::Objective;
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         let batches = Batches::new(recipe, corpus);
         let total_steps = batches.total_steps(recipe.train.length)?;
         let world = job.reducer.world();
-        shares::check(recipe, world)?;
+        check_processes(recipe, world)?;
         let identity = Identity::new(recipe, job.model_sha256.to_owned(), corpus, job.general, world.size);
         let optimizer = optimizer(&recipe.train);
         let (checkpoints, restored) = match world.is_first() {

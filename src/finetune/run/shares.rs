@@ -47,7 +47,7 @@ pub(super) fn begin_alike(
 }
 
 /// Errors if a process would get nothing of any step.
-pub(super) fn check(recipe: &Recipe, world: World) -> Result<(), Error> {
+pub fn check_processes(recipe: &Recipe, world: World) -> Result<(), Error> {
     let micro_batches = recipe.train.grad_accum.max(1);
     match world.size > micro_batches {
         true => Err(Error::TooManyProcesses { size: world.size, micro_batches }),
@@ -79,7 +79,7 @@ pub struct RankShare {
 ///
 /// Errors if a process would get nothing of any step.
 pub fn shares(recipe: &Recipe, corpus: &Corpus, size: usize) -> Result<(Vec<RankShare>, f64), Error> {
-    check(recipe, World { rank: 0, size })?;
+    check_processes(recipe, World { rank: 0, size })?;
     let units = corpus.train();
     let steps = Batches::new(recipe, corpus).epoch(0);
     let mut shares = vec![RankShare::default(); size];
