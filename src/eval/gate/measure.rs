@@ -53,6 +53,8 @@ pub struct Measured {
     #[serde(skip)]
     pub planned_design_effect: f64,
     #[serde(skip)]
+    pub is_binary: bool,
+    #[serde(skip)]
     pub is_bounded: bool,
     /// The largest change that one item can have, as far as its unit or the results say; `None` if nothing does.
     #[serde(skip)]
@@ -68,12 +70,13 @@ impl Measured {
         let z = normal::quantile(1.0 - policy.alpha);
         let quantiles = z + normal::quantile(policy.power);
         let of_changes = quantiles * quantiles * self.variance_of_one / (distance * distance);
-        let of_one_cluster = self.items as f64 / self.clusters as f64;
-        // no change at all shows a margin from z^2 (largest / margin - 1) clusters on, and not by exactly as many
+        // the bound of yes or no counts items, that of other scores clusters
+        let of_one = if self.is_binary { 1.0 } else { self.items as f64 / self.clusters as f64 };
+        // no change at all shows a margin from z^2 (largest / margin - 1) of them on, and not by exactly as many
         let unchanged = |largest: f64| (z * z * (largest / margin - 1.0)).floor() + 1.0;
         let fewest = if self.is_bounded { 1.0 } else { FEWEST_CLUSTERS as f64 };
-        let clusters = self.largest_change.map_or(fewest, |largest| unchanged(largest).max(fewest));
-        of_changes.max(clusters * of_one_cluster).ceil()
+        let at_least = self.largest_change.map_or(fewest, |largest| unchanged(largest).max(fewest));
+        of_changes.max(at_least * of_one).ceil()
     }
 }
 
@@ -147,6 +150,7 @@ pub fn measure(pairs: &[&Pair], policy: &Policy) -> Measured {
         detectable: quantiles * (variance_of_one / n).sqrt(),
         variance_of_one,
         planned_design_effect: design_effect(sizes, policy.correlation),
+        is_binary,
         is_bounded,
         largest_change,
     }
