@@ -175,6 +175,8 @@ fn an_adapter_is_refused_whose_settings_leave_out_its_tensors() {
         ("qwen3-rslora", "target_modules", Value::Null),
         ("qwen3-rslora", "exclude_modules", json!([])),
         ("tied-saved", "modules_to_save", json!(["gate_proj", "lm_head"])),
+        // one list for several architectures
+        ("tied-saved", "modules_to_save", json!(["score", "gate_proj", "lm_head"])),
         // saved because the vocabulary grew, and not named
         ("tied-saved", "modules_to_save", json!(["gate_proj"])),
     ] {

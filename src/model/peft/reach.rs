@@ -85,7 +85,8 @@ impl Reach {
             let mut names = adapter.whole.keys();
             names.any(|name| name.match_indices('.').any(|(at, _)| name[..at].ends_with(saved.as_str())))
         };
-        match self.saved.iter().find(|saved| !is_there(saved)) {
+        // PEFT passes over names that a model lacks: one list may serve several architectures
+        match self.saved.first().filter(|_| !self.saved.iter().any(is_there)) {
             Some(name) => {
                 let (path, name) = (adapter.path.clone(), name.clone());
                 Err(Error::AdapterUnsaved { path, name, key: SAVED })
