@@ -6,6 +6,7 @@ use super::term;
 use crate::cuda::probe::{self, DeviceFacts};
 use crate::cuda::{CudaError, Device};
 use crate::error::{Diagnostic, Failure};
+use crate::provenance::OnDevice;
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,6 +179,18 @@ impl Shared {
             term::say(&format!("note: {note}"));
         }
         Ok(Shared { device: device.map(Arc::new), is_auto })
+    }
+}
+
+/// Returns what a manifest says of a device.
+pub fn recorded(device: &Device) -> OnDevice {
+    let facts = device.facts();
+    OnDevice {
+        name: facts.name.clone(),
+        precision: None,
+        driver: facts.driver.clone(),
+        // without one no product is computed
+        cublas: facts.cublas.clone().unwrap_or_else(|| "none".to_owned()),
     }
 }
 

@@ -68,7 +68,7 @@ mod tests {
 
     fn open(name: &str, on: &Shared, compute: ComputeMode) -> Result<LoadedModel, Failure> {
         LoadedModel::open(&ModelArgs {
-            model: &format!("{}/tests/golden/convert/{name}", env!("CARGO_MANIFEST_DIR")),
+            model: &crate::testing::root().join("tests/golden/convert").join(name).display().to_string(),
             offline: true,
             adapter: None,
             compute,

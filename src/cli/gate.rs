@@ -6,7 +6,7 @@ mod job;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::device::{DeviceChoice, Shared, require_models};
+use super::device::{DeviceChoice, Shared, recorded, require_models};
 use super::eval::paths::Named;
 use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
@@ -200,7 +200,7 @@ fn compare(
     }
     let draft = match artefact {
         Some(path) => {
-            let device = on.device.as_ref().map(|device| device.facts().name.clone());
+            let device = on.device.as_deref().map(recorded);
             let job = Job::Gate(GateSettings { device });
             Some(Draft::begin(path, args.force, job, judged.inputs, started, threads)?)
         }

@@ -180,14 +180,8 @@ pub fn run(args: &Args, device: DeviceChoice) -> Result<(), Failure> {
         None => None,
     };
     if let (Some(file), Some(path), Some((inputs, licences))) = (&file, output, read) {
-        let on_device = made.on_device();
-        let settings = Job::Imatrix(ImatrixSettings {
-            device: on_device.as_ref().map(|device| device.name.clone()),
-            precision: on_device.as_ref().map(|device| device.precision.to_owned()),
-            driver: on_device.as_ref().map(|device| device.driver.clone()),
-            cublas: on_device.map(|device| device.cublas),
-            ..job.settings.clone()
-        });
+        let device = made.on_device().map(Into::into);
+        let settings = Job::Imatrix(ImatrixSettings { device, ..job.settings.clone() });
         let draft = Draft::begin(path, args.force, settings, inputs, started, n_threads)?;
         let finished = provenance::Finished {
             outputs: vec![job::output(file)],
@@ -250,9 +244,6 @@ fn job_of(args: &Args) -> ImatrixJob {
             compute: args.compute.name().to_owned(),
             // known once the model is opened
             device: None,
-            precision: None,
-            driver: None,
-            cublas: None,
         },
         source: source.map(|(model, text)| Source {
             model,

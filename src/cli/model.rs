@@ -11,7 +11,7 @@ use crate::error::{Diagnostic, Failure};
 use crate::eval::{Computer, report};
 use crate::kernel::ComputeMode;
 use crate::model::{Decoder, LoadOptions, Residence};
-use crate::provenance::{Digests, InputFiles, Role};
+use crate::provenance::{Digests, InputFiles, OnDevice, Role};
 use crate::tensor;
 use crate::text::Tokenizer;
 
@@ -226,13 +226,11 @@ impl LoadedModel {
     pub fn on_device(&self) -> Option<report::Device> {
         let device = self.device.as_ref()?;
         #[cfg(gpu)]
-        return Some(report::Device {
-            name: device.facts().name.clone(),
-            precision: crate::model::device::Precision::of_decoder(&self.decoder).name(),
-            driver: device.facts().driver.clone(),
-            // without one no product is computed
-            cublas: device.facts().cublas.clone().unwrap_or_else(|| "none".to_owned()),
-        });
+        {
+            let OnDevice { name, driver, cublas, .. } = super::device::recorded(device);
+            let precision = crate::model::device::Precision::of_decoder(&self.decoder).name();
+            return Some(report::Device { name, precision, driver, cublas });
+        }
         #[cfg(not(gpu))]
         match **device {}
     }
@@ -266,6 +264,12 @@ impl LoadedModel {
 
     fn digest_of(&self, role: Role) -> Result<Option<String>, Failure> {
         Ok(self.inputs()?.iter().find(|input| input.role == role).map(InputFiles::sha256))
+    }
+}
+
+impl From<report::Device> for OnDevice {
+    fn from(report::Device { name, precision, driver, cublas }: report::Device) -> OnDevice {
+        OnDevice { name, precision: Some(precision.to_owned()), driver, cublas }
     }
 }
 

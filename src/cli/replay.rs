@@ -12,7 +12,7 @@ use super::device::{self, DeviceChoice};
 use super::{machine, term};
 use crate::error::{Diagnostic, Failure};
 use crate::kernel::Isa;
-use crate::provenance::{Job, Manifest, Program, program_sha256};
+use crate::provenance::{Job, Manifest, OnDevice, Program, program_sha256};
 
 use compare::Comparison;
 use inputs::Places;
@@ -189,7 +189,7 @@ pub struct How<'a> {
 /// Returns what to compute on so that the bits can be those of a run made on `made_on`, or on the CPU if that is nothing.
 ///
 /// Errors if `asked` leads to anything else.
-fn same_device(made_on: Option<&str>, asked: DeviceChoice) -> Result<DeviceChoice, Failure> {
+fn same_device(made_on: Option<&OnDevice>, asked: DeviceChoice) -> Result<DeviceChoice, Failure> {
     let is_left_to_us = matches!(asked, DeviceChoice::Auto | DeviceChoice::Cpu);
     let Some(made_on) = made_on else {
         return if is_left_to_us {
@@ -198,7 +198,7 @@ fn same_device(made_on: Option<&str>, asked: DeviceChoice) -> Result<DeviceChoic
             Err(ReplayError::OnCpu { device: asked }.into())
         };
     };
-    let made_on = made_on.to_owned();
+    let made_on = made_on.name.clone();
     let Some(device) = device::choose(asked, 0)?.device else {
         return Err(ReplayError::OnDevice { made_on }.into());
     };

@@ -76,12 +76,16 @@ pub struct DivergenceSoFar {
 pub trait BaseLogits {
     fn vocab_size(&self) -> usize;
 
-    /// Returns how many chunks it can hold at once.
-    fn n_at_once(&self, options: &EngineOptions) -> usize;
+    /// Returns how many chunks it can hold at once: any number, where nothing is computed.
+    fn n_at_once(&self, _: &EngineOptions) -> usize {
+        usize::MAX
+    }
 
     /// Moves on to a batch of pieces.
     #[doc(hidden)]
-    fn advance(&mut self, batch: &Batch<'_>) -> Result<(), Error>;
+    fn advance(&mut self, _: &Batch<'_>) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Returns the logits of rows of that batch, `[rows.len(), vocab_size]`; each row is asked for once, in order.
     fn logits(&mut self, rows: Range<usize>) -> Result<Vec<f32>, Error>;

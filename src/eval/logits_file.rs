@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::Error;
 use super::chunks::Chunks;
-use super::kld::{BaseLogits, Batch};
-use super::{EngineOptions, Error};
+use super::kld::BaseLogits;
 use crate::read::refuse_endless;
 use crate::tensor::AtomicFile;
 
@@ -143,14 +143,6 @@ impl SavedLogits {
 impl BaseLogits for SavedLogits {
     fn vocab_size(&self) -> usize {
         self.vocab_size
-    }
-
-    fn n_at_once(&self, _: &EngineOptions) -> usize {
-        usize::MAX
-    }
-
-    fn advance(&mut self, _: &Batch<'_>) -> Result<(), Error> {
-        Ok(())
     }
 
     /// Errors if a logit is no finite number; with the last rows, if the file is not what its digest says.

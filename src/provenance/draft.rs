@@ -338,10 +338,12 @@ mod tests {
             few_shot: Some(0),
             chat_template: "off".into(),
             date: Some("2026-01-01".into()),
-            device: None,
-            precision: None,
-            driver: Some("580.82.07, CUDA 13.0".into()),
-            cublas: None,
+            device: Some(crate::provenance::OnDevice {
+                name: "NVIDIA H100 80GB HBM3".into(),
+                precision: Some("bf16".into()),
+                driver: "580.82.07, CUDA 13.0".into(),
+                cublas: "13.0.2".into(),
+            }),
         };
         let merge = MergeSettings { r#type: Some("Q4_K_M".into()), directory: Some("base".into()) };
         let merges = [Job::Merge(merge), Job::Merge(Default::default())];

@@ -30,15 +30,28 @@ impl Job {
     }
 
     /// Returns the GPU that computed; nothing for the CPU.
-    pub fn device(&self) -> Option<&str> {
+    pub fn device(&self) -> Option<&OnDevice> {
         match self {
             Job::Quantize(_) | Job::Merge(_) => None,
-            Job::Imatrix(settings) => settings.device.as_deref(),
-            Job::Eval(settings) => settings.device.as_deref(),
-            Job::Gate(settings) => settings.device.as_deref(),
-            Job::Finetune(settings) => settings.device.as_deref(),
+            Job::Imatrix(settings) => settings.device.as_ref(),
+            Job::Eval(settings) => settings.device.as_ref(),
+            Job::Gate(settings) => settings.device.as_ref(),
+            Job::Finetune(settings) => settings.device.as_ref(),
         }
     }
+}
+
+/// A GPU that computed, and what its bits may depend on: as a report has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnDevice {
+    pub name: String,
+    /// The type of activations, `f32` or `bf16`, where the other settings do not decide it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
+    /// The versions of driver and cuBLAS.
+    pub driver: String,
+    pub cublas: String,
 }
 
 /// Settings of `lctl quantize`.
@@ -108,15 +121,7 @@ pub struct ImatrixSettings {
     pub compute: String,
     /// The GPU that the model ran on; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The type of the GPU's activations, `f32` or `bf16`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<String>,
-    /// The versions of the GPU's driver and of cuBLAS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cublas: Option<String>,
+    pub device: Option<OnDevice>,
 }
 
 /// Settings of `lctl eval`.
@@ -137,16 +142,7 @@ pub struct EvalSettings {
     pub date: Option<String>,
     /// The GPU that it was measured on; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The type of the GPU's activations, `f32` or `bf16`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<String>,
-    /// The version of its driver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
-    /// The version of cuBLAS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cublas: Option<String>,
+    pub device: Option<OnDevice>,
 }
 
 /// What is measured.
@@ -165,7 +161,7 @@ pub enum EvalMode {
 pub struct GateSettings {
     /// The GPU on which both models predicted a text; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
+    pub device: Option<OnDevice>,
 }
 
 /// Settings of `lctl finetune`.
@@ -179,13 +175,7 @@ pub struct FinetuneSettings {
     pub world_size: usize,
     /// The GPU that it was trained on; none of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The version of its driver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
-    /// The version of cuBLAS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cublas: Option<String>,
+    pub device: Option<OnDevice>,
 }
 
 /// Settings of `lctl merge`.

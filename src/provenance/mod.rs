@@ -26,7 +26,7 @@ pub use draft::{
 pub use files::{InputFile, InputFiles, Parent, parent_of};
 pub use host::RunFacts;
 pub use job::{
-    EvalMode, EvalSettings, FinetuneSettings, GateSettings, ImatrixSettings, Job, MergeSettings,
+    EvalMode, EvalSettings, FinetuneSettings, GateSettings, ImatrixSettings, Job, MergeSettings, OnDevice,
     QuantizeSettings, TensorType,
 };
 pub use licence::{UNKNOWN, licence_beside, licence_of_model};

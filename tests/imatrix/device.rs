@@ -162,12 +162,8 @@ fn a_file_of_a_device_has_the_cpu_s_entries_and_says_where_it_is_from() {
         let manifest = |name: &str| -> Json { serde_json::from_slice(&bytes(dir, name)).unwrap() };
         let (of_host, of_cpu) = (manifest("host.gguf.manifest.json"), manifest("cpu.gguf.manifest.json"));
         let settings = &of_host["job"]["settings"];
-        assert_eq!((&settings["device"], &settings["precision"]), (&on["name"], &on["precision"]));
-        assert_eq!(
-            (&settings["driver"], &settings["cublas"]),
-            (&json["device"]["driver"], &json["device"]["cublas"])
-        );
-        assert!(settings["driver"].is_string());
+        assert_eq!(settings["device"], json["device"]);
+        assert!(settings["device"]["driver"].is_string());
         assert!(of_cpu["job"]["settings"].get("device").is_none());
 
         // no CPU has its bits

@@ -95,8 +95,8 @@ fn a_suite_on_cuda_host_gives_the_cpu_s_answers() {
     let of_cpu: Json = serde_json::from_str(&read(&dir, "cpu/report.json")).unwrap();
     assert!(of_cpu["settings"].get("device").is_none());
     let manifest: Json = serde_json::from_str(&read(&dir, "device/report.json.manifest.json")).unwrap();
-    assert_eq!(manifest["job"]["settings"]["device"], name, "{manifest:#}");
-    assert_eq!(manifest["job"]["settings"]["precision"], "f32");
+    assert_eq!(manifest["job"]["settings"]["device"]["name"], name, "{manifest:#}");
+    assert_eq!(manifest["job"]["settings"]["device"]["precision"], "f32");
 
     // no batch and no shared prefix changes a byte of it
     let more = "--batch-tokens 3 --no-prefix-cache";
@@ -144,7 +144,7 @@ fn a_journal_is_not_gone_on_with_under_another_driver_or_cublas() {
     let journal = read(&dir, "out/journal.jsonl");
     for name in ["driver", "cublas"] {
         assert_eq!(report["settings"]["device"][name], "none: the stand-in");
-        assert_eq!(manifest["job"]["settings"][name], "none: the stand-in");
+        assert_eq!(manifest["job"]["settings"]["device"][name], "none: the stand-in");
         let key = format!("[\"{name}\",\"none: the stand-in\"]");
         assert!(journal.contains(&key), "{journal}");
         // one that was written with another version, or that does not say

@@ -187,7 +187,6 @@ pub fn licences(model: &LoadedModel, data: &[InputFiles]) -> Result<Licences, Fa
 }
 
 fn settings(args: &Args, mode: EvalMode, model: &LoadedModel) -> EvalSettings {
-    let device = model.on_device();
     EvalSettings {
         mode,
         compute: args.compute.name().to_owned(),
@@ -197,10 +196,7 @@ fn settings(args: &Args, mode: EvalMode, model: &LoadedModel) -> EvalSettings {
         few_shot: args.few_shot,
         chat_template: args.chat_template.name().to_owned(),
         date: None,
-        device: device.as_ref().map(|device| device.name.clone()),
-        precision: device.as_ref().map(|device| device.precision.to_owned()),
-        driver: device.as_ref().map(|device| device.driver.clone()),
-        cublas: device.map(|device| device.cublas),
+        device: model.on_device().map(Into::into),
     }
 }
 

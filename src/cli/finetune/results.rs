@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use super::Args;
 use super::gate::{self, Candidate};
 use super::prepare::Prepared;
+use crate::cli::device::recorded;
 use crate::cli::{machine, merge, term};
-use crate::cuda::Device;
 use crate::error::Failure;
 use crate::finetune::recipe::{Export, Quantization};
 use crate::finetune::run::Outcome;
@@ -47,13 +47,10 @@ pub fn export(
     let draft = match args.no_manifest {
         true => None,
         false => {
-            let device = prepared.device.as_ref().map(Device::facts);
             let settings = FinetuneSettings {
                 recipe: prepared.recipe.to_yaml(),
                 world_size: outcome.identity.world_size,
-                device: device.map(|facts| facts.name.clone()),
-                driver: device.map(|facts| facts.driver.clone()),
-                cublas: device.and_then(|facts| facts.cublas.clone()),
+                device: prepared.device.as_ref().map(recorded),
             };
             let job = provenance::Job::Finetune(settings);
             Some(Draft::begin(&path, true, job, prepared.inputs.clone(), started, threads)?)

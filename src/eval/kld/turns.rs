@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{BaseLogits, Batch, ChunkDone, Comparison, Divergence, DivergenceSoFar, groups};
+use super::{BaseLogits, ChunkDone, Comparison, Divergence, DivergenceSoFar, groups};
 use crate::eval::chunks::{self, Chunks, Walk};
 use crate::eval::{EngineOptions, Error, LanguageModel};
 use crate::kernel::Team;
@@ -74,14 +74,6 @@ impl KeptLogits {
 impl BaseLogits for KeptLogits {
     fn vocab_size(&self) -> usize {
         self.vocab_size
-    }
-
-    fn n_at_once(&self, _: &EngineOptions) -> usize {
-        usize::MAX
-    }
-
-    fn advance(&mut self, _: &Batch<'_>) -> Result<(), Error> {
-        Ok(())
     }
 
     fn logits(&mut self, rows: Range<usize>) -> Result<Vec<f32>, Error> {
