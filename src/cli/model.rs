@@ -229,7 +229,7 @@ impl LoadedModel {
         {
             let OnDevice { name, driver, cublas, .. } = super::device::recorded(device);
             let precision = crate::model::device::Precision::of_decoder(&self.decoder).name();
-            return Some(report::Device { name, precision, driver, cublas });
+            Some(report::Device { name, precision, driver, cublas })
         }
         #[cfg(not(gpu))]
         match **device {}
