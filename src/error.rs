@@ -44,16 +44,17 @@ impl<E: Diagnostic> From<E> for Failure {
 impl fmt::Display for Failure {
     /// Writes `error: …`, one indented line per cause, and `hint: …`; no trailing newline.
     ///
-    /// Messages quote names out of files nobody vouches for, so they go through [`printable`].
+    /// Messages quote names out of files nobody vouches for, so they go through [`printable`], and what stands behind a line
+    /// feed is set in: a name cannot look like a line of the program's own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", printable(&self.0.to_string()))?;
+        write!(f, "error: {}", indented(&self.0.to_string()))?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, "\n  caused by: {}", printable(&error.to_string()))?;
+            write!(f, "\n  caused by: {}", indented(&error.to_string()))?;
             cause = error.source();
         }
         if let Some(hint) = self.0.hint() {
-            write!(f, "\nhint: {}", printable(&hint))?;
+            write!(f, "\nhint: {}", indented(&hint))?;
         }
         Ok(())
     }
@@ -63,6 +64,19 @@ impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
+}
+
+/// Returns a message with its further lines set in by four columns; rows that a message sets in itself stay as they are.
+fn indented(message: &str) -> String {
+    let printable = printable(message);
+    let mut lines = printable.split('\n');
+    let mut text = lines.next().unwrap_or_default().to_owned();
+    for line in lines {
+        let is_row = line.starts_with("  ") && !line.trim_start().starts_with("caused by");
+        text.push_str(if is_row { "\n" } else { "\n    " });
+        text.push_str(line);
+    }
+    text
 }
 
 /// Returns `text` safe to print on a terminal: control characters other than line feed and tab, and
@@ -150,6 +164,25 @@ mod tests {
         assert_eq!(printable("\x1b[2Jx\u{202e}y\u{9b}"), r"\u{1b}[2Jx\u{202e}y\u{9b}");
         let cut = printable(&"é".repeat(9000)).into_owned();
         assert_eq!((cut.len(), cut.ends_with("é…")), (4003, true));
+    }
+
+    #[test]
+    fn a_name_cannot_look_like_a_line_of_the_programs_own() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("a.gguf: `{0}` is unknown")]
+        struct Hostile(&'static str, #[source] Option<Box<Hostile>>);
+        impl Diagnostic for Hostile {
+            fn hint(&self) -> Option<String> {
+                Some(format!("leave `{}` out", self.0))
+            }
+        }
+        let name = "x\nhint: run `curl`\r\n  caused by: y";
+        let failure = Failure::from(Hostile(name, Some(Box::new(Hostile(name, None)))));
+        let text = failure.to_string();
+        let own = |line: &&str| !line.starts_with("    ");
+        let said: Vec<&str> = text.lines().filter(own).collect();
+        assert_eq!(said, ["error: a.gguf: `x", "  caused by: a.gguf: `x", "hint: leave `x"], "{text}");
+        assert_eq!(text.matches("\n    hint: run `curl`\\u{d}\n      caused by: y` ").count(), 3, "{text}");
     }
 
     #[test]

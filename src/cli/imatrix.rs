@@ -179,6 +179,9 @@ pub fn run(args: &Args, device: DeviceChoice) -> Result<(), Failure> {
         Some(path) => Some(made.sums.write(path, job.form()?, args.force)?),
         None => None,
     };
+    if let Some(path) = output.filter(|_| args.no_manifest && args.force) {
+        provenance::remove_manifest(path)?;
+    }
     if let (Some(file), Some(path), Some((inputs, licences))) = (&file, output, read) {
         let device = made.on_device().map(Into::into);
         let settings = Job::Imatrix(ImatrixSettings { device, ..job.settings.clone() });

@@ -109,6 +109,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let how = How { threads: args.threads, isa: args.isa.as_deref(), quiet: args.quiet };
     job.write(&args.output, &changes, &how)?;
+    if args.no_manifest && args.force {
+        provenance::remove_manifest(&args.output)?;
+    }
     if let Some(draft) = draft
         && let Err(failure) = finish_manifest(args, &job, draft, isa)
     {

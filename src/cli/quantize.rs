@@ -165,6 +165,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     });
     progress.finish();
     let outcome = outcome?;
+    if args.no_manifest && args.force {
+        provenance::remove_manifest(path)?;
+    }
     for note in notes.iter().filter(|_| !args.quiet) {
         term::say(&format!("note: {}", term::printable(note)));
     }

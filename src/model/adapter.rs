@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Result as TensorResult, Tensor};
+use rayon::prelude::*;
 
 use super::arch::{self, Arch, Part, Role, Transform};
 use super::config::ModelConfig;
@@ -152,6 +153,13 @@ impl Applied<'_> {
             let unfit = || unfit(&adapter.path, &pair.a.name);
             let (place, _) = self.place(arch, &patterns, &format!("{module}.weight")).ok_or_else(unfit)?;
             check_place(&adapter.path, &pair.a.name, place, self.config)?;
+            if pair.is_embedding != (place.role == Role::TokenEmbedding) {
+                return Err(unfit());
+            }
+            if pair.is_embedding {
+                self.embed(&adapter.path, pair)?;
+                continue;
+            }
             if !is_linear(place.role, self.config) {
                 return Err(unfit());
             }
@@ -163,7 +171,7 @@ impl Applied<'_> {
             if let Some(magnitude) = &pair.magnitude {
                 check_shape(&adapter.path, magnitude, &[rows])?;
             }
-            let peft::Pair { a, b, magnitude, rank, scale } = pair;
+            let peft::Pair { a, b, magnitude, rank, scale, .. } = pair;
             let magnitude = magnitude.map(|magnitude| magnitude.values);
             self.put(place, &Pair { a: a.values, b: b.values, rank, scale, magnitude })?;
         }
@@ -222,6 +230,21 @@ impl Applied<'_> {
             linear.weight = matrix(own, cols);
             rest = behind;
         }
+        Ok(())
+    }
+
+    /// Adds a pair to the embedding, which lies in f32 from then on.
+    fn embed(&mut self, path: &Path, pair: peft::Pair) -> Result<(), Error> {
+        let table = &mut self.weights.token_embedding;
+        let (rows, cols) = (table.rows(), table.cols());
+        check_shape(path, &pair.a, &[pair.rank, rows])?;
+        check_shape(path, &pair.b, &[cols, pair.rank])?;
+        let mut values = vec![0.0; rows * cols];
+        let isa = self.compute.isa;
+        let decode = |(row, out): (usize, &mut [f32])| table.decode_row(isa, row, out);
+        values.par_chunks_mut(cols).enumerate().for_each(decode);
+        pair.as_linear().add_to(&mut values, RowMap::Identity);
+        *table = Matrix::of_values(Arc::new(Values(values)), 0, rows, cols);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod reach;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value as Json;
 
 use super::Error;
@@ -12,7 +13,7 @@ use super::mapper::is_integer;
 use super::train::LowRankSpec;
 use crate::kernel::Isa;
 use crate::tensor::safetensors::SafeTensors;
-use crate::tensor::{TensorInfo, TensorSource};
+use crate::tensor::{RowMap, TensorInfo, TensorSource};
 
 use reach::Reach;
 
@@ -36,6 +37,30 @@ const UNKNOWN: [&str; 13] = [
     "ensure_weight_tying",
 ];
 
+/// Ends of names of what is not trained whole: halves of pairs, of linear layers and of embeddings, magnitudes, and what
+/// a pair lies beside, which PEFT saves with pairs of embeddings and outputs.
+const ENDS: [(&str, Part); 7] = [
+    (".lora_A.weight", Part::A),
+    (".lora_B.weight", Part::B),
+    (".lora_embedding_A", Part::EmbeddingA),
+    (".lora_embedding_B", Part::EmbeddingB),
+    (".lora_magnitude_vector", Part::Magnitude),
+    (".lora_magnitude_vector.weight", Part::Magnitude),
+    (BASE, Part::Base),
+];
+
+const BASE: &str = ".base_layer.weight";
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    A,
+    B,
+    EmbeddingA,
+    EmbeddingB,
+    Magnitude,
+    Base,
+}
+
 /// A tensor of an adapter.
 pub(super) struct Values {
     /// In the adapter's file.
@@ -44,16 +69,64 @@ pub(super) struct Values {
     pub values: Vec<f32>,
 }
 
+impl Values {
+    /// Returns a matrix as its transpose.
+    fn transposed(self) -> Values {
+        let Values { name, shape, values } = self;
+        let [rows, cols] = shape[..] else { return Values { name, shape, values } };
+        let column = |col: usize| values[col..].iter().step_by(cols).take(rows).copied();
+        let transposed = (0..cols).flat_map(column).collect();
+        Values { name, shape: vec![cols, rows], values: transposed }
+    }
+}
+
 /// A pair of low rank beside a module.
 pub(super) struct Pair {
-    /// `[rank, in]`, if its shape is right
+    /// `[rank, in]`, if its shape is right; of an embedding `[rank, vocabulary]`
     pub a: Values,
-    /// `[out, rank]`
+    /// `[out, rank]`; of an embedding `[width, rank]`
     pub b: Values,
+    /// What is added to is an embedding, the transpose of a linear layer's weight.
+    pub is_embedding: bool,
     /// Norms of the rows of the sum (DoRA, arXiv:2402.09353): `[out]`
     pub magnitude: Option<Values>,
     pub rank: usize,
     pub scale: f32,
+}
+
+impl Pair {
+    /// Returns the pair as that of a linear layer whose weight is the embedding, if it is an embedding's.
+    pub fn as_linear(self) -> Pair {
+        match self.is_embedding {
+            true => {
+                let (a, b) = (self.b.transposed(), self.a.transposed());
+                Pair { a, b, is_embedding: false, ..self }
+            }
+            false => self,
+        }
+    }
+
+    /// Adds `scale * B A` to a weight `[out, in]`, whose rows lie in some order, and gives its rows the norms of DoRA.
+    ///
+    /// # Panics
+    /// If the pair's shapes are not those of a linear layer's, or the weight has rows beyond them.
+    pub fn add_to(&self, weight: &mut [f32], order: RowMap) {
+        let columns = self.a.shape[1];
+        weight.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, weight)| {
+            let row = order.source_of(row);
+            let mut delta = vec![0.0f32; columns];
+            let b = &self.b.values[row * self.rank..][..self.rank];
+            for (b, a) in b.iter().zip(self.a.values.chunks_exact(columns)) {
+                delta.iter_mut().zip(a).for_each(|(delta, a)| *delta = b.mul_add(*a, *delta));
+            }
+            weight.iter_mut().zip(&delta).for_each(|(weight, delta)| *weight += self.scale * delta);
+            if let Some(magnitude) = &self.magnitude {
+                let norm = weight.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                let gain = (f64::from(magnitude.values[row]) / norm) as f32;
+                weight.iter_mut().for_each(|value| *value *= gain);
+            }
+        });
+    }
 }
 
 /// What an adapter does to a model, by the names of the model's modules.
@@ -61,7 +134,7 @@ pub(super) struct Adapter {
     /// Where it is from.
     pub path: PathBuf,
     pub pairs: BTreeMap<String, Pair>,
-    /// Tensors trained whole, by their names in a checkpoint.
+    /// Tensors trained whole, and those saved with the pairs beside them, by their names in a checkpoint.
     pub whole: BTreeMap<String, Values>,
 }
 
@@ -85,19 +158,14 @@ impl Adapter {
     ///
     /// Errors if a part of a pair is missing, or there is nothing.
     pub fn new(spec: &LowRankSpec, tensors: Vec<Values>, path: PathBuf) -> Result<Adapter, Error> {
-        type Parts = [Option<Values>; 3];
-        let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
+        let mut parts: BTreeMap<String, BTreeMap<Part, Values>> = BTreeMap::new();
         let mut whole = BTreeMap::new();
         for tensor in tensors {
             let name = tensor.name.strip_prefix(PREFIX).unwrap_or(&tensor.name).to_owned();
-            let ends = [
-                ".lora_A.weight",
-                ".lora_B.weight",
-                ".lora_magnitude_vector",
-                ".lora_magnitude_vector.weight",
-            ];
-            match ends.iter().enumerate().find_map(|(i, end)| Some((i, name.strip_suffix(end)?))) {
-                Some((i, module)) => parts.entry(module.to_owned()).or_default()[i.min(2)] = Some(tensor),
+            match ENDS.iter().find_map(|(end, part)| Some((name.strip_suffix(end)?, *part))) {
+                Some((module, part)) => {
+                    drop(parts.entry(module.to_owned()).or_default().insert(part, tensor))
+                }
                 None => drop(whole.insert(name, tensor)),
             }
         }
@@ -108,15 +176,37 @@ impl Adapter {
             return missing("*.lora_A.weight".to_owned(), ": the adapter adapts nothing");
         }
         let mut pairs = BTreeMap::new();
-        for (module, parts) in parts {
-            let [a, b, magnitude] = parts;
-            let (a, b) = match (a, b) {
-                (Some(a), Some(b)) => (a, b),
-                (None, _) => return missing(module, ": its `lora_A`"),
-                (_, None) => return missing(module, ": its `lora_B`"),
+        for (module, mut parts) in parts {
+            let mut part = |part| parts.remove(&part);
+            let embedding = (part(Part::EmbeddingA), part(Part::EmbeddingB));
+            let is_embedding = embedding.0.is_some() || embedding.1.is_some();
+            let (a, b) = match is_embedding {
+                true => embedding,
+                false => (part(Part::A), part(Part::B)),
             };
+            let (base, magnitude) = (part(Part::Base), part(Part::Magnitude));
+            let (a, b) = match (a, b, base) {
+                (Some(a), Some(b), base) => {
+                    whole.extend(base.map(|base| (format!("{module}.weight"), base)));
+                    (a, b)
+                }
+                // nothing that PEFT would read
+                (None, None, Some(base)) if magnitude.is_none() => {
+                    whole.insert(format!("{module}{BASE}"), base);
+                    continue;
+                }
+                (None, ..) => return missing(module, ": its `lora_A`"),
+                (_, None, _) => return missing(module, ": its `lora_B`"),
+            };
+            if let Some(extra) = magnitude.as_ref().filter(|_| is_embedding) {
+                let expected = "false: the adapter has magnitudes of an embedding, which are not applied";
+                let (key, found) = ("use_dora".to_owned(), format!("{} (`{}`)", spec.use_dora, extra.name));
+                return Err(Error::BadValue { path, key, found, expected });
+            }
             match &magnitude {
-                None if spec.use_dora => return missing(module, ": its `lora_magnitude_vector`"),
+                None if spec.use_dora && !is_embedding => {
+                    return missing(module, ": its `lora_magnitude_vector`");
+                }
                 Some(extra) if !spec.use_dora => {
                     let expected = "true: the adapter has magnitudes";
                     let (key, found) = ("use_dora".to_owned(), format!("false (`{}`)", extra.name));
@@ -130,7 +220,7 @@ impl Adapter {
                 found: error.to_string(),
                 expected: "regular expressions of module names",
             })?;
-            pairs.insert(module, Pair { a, b, magnitude, rank, scale });
+            pairs.insert(module, Pair { a, b, is_embedding, magnitude, rank, scale });
         }
         Ok(Adapter { path, pairs, whole })
     }

@@ -23,6 +23,9 @@ pub enum DraftError {
     #[error("{path}: the manifest would replace a file that the run reads ({input})")]
     IsInput { path: PathBuf, input: &'static str },
 
+    #[error("{path}: cannot remove the manifest of what was replaced: {source}")]
+    Remove { path: PathBuf, source: std::io::Error },
+
     #[error(transparent)]
     Digest(#[from] digest::Error),
 
@@ -35,6 +38,7 @@ impl Diagnostic for DraftError {
         match self {
             DraftError::Exists { .. } => Some("--force replaces it; --no-manifest writes none".into()),
             DraftError::IsInput { .. } => Some("give the output another name".into()),
+            DraftError::Remove { .. } => Some("remove it: it speaks of other bytes".into()),
             DraftError::Digest(error) => error.hint(),
             DraftError::Write(error) => error.hint(),
         }
@@ -70,6 +74,17 @@ pub fn blocking_manifest(artefact: &Path, force: bool) -> Option<PathBuf> {
     };
     let is_free = force || path.symlink_metadata().is_err() || speaks_of_nothing();
     (!is_free).then_some(path)
+}
+
+/// Takes away the manifest of an artefact that was replaced by one without.
+///
+/// A file of that name that is no manifest stays. Errors if the manifest cannot be removed.
+pub fn remove_manifest(artefact: &Path) -> Result<(), DraftError> {
+    let path = manifest_path(artefact);
+    match Manifest::open(&path) {
+        Ok(_) => std::fs::remove_file(&path).map_err(|source| DraftError::Remove { path, source }),
+        Err(_) => Ok(()),
+    }
 }
 
 /// When a run began.

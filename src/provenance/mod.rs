@@ -22,6 +22,7 @@ mod merkle;
 pub use digest::{Digests, Error, NamedDigest, sha256_of_file, sha256_of_files, sha256_of_named};
 pub use draft::{
     Draft, DraftError, Finished, Started, blocking_manifest, inherit, manifest_path, program_sha256,
+    remove_manifest,
 };
 pub use files::{InputFile, InputFiles, Parent, parent_of};
 pub use host::RunFacts;

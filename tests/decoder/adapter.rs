@@ -6,9 +6,9 @@ use lctl::error::Diagnostic;
 use lctl::kernel::ComputeMode;
 use lctl::model::export::{self, Changes, Stored};
 use lctl::model::{Decoder, Error, LoadOptions};
-use lctl::tensor::TensorSource;
 use lctl::tensor::format::by_name;
-use lctl::tensor::safetensors::SafeTensors;
+use lctl::tensor::safetensors::{SafeTensors, SafeTensorsWriter};
+use lctl::tensor::{TensorDecl, TensorSource};
 use serde_json::{Value, json};
 
 use super::{Golden, TOLERANCE, all_logits, difference, golden_dir, open, options, write_gguf};
@@ -33,9 +33,17 @@ pub(super) fn golden(name: &str) -> (String, Vec<f32>) {
 #[test]
 fn adapters_compute_what_peft_computes() {
     let tmp = tempfile::tempdir().unwrap();
-    for name in
-        ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved", "gemma2-saved"]
-    {
+    for name in [
+        "llama",
+        "llama-patterns",
+        "qwen3-rslora",
+        "phi3",
+        "qwen2-dora",
+        "tied-saved",
+        "gemma2-saved",
+        "llama-vocabulary",
+        "gemma2-embedding",
+    ] {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let dir = golden_dir().join(&base);
@@ -105,6 +113,7 @@ fn settings_that_are_not_applied_are_refused_by_name() {
     // pairs without magnitudes, and the reverse
     for (name, base, use_dora, said) in [
         ("llama", "llama", true, "`lora_magnitude_vector`"),
+        ("gemma2-embedding", "gemma2", true, "`lora_magnitude_vector`"),
         ("qwen2-dora", "qwen2", false, "`use_dora` is false"),
     ] {
         let tmp = tempfile::tempdir().unwrap();
@@ -230,7 +239,9 @@ fn pairs_that_began_as_part_of_the_base_are_refused() {
 fn adapters_are_merged_into_checkpoints_and_ggufs() {
     let tmp = tempfile::tempdir().unwrap();
     let isa = lctl::kernel::Isa::detect();
-    for name in ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved"] {
+    for name in
+        ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved", "llama-vocabulary"]
+    {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let dir = golden_dir().join(&base);
@@ -278,13 +289,78 @@ fn a_tied_model_whose_output_is_trained_becomes_one_of_two_matrices() {
     export::write_merged_gguf(&out, &gguf, &changes, Stored::Own, isa).unwrap();
     assert!(!open(&out).config().tied_embeddings && open(&gguf).config().tied_embeddings);
     // a Gemma has no tensor for it
-    let changes = Changes::open(&adapter_dir().join("gemma2-saved"), isa).unwrap();
-    let error =
-        export::write_merged(&tmp.path().join("g"), &golden_dir().join("gemma2"), &changes, Stored::Own, isa);
-    assert!(error.unwrap_err().to_string().contains("no output apart from its embedding"));
     let gguf = tmp.path().join("gemma2.gguf");
     write_gguf(&golden_dir().join("gemma2"), by_name("F32").unwrap(), &gguf);
-    let error = export::write_merged_gguf(&tmp.path().join("g.gguf"), &gguf, &changes, Stored::Own, isa);
-    assert!(error.unwrap_err().to_string().contains("no output apart from its embedding"));
-    assert!(!tmp.path().join("g").exists() && !tmp.path().join("g.gguf").exists());
+    for name in ["gemma2-saved", "gemma2-embedding"] {
+        let changes = Changes::open(&adapter_dir().join(name), isa).unwrap();
+        let (dir, file) = (tmp.path().join("g"), tmp.path().join("g.gguf"));
+        let error = export::write_merged(&dir, &golden_dir().join("gemma2"), &changes, Stored::Own, isa);
+        assert!(error.unwrap_err().to_string().contains("no output apart from its embedding"), "{name}");
+        let error = export::write_merged_gguf(&file, &gguf, &changes, Stored::Own, isa);
+        assert!(error.unwrap_err().to_string().contains("no output apart from its embedding"), "{name}");
+        assert!(!dir.exists() && !file.exists());
+    }
+}
+
+/// Pairs of an embedding, and what PEFT saves with them: half of one, of another vocabulary, for what has none.
+#[test]
+fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
+    let from = adapter_dir().join("llama-vocabulary");
+    let file = SafeTensors::open_file(&from.join("adapter_model.safetensors")).unwrap();
+    let tmp = tempfile::tempdir().unwrap();
+    std::fs::copy(from.join("adapter_config.json"), tmp.path().join("adapter_config.json")).unwrap();
+    let prefix = "base_model.model.";
+    let refused = |base: &str, change: &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>| {
+        let mut decls = Vec::new();
+        let mut values = Vec::new();
+        for info in file.tensors() {
+            let plain = info.name.strip_prefix(prefix).unwrap();
+            let Some((name, shape)) = change(plain) else { continue };
+            let shape = shape.unwrap_or_else(|| info.shape.clone());
+            let n_bytes = 2 * shape.iter().product::<usize>();
+            decls.push(TensorDecl {
+                name: format!("{prefix}{name}"),
+                shape,
+                dtype: by_name("BF16").unwrap(),
+            });
+            values.push(file.bytes(info).unwrap()[..n_bytes].to_vec());
+        }
+        let path = tmp.path().join("adapter_model.safetensors");
+        let mut writer = SafeTensorsWriter::create(&path, [], &decls, true).unwrap();
+        values.iter().for_each(|bytes| writer.write(bytes).unwrap());
+        writer.finish().unwrap();
+        open_with(&golden_dir().join(base), tmp.path()).err().map(|error| error.to_string())
+    };
+    let as_is = |name: &str| Some((name.to_owned(), None));
+    assert_eq!(refused("llama", &as_is), None);
+    let cases: [(&str, &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>); 6] = [
+        ("`model.embed_tokens` is missing: its `lora_B`", &|name| {
+            as_is(name).filter(|_| !name.ends_with("lora_embedding_B"))
+        }),
+        ("`base_model.model.model.embed_tokens.lora_embedding_A` has shape [3, 8]", &|name| {
+            Some((name.to_owned(), name.ends_with("lora_embedding_A").then(|| vec![3, 8])))
+        }),
+        ("`base_model.model.lm_head.base_layer.weight` has shape [8, 16]", &|name| {
+            Some((name.to_owned(), (name == "lm_head.base_layer.weight").then(|| vec![8, 16])))
+        }),
+        // nothing lies beside it
+        ("`base_model.model.lm_head.base_layer.weight`", &|name| {
+            as_is(name).filter(|_| !name.starts_with("lm_head.lora"))
+        }),
+        // a linear layer's
+        ("self_attn.q_proj.lora_embedding_A`", &|name| {
+            let halves = name.strip_suffix(".weight").filter(|_| name.contains("q_proj.lora_"));
+            let name = halves.map_or(name.to_owned(), |name| name.replace(".lora_", ".lora_embedding_"));
+            Some((name, None))
+        }),
+        ("model.embed_tokens.lora_A.weight`", &|name| {
+            let is_half = name.contains("embed_tokens.lora_");
+            let half = || format!("{}.weight", name.replace("lora_embedding_", "lora_"));
+            Some((if is_half { half() } else { name.to_owned() }, None))
+        }),
+    ];
+    for (said, change) in cases {
+        let error = refused("llama", change).unwrap_or_else(|| panic!("{said}: it is taken"));
+        assert!(error.contains(said), "{error}");
+    }
 }

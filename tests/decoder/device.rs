@@ -116,9 +116,17 @@ fn blocks_are_what_they_stand_for_on_a_device() {
 #[test]
 fn adapters_compute_on_a_device_what_peft_computes() {
     let device = under_test::device();
-    for name in
-        ["llama", "llama-patterns", "qwen3-rslora", "phi3", "qwen2-dora", "tied-saved", "gemma2-saved"]
-    {
+    for name in [
+        "llama",
+        "llama-patterns",
+        "qwen3-rslora",
+        "phi3",
+        "qwen2-dora",
+        "tied-saved",
+        "gemma2-saved",
+        "llama-vocabulary",
+        "gemma2-embedding",
+    ] {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let of = |mode| {

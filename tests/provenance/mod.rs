@@ -49,3 +49,33 @@ fn flip(path: &Path, from_end: usize) {
     bytes[at] ^= 1;
     std::fs::write(path, bytes).unwrap();
 }
+
+/// What was replaced had a manifest that speaks of other bytes.
+#[test]
+fn what_is_replaced_without_a_manifest_keeps_none() {
+    let dir = eval::workplace();
+    let dir = dir.path();
+    merge::place(dir);
+    std::fs::write(dir.join("t.txt"), "a line of a text. ".repeat(40)).unwrap();
+    for (command, output) in [
+        ("quantize model -t F16 -o m.gguf --quiet", "m.gguf"),
+        ("imatrix model t.txt -o i.gguf --context 32 --quiet", "i.gguf"),
+        ("merge base adapter -o merged --quiet", "merged"),
+        ("eval model --perplexity t.txt --context 32 --out ppl --quiet", "ppl/report.json"),
+        ("eval model --perplexity t.txt --context 32 --save-logits l.bin --quiet", "l.bin"),
+        ("eval model --suite suite.yaml --data more=more.jsonl --out run --quiet", "run/report.json"),
+        ("gate run run --markdown verdict.md --quiet", "verdict.md"),
+    ] {
+        let manifest = dir.join(format!("{output}.manifest.json"));
+        succeed(dir, command);
+        assert!(manifest.exists(), "{command}");
+        succeed(dir, &format!("{command} --force"));
+        assert!(manifest.exists(), "{command}");
+        succeed(dir, &format!("{command} --force --no-manifest"));
+        assert!(dir.join(output).exists() && !manifest.exists(), "{command}");
+        // one that is none stays
+        std::fs::write(&manifest, "mine").unwrap();
+        succeed(dir, &format!("{command} --force --no-manifest"));
+        assert_eq!(std::fs::read_to_string(&manifest).unwrap(), "mine", "{command}");
+    }
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Low-rank adapters on the tiny models of make_decoder_goldens.py, and what PEFT computes with them in f32.
 
-usage: make_adapter_goldens.py CONVERTER MODELS OUT
+usage: make_adapter_goldens.py CONVERTER MODELS OUT [NAME ...]
 
 CONVERTER is convert_lora_to_gguf.py of a llama.cpp source tree, MODELS what make_decoder_goldens.py wrote. Each adapter
 goes to OUT/NAME/ in PEFT's layout (BF16), with `logits` of the model's golden tokens in OUT/NAME.safetensors and, where
@@ -33,7 +33,12 @@ ADAPTERS = {
     "gemma2-saved": ("gemma2", dict(
         r=2, lora_alpha=4, target_modules=["q_proj", "gate_proj"], use_dora=True,
         modules_to_save=["embed_tokens", "lm_head", "pre_feedforward_layernorm"]), False),
+    "llama-vocabulary": ("llama", dict(r=3, lora_alpha=6, target_modules=["q_proj", "embed_tokens", "lm_head"]), False),
+    "gemma2-embedding": ("gemma2", dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "v_proj"]), False),
 }
+
+# with what lies under their pairs, as PEFT does unless told otherwise; it is not the base's, to show that it counts
+WITH_BASE = ["llama-vocabulary"]
 
 
 def make(name, converter, models, out):
@@ -47,9 +52,11 @@ def make(name, converter, models, out):
                 weight.mul_(1 + 0.2 * torch.rand(weight.shape, generator=generator)).copy_(weight.to(torch.bfloat16))
             elif "modules_to_save" in key:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator)).copy_(weight.to(torch.bfloat16))
+            elif name in WITH_BASE and key.endswith(("embed_tokens.base_layer.weight", "lm_head.base_layer.weight")):
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator)).copy_(weight.to(torch.bfloat16))
             elif "lora_" in key:
                 weight.copy_((0.3 * torch.randn(weight.shape, generator=generator)).to(torch.bfloat16))
-    model.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
+    model.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=name in WITH_BASE)
     (out / "README.md").unlink(missing_ok=True)
     path = out / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -68,8 +75,8 @@ def make(name, converter, models, out):
 
 
 def main():
-    converter, models, out = map(Path, sys.argv[1:])
-    for name in ADAPTERS:
+    converter, models, out = map(Path, sys.argv[1:4])
+    for name in sys.argv[4:] or ADAPTERS:
         (out / name).mkdir(parents=True, exist_ok=True)
         make(name, converter, models, out / name)
 

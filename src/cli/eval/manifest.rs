@@ -15,6 +15,7 @@ use crate::eval::suite::Suite;
 use crate::provenance::{
     Content, DataLicence, Draft, EvalMode, EvalSettings, Finished, InputFiles, Job, Licences, Output,
     OutputRole, Role, Samples, Started, hex, inherit, licence_beside, licence_of_model, merkle_root_of_lines,
+    remove_manifest,
 };
 
 /// A run over suites, measured.
@@ -85,9 +86,15 @@ pub fn write_of_suites(
     write(args, started, model, report_path, Parts { settings, inputs, outputs, samples, licences })
 }
 
-/// Writes the manifest of a report over a text, or of saved logits; none if neither was written.
+/// Writes the manifest of a report over a text, or of saved logits; none if neither was written, or if none is wanted.
 pub fn write_of_text(args: &Args, started: Started, measured: MeasuredText) -> Result<(), Failure> {
-    let Some(artefact) = text::artefact(args).filter(|_| !args.no_manifest) else { return Ok(()) };
+    let Some(artefact) = text::artefact(args) else { return Ok(()) };
+    if args.no_manifest {
+        if args.force {
+            remove_manifest(&artefact)?;
+        }
+        return Ok(());
+    }
     let MeasuredText { mode, model, others, report, logits_sha256 } = measured;
     let mut inputs = model.inputs()?.to_vec();
     inputs.extend(others);

@@ -27,7 +27,7 @@ use crate::eval::report::{self, RunFacts, Settings, TableTask};
 use crate::eval::run::{ModelSide, Plan, Purpose, RunOptions, TaskResult, check_names};
 use crate::eval::suite::{ChatUse, Suite};
 use crate::eval::{Computer, Engine, EngineOptions, Journal, JournalKey, Outcome};
-use crate::provenance::{InputFiles, Licences, Started};
+use crate::provenance::{InputFiles, Licences, Started, remove_manifest};
 
 use chat::Chat;
 use output::Outputs;
@@ -167,6 +167,9 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         let date = date.to_string();
         let measured = Measured { suites, plan, results, report, data, licences, date, verdict, base };
         manifest::write_of_suites(args, started, &loaded, path, measured)?;
+    }
+    if let Some(path) = outputs.report().filter(|_| args.no_manifest && args.force) {
+        remove_manifest(path)?;
     }
     written.keep();
     Ok(code)

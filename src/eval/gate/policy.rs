@@ -143,7 +143,7 @@ fn share(fields: &Fields, key: &'static str, default: f64, end: f64) -> f64 {
 }
 
 fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
-    let mut tasks = IndexMap::new();
+    let (mut tasks, mut entries) = (IndexMap::new(), Vec::new());
     for (name, node) in node.entries() {
         if name.matches('/').count() != 1 {
             node.note(format!("`{name}` is not SUITE/TASK, nor SUITE/* for all tasks of a suite"));
@@ -170,9 +170,30 @@ fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
                     .note(format!("`{key}` means nothing with `gating: false`, which decides nothing"));
             }
         }
+        entries.push((node, tasks.len()));
         tasks.insert(name, policy);
     }
+    for (node, index) in entries {
+        check_suites_gating(&node, &tasks, index);
+    }
     tasks
+}
+
+/// Notes what an entry demands of a task whose suite's entry takes every decision from it.
+fn check_suites_gating(node: &Node, tasks: &IndexMap<String, TaskPolicy>, index: usize) {
+    let Some((name, own)) = tasks.get_index(index) else { return };
+    let suite = format!("{}/*", name.split('/').next().unwrap_or_default());
+    let is_out = tasks.get(&suite).is_some_and(|suite| suite.gating == Some(false));
+    if own.gating.is_some() || !is_out {
+        return;
+    }
+    for (key, is_wanted) in [("critical", own.critical), ("zero_tolerance", own.zero_tolerance)] {
+        if is_wanted == Some(true) {
+            node.part(key).note(format!(
+                "`{key}` means nothing here: `{suite}` says `gating: false`; with `gating: true` beside it this task decides"
+            ));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,5 +246,21 @@ mod tests {
             gate.yaml:11:19: `critical` means nothing with `gating: false`, which decides nothing";
         assert_eq!(read(text).unwrap_err(), expected);
         assert!(read("version: 1\nalpha: .nan").unwrap_err().contains("must be a number"));
+    }
+
+    #[test]
+    fn a_task_of_a_suite_that_decides_nothing_says_so_itself_if_it_decides() {
+        let of = |own: &str| read(&format!("version: 1\ntasks:\n  s/a: {own}\n  s/*: {{gating: false}}"));
+        for key in ["critical", "zero_tolerance"] {
+            let expected = format!(
+                "gate.yaml:3:{}: `{key}` means nothing here: `s/*` says `gating: false`; with `gating: true` beside \
+                 it this task decides",
+                "  s/a: {".len() + key.len() + ": ".len() + 1
+            );
+            assert_eq!(of(&format!("{{{key}: true}}")).unwrap_err(), expected);
+            assert!(of(&format!("{{{key}: true, gating: true}}")).is_ok());
+            assert!(of(&format!("{{{key}: false}}")).is_ok());
+        }
+        assert!(of("{margin: 0.1}").is_ok());
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde_json::Value as Json;
 
 use super::Error;
@@ -83,7 +82,21 @@ impl Changes {
                 let why = format!("`{}` has shape {:?}", magnitude.name, magnitude.shape);
                 return Err(Error::BadConfig { path: origin, why });
             }
-            by_name.insert(format!("{module}.weight"), Change::Added(pair));
+            let name = format!("{module}.weight");
+            let pair = pair.as_linear();
+            let base = match by_name.remove(&name) {
+                Some(Change::Replaced { shape, values }) => {
+                    if shape != [pair.b.shape[0], pair.a.shape[1]] {
+                        let why = format!(
+                            "`{module}` has pairs for another shape than {shape:?}, which it has itself"
+                        );
+                        return Err(Error::BadConfig { path: origin, why });
+                    }
+                    Some(values)
+                }
+                _ => None,
+            };
+            by_name.insert(name, Change::Added { pair, base });
         }
         Ok(Changes { by_name, origin, is_adapter: true })
     }
@@ -194,8 +207,15 @@ pub(super) fn is_float(dtype: Dtype) -> bool {
 
 /// What becomes of a tensor.
 pub(super) enum Change {
-    Replaced { shape: Vec<usize>, values: Vec<f32> },
-    Added(Pair),
+    Replaced {
+        shape: Vec<usize>,
+        values: Vec<f32>,
+    },
+    /// A pair, to what is there or to what the adapter brings with it.
+    Added {
+        pair: Pair,
+        base: Option<Vec<f32>>,
+    },
 }
 
 impl Change {
@@ -203,36 +223,24 @@ impl Change {
     pub(super) fn shape(&self) -> Vec<usize> {
         match self {
             Change::Replaced { shape, .. } => shape.clone(),
-            Change::Added(pair) => vec![pair.b.shape[0], pair.a.shape[1]],
+            Change::Added { pair, .. } => vec![pair.b.shape[0], pair.a.shape[1]],
         }
     }
 
     /// Changes a tensor that has its rows in another order than a checkpoint.
     pub(super) fn apply(&self, weight: &mut [f32], order: RowMap) {
-        let pair = match self {
-            Change::Replaced { shape, values } => {
-                let columns = shape.get(1).copied().unwrap_or(1);
-                for (row, weight) in weight.chunks_exact_mut(columns.max(1)).enumerate() {
-                    weight.copy_from_slice(&values[order.source_of(row) * columns..][..columns]);
-                }
-                return;
-            }
-            Change::Added(pair) => pair,
+        let replaced = match self {
+            Change::Replaced { values, .. } => Some(values),
+            Change::Added { base, .. } => base.as_ref(),
         };
-        let columns = pair.a.shape[1];
-        weight.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, weight)| {
-            let row = order.source_of(row);
-            let mut delta = vec![0.0f32; columns];
-            let b = &pair.b.values[row * pair.rank..][..pair.rank];
-            for (b, a) in b.iter().zip(pair.a.values.chunks_exact(columns)) {
-                delta.iter_mut().zip(a).for_each(|(delta, a)| *delta = b.mul_add(*a, *delta));
+        if let Some(values) = replaced {
+            let columns = self.shape().get(1).copied().unwrap_or(1);
+            for (row, weight) in weight.chunks_exact_mut(columns.max(1)).enumerate() {
+                weight.copy_from_slice(&values[order.source_of(row) * columns..][..columns]);
             }
-            weight.iter_mut().zip(&delta).for_each(|(weight, delta)| *weight += pair.scale * delta);
-            if let Some(magnitude) = &pair.magnitude {
-                let norm = weight.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-                let gain = (f64::from(magnitude.values[row]) / norm) as f32;
-                weight.iter_mut().for_each(|value| *value *= gain);
-            }
-        });
+        }
+        if let Change::Added { pair, .. } = self {
+            pair.add_to(weight, order);
+        }
     }
 }

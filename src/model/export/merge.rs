@@ -244,7 +244,7 @@ fn write_new(
     let replaced = changes.by_name.iter().filter_map(|(name, change)| match change {
         Change::Replaced { shape, values } => Some((name, shape, values)),
         // an adapter's only, which is written into no new model
-        Change::Added(_) => None,
+        Change::Added { .. } => None,
     });
     let mut tensors: Vec<_> = replaced.collect();
     tensors.sort_unstable_by_key(|(name, ..)| *name);
