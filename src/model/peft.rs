@@ -74,7 +74,7 @@ impl Values {
     fn transposed(self) -> Values {
         let Values { name, shape, values } = self;
         let [rows, cols] = shape[..] else { return Values { name, shape, values } };
-        let column = |col: usize| values[col..].iter().step_by(cols).take(rows).copied();
+        let column = |col: usize| values.iter().skip(col).step_by(cols).copied();
         let transposed = (0..cols).flat_map(column).collect();
         Values { name, shape: vec![cols, rows], values: transposed }
     }
@@ -198,15 +198,15 @@ impl Adapter {
                 (None, ..) => return missing(module, ": its `lora_A`"),
                 (_, None, _) => return missing(module, ": its `lora_B`"),
             };
+            // halves of another kind of pair, which nothing takes
+            whole.extend(parts.into_values().map(|extra| (extra.name.clone(), extra)));
             if let Some(extra) = magnitude.as_ref().filter(|_| is_embedding) {
                 let expected = "false: the adapter has magnitudes of an embedding, which are not applied";
                 let (key, found) = ("use_dora".to_owned(), format!("{} (`{}`)", spec.use_dora, extra.name));
                 return Err(Error::BadValue { path, key, found, expected });
             }
             match &magnitude {
-                None if spec.use_dora && !is_embedding => {
-                    return missing(module, ": its `lora_magnitude_vector`");
-                }
+                None if spec.use_dora => return missing(module, ": its `lora_magnitude_vector`"),
                 Some(extra) if !spec.use_dora => {
                     let expected = "true: the adapter has magnitudes";
                     let (key, found) = ("use_dora".to_owned(), format!("false (`{}`)", extra.name));

@@ -333,7 +333,7 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
     };
     let as_is = |name: &str| Some((name.to_owned(), None));
     assert_eq!(refused("llama", &as_is), None);
-    let cases: [(&str, &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>); 6] = [
+    let cases: [(&str, &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>); 7] = [
         ("`model.embed_tokens` is missing: its `lora_B`", &|name| {
             as_is(name).filter(|_| !name.ends_with("lora_embedding_B"))
         }),
@@ -352,6 +352,12 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
             let halves = name.strip_suffix(".weight").filter(|_| name.contains("q_proj.lora_"));
             let name = halves.map_or(name.to_owned(), |name| name.replace(".lora_", ".lora_embedding_"));
             Some((name, None))
+        }),
+        // of both kinds
+        ("model.embed_tokens.lora_A.weight`", &|name| {
+            let is_other = name.ends_with("q_proj.lora_A.weight") && name.contains("layers.0.");
+            Some((if is_other { "model.embed_tokens.lora_A.weight" } else { name }.to_owned(), None))
+                .filter(|_| is_other || !name.contains("q_proj"))
         }),
         ("model.embed_tokens.lora_A.weight`", &|name| {
             let is_half = name.contains("embed_tokens.lora_");
