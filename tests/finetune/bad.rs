@@ -338,7 +338,7 @@ fn a_row_whose_loss_is_nan_ends_the_run_and_is_named() {
     assert!(step > 3, "the row comes too early for this test: in step {step}");
     assert!(said.contains(&format!("step {step}: loss NaN, gradient norm NaN; micro-batch ")), "{said}");
     assert_eq!(said.matches("rows.jsonl:").count(), 1, "{said}");
-    assert!(said.contains(&format!("of 3:\nrows.jsonl:{POISONED}\n")), "{said}");
+    assert!(said.contains(&format!("of 3:\n    rows.jsonl:{POISONED}\n")), "{said}");
     // what was reached before stays, and is good
     assert_eq!(finite_checkpoints(&setup), [step - 2, step - 1]);
     assert!(said.contains(&format!("run/checkpoints/step-{:08} is kept", step - 1)), "{said}");
@@ -387,7 +387,10 @@ fn a_run_that_overflows_keeps_the_checkpoint_from_before() {
     (parts["eval"], parts["data"]["val_fraction"]) = (json!({"every_steps": 1}), json!(0.2));
     let setup = Setup::new(&parts);
     let said = refused(&setup, &["--out", "run"]);
-    assert!(said.contains("validation after step 1: the loss is NaN; its batch 1:\nrows.jsonl:"), "{said}");
+    assert!(
+        said.contains("validation after step 1: the loss is NaN; its batch 1:\n    rows.jsonl:"),
+        "{said}"
+    );
     assert!(!setup.path("run/result").exists());
     // parameters that overflow by themselves are never written
     parts["adapter"]["alpha"] = json!(8);

@@ -71,7 +71,7 @@ fn everything_wrong_is_said_with_its_place() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert_eq!(
         stderr,
-        "error: r.yaml:4:10: `alpha` is missing\nr.yaml:4:29: unknown key `alpa`; did you mean `alpha`?\n\
+        "error: r.yaml:4:10: `alpha` is missing\n    r.yaml:4:29: unknown key `alpa`; did you mean `alpha`?\n    \
          --set train.seed=-1: `seed` must be a whole number, 0 or more, not -1\n"
     );
     let right = text.replace("alpa:", "alpha:");
