@@ -243,7 +243,7 @@ impl Applied<'_> {
         let isa = self.compute.isa;
         let decode = |(row, out): (usize, &mut [f32])| table.decode_row(isa, row, out);
         values.par_chunks_mut(cols).enumerate().for_each(decode);
-        pair.as_linear().add_to(&mut values, RowMap::Identity);
+        pair.into_linear().add_to(&mut values, RowMap::Identity);
         *table = Matrix::of_values(Arc::new(Values(values)), 0, rows, cols);
         Ok(())
     }

@@ -96,7 +96,7 @@ pub(super) struct Pair {
 
 impl Pair {
     /// Returns the pair as that of a linear layer whose weight is the embedding, if it is an embedding's.
-    pub fn as_linear(self) -> Pair {
+    pub fn into_linear(self) -> Pair {
         match self.is_embedding {
             true => {
                 let (a, b) = (self.b.transposed(), self.a.transposed());

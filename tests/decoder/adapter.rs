@@ -310,7 +310,10 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
     let tmp = tempfile::tempdir().unwrap();
     std::fs::copy(from.join("adapter_config.json"), tmp.path().join("adapter_config.json")).unwrap();
     let prefix = "base_model.model.";
-    let refused = |base: &str, change: &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>| {
+    // what becomes of a tensor's name and shape, if it stays
+    type Changed = Option<(String, Option<Vec<usize>>)>;
+    type Change<'a> = &'a dyn Fn(&str) -> Changed;
+    let refused = |base: &str, change: Change<'_>| {
         let mut decls = Vec::new();
         let mut values = Vec::new();
         for info in file.tensors() {
@@ -333,7 +336,7 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
     };
     let as_is = |name: &str| Some((name.to_owned(), None));
     assert_eq!(refused("llama", &as_is), None);
-    let cases: [(&str, &dyn Fn(&str) -> Option<(String, Option<Vec<usize>>)>); 7] = [
+    let cases: [(&str, Change<'_>); 7] = [
         ("`model.embed_tokens` is missing: its `lora_B`", &|name| {
             as_is(name).filter(|_| !name.ends_with("lora_embedding_B"))
         }),

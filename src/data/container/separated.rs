@@ -31,6 +31,7 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
     let mut rows = Rows::new();
     let mut columns: Option<Vec<String>> = None;
     let mut record = csv::StringRecord::new();
+    let mut lines = Lines::of(text);
     loop {
         match reader.read_record(&mut record) {
             Ok(true) => {}
@@ -41,7 +42,7 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
                 continue;
             }
         }
-        let line = record.position().map_or(1, csv::Position::line) as usize;
+        let line = lines.of_record(&record);
         let end = reader.position().byte();
         let first = bad.next_if(|quote| (quote.at as u64) < end);
         while bad.next_if(|quote| (quote.at as u64) < end).is_some() {}
@@ -64,6 +65,35 @@ fn read(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Rows, Error> {
                 columns = Some(names);
             }
         }
+    }
+}
+
+/// Tells on which line of a text a record begins, for records one behind the other.
+///
+/// The reader's own numbers count the end of a line with its second byte, so that behind `\r\n` they are one short, and take
+/// empty lines for the beginning of the record behind them.
+pub struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Returns a count that begins with a text.
+    pub fn of(text: &'a str) -> Lines<'a> {
+        Lines { text: text.as_bytes(), at: 0, line: 1 }
+    }
+
+    /// Returns the line, from 1, on which a record that was read from the text begins; never one before those asked for earlier.
+    pub fn of_record(&mut self, record: &csv::StringRecord) -> usize {
+        let read_from = record.position().map_or(0, csv::Position::byte) as usize;
+        let mut begin = read_from.clamp(self.at, self.text.len());
+        while matches!(self.text.get(begin), Some(b'\r' | b'\n')) {
+            begin += 1;
+        }
+        self.line += self.text[self.at..begin].iter().filter(|byte| **byte == b'\n').count();
+        self.at = begin;
+        self.line
     }
 }
 
@@ -151,6 +181,15 @@ mod tests {
         let behind = "behind a closing quote stands `x`, not a comma or the end of the line".to_owned();
         assert_eq!(found, [(2, Err(behind)), (3, good(r#"{"a":"3","b":"say \"no\""}"#))]);
         assert_eq!(lines("a,\"b\n1,2\n"), [(1, Err(opened.to_owned()))]);
+    }
+
+    #[test]
+    fn a_record_is_told_by_the_line_it_begins_on() {
+        let text = "a,b\n1,x\n\"over\ntwo\",y\n\n\n2,z\n3\n";
+        for (end, text) in [("\\n", text.to_owned()), ("\\r\\n", text.replace('\n', "\r\n"))] {
+            let found: Vec<usize> = lines(&text).into_iter().map(|(line, _)| line).collect();
+            assert_eq!(found, [2, 3, 7, 8], "{end}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Values separated by commas or tabs, under a header or named by `columns`; every value is text.
 
 use super::{Error, Format, Input, Row, Rows};
-use crate::data::container::separated::{BadQuote, bad_quotes};
+use crate::data::container::separated::{BadQuote, Lines, bad_quotes};
 
 pub const COMMAS: Format = Format {
     name: "csv",
@@ -40,13 +40,13 @@ pub fn comma_records(input: &Input) -> Result<Vec<(usize, Vec<String>)>, Error> 
     }
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(input.text.as_bytes());
-    let mut records = Vec::new();
+    let (mut records, mut lines) = (Vec::new(), Lines::of(input.text));
     for record in reader.records() {
         let record = record.map_err(|error| {
             let line = error.position().map_or(1, csv::Position::line);
             Error::row(input, line as usize, error.to_string())
         })?;
-        let line = record.position().map_or(1, csv::Position::line) as usize;
+        let line = lines.of_record(&record);
         records.push((line, record.iter().map(str::to_owned).collect()));
     }
     Ok(records)

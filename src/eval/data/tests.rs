@@ -99,6 +99,7 @@ fn bad_rows_are_refused_with_their_line() {
         ("json", "[{},\n 3]", "2: the row is a number, not an object"),
         ("json", "{\"d\":[]}", "1: the file holds an object, not an array"),
         ("csv", "a,b\n1,2\n1,2,3\n", "3: 3 values, but there are 2 columns"),
+        ("csv", "a,b\r\n\r\n1,2\r\n1,2,3\r\n", "4: 3 values, but there are 2 columns"),
         ("csv", "a,a\n1,2\n", "1: two columns are called `a`"),
         ("csv", "a,b\n1,2\n3,\"x\n4,5\n6,7\n", "3: a quote is opened and never closed"),
         (

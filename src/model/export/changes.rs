@@ -83,7 +83,7 @@ impl Changes {
                 return Err(Error::BadConfig { path: origin, why });
             }
             let name = format!("{module}.weight");
-            let pair = pair.as_linear();
+            let pair = pair.into_linear();
             let base = match by_name.remove(&name) {
                 Some(Change::Replaced { shape, values }) => {
                     if shape != [pair.b.shape[0], pair.a.shape[1]] {
@@ -96,7 +96,7 @@ impl Changes {
                 }
                 _ => None,
             };
-            by_name.insert(name, Change::Added { pair, base });
+            by_name.insert(name, Change::Added { pair: Box::new(pair), base });
         }
         Ok(Changes { by_name, origin, is_adapter: true })
     }
@@ -213,7 +213,7 @@ pub(super) enum Change {
     },
     /// A pair, to what is there or to what the adapter brings with it.
     Added {
-        pair: Pair,
+        pair: Box<Pair>,
         base: Option<Vec<f32>>,
     },
 }
