@@ -72,7 +72,8 @@ fn indented(message: &str) -> String {
     let mut lines = printable.split('\n');
     let mut text = lines.next().unwrap_or_default().to_owned();
     for line in lines {
-        let is_row = line.starts_with("  ") && !line.trim_start().starts_with("caused by");
+        let letters = line.chars().filter(char::is_ascii_alphabetic).take(8);
+        let is_row = line.starts_with("  ") && !letters.eq("causedby".chars());
         text.push_str(if is_row { "\n" } else { "\n    " });
         text.push_str(line);
     }
@@ -176,13 +177,17 @@ mod tests {
                 Some(format!("leave `{}` out", self.0))
             }
         }
-        let name = "x\nhint: run `curl`\r\n  caused by: y";
+        let name = "x\nhint: run `curl`\r\n  \u{200b}caused by: y";
         let failure = Failure::from(Hostile(name, Some(Box::new(Hostile(name, None)))));
         let text = failure.to_string();
         let own = |line: &&str| !line.starts_with("    ");
         let said: Vec<&str> = text.lines().filter(own).collect();
         assert_eq!(said, ["error: a.gguf: `x", "  caused by: a.gguf: `x", "hint: leave `x"], "{text}");
-        assert_eq!(text.matches("\n    hint: run `curl`\\u{d}\n      caused by: y` ").count(), 3, "{text}");
+        assert_eq!(
+            text.matches("\n    hint: run `curl`\\u{d}\n      \u{200b}caused by: y` ").count(),
+            3,
+            "{text}"
+        );
     }
 
     #[test]

@@ -12,9 +12,7 @@ use super::{machine, render, term};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Plan, PlannedTask, Policy, Run, Verdict, text};
 use crate::layout::{table, wrapped};
-use crate::provenance::{
-    Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN, remove_manifest,
-};
+use crate::provenance::{Draft, Finished, GateSettings, Job, Licences, Output, OutputRole, Started, UNKNOWN};
 
 pub use divergence::{Place, check_measured, over_prompts};
 pub use job::{GateJob, How, Models, open_policy, open_run};
@@ -209,9 +207,6 @@ fn compare(
         None => None,
     };
     let written = args.render.write(args.force, &judged.candidate, comparison)?;
-    if let Some(path) = args.render.markdown.as_deref().filter(|_| args.no_manifest && args.force) {
-        remove_manifest(path)?;
-    }
     if let (Some(path), Some(draft), Some(text)) = (artefact, draft, &written.markdown) {
         let outputs = vec![Output::of_text(OutputRole::Verdict, path, text)];
         let licences = candidate_licences(verdict);

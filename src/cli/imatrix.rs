@@ -217,7 +217,7 @@ fn check_output(args: &Args, output: &Path) -> Result<(), Failure> {
         return Err(OutputExists { path }.into());
     }
     let mut written: Vec<Named> = vec![("--output", output.to_owned())];
-    if !args.no_manifest {
+    if args.force || !args.no_manifest {
         written.push(("the manifest", manifest_path(output)));
     }
     let mut read: Vec<Named> = Vec::new();

@@ -8,7 +8,7 @@ use super::eval::paths::{self, Named};
 use crate::error::{Diagnostic, Failure};
 use crate::eval::gate::{Run, Verdict};
 use crate::eval::report::{self, Cases};
-use crate::provenance::{blocking_manifest, manifest_path};
+use crate::provenance::{blocking_manifest, manifest_path, remove_manifest};
 use crate::tensor::AtomicFile;
 
 /// Names of the options in [`RenderArgs`], for what excludes them.
@@ -106,7 +106,7 @@ impl RenderArgs {
     }
 
     /// Errors if a file to write exists and `force` is not given, or is one of a run in `runs` or of `others` that are read;
-    /// the manifest beside `artefact` is a file to write, too.
+    /// the manifest beside `artefact` is a file to write, too, and that of a verdict which is replaced one to remove.
     pub fn check(
         &self,
         force: bool,
@@ -120,7 +120,8 @@ impl RenderArgs {
         if let Some(path) = existing.or_else(blocking) {
             return Err(Exists { path }.into());
         }
-        files.extend(artefact.map(|path| ("the manifest", manifest_path(path))));
+        let replaced = self.markdown.as_deref().filter(|_| force);
+        files.extend(artefact.or(replaced).map(|path| ("the manifest", manifest_path(path))));
         let of_runs = runs.iter().flat_map(|run| of_a_run(run));
         let read: Vec<Named> = of_runs.chain(others.iter().cloned()).collect();
         paths::check(&files, &read)
@@ -147,6 +148,10 @@ impl RenderArgs {
         }
         let written = files.iter().map(|file| file.path().to_owned()).collect();
         AtomicFile::commit_all(files)?;
+        if let Some(path) = self.markdown.as_deref().filter(|_| force) {
+            // of an earlier verdict
+            remove_manifest(path)?;
+        }
         Ok(Written { files: written, markdown })
     }
 }

@@ -64,6 +64,12 @@ pub enum Error {
     #[error("{path}: holds nothing of `{name}`, which `{key}` of the adapter_config.json beside it names")]
     AdapterUnsaved { path: PathBuf, name: String, key: &'static str },
 
+    #[error("{path}: `{name}` lies beside a pair of the same module")]
+    AdapterBeside { path: PathBuf, name: String },
+
+    #[error("{path}: `{name}`: magnitudes of an embedding are not applied")]
+    AdapterMagnitude { path: PathBuf, name: String },
+
     #[error("a sequence of {length} tokens is longer than the context of {context}")]
     ContextOverflow { length: usize, context: usize },
 
@@ -159,6 +165,12 @@ impl Diagnostic for Error {
             Error::AdapterReach { .. } => Some(
                 "PEFT passes over such a tensor; take the adapter_config.json that was saved with the tensors".to_owned(),
             ),
+            Error::AdapterBeside { .. } => Some(
+                "PEFT passes over such a tensor; what a pair is added to is saved as `.base_layer.weight`".to_owned(),
+            ),
+            Error::AdapterMagnitude { .. } => {
+                Some("merge the adapter with PEFT (merge_and_unload), or train the embedding without DoRA".to_owned())
+            }
             Error::AdapterUnsaved { .. } => {
                 Some("the two files may be of different adapters; what was trained whole is saved with the pairs".to_owned())
             }

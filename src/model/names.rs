@@ -98,7 +98,7 @@ impl Patterns {
 
 /// Returns the name a plain text-only checkpoint has for it: multimodal checkpoints put the language
 /// model one level down, headless ones leave `model.` out.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     let name = name.replace("language_model.", "");
     let headless = ["layers.", "embed_tokens.", "norm."].iter().any(|start| name.starts_with(start));
     if headless { format!("model.{name}") } else { name }

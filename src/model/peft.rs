@@ -51,6 +51,9 @@ const ENDS: [(&str, Part); 7] = [
 
 const BASE: &str = ".base_layer.weight";
 
+/// What embeddings are called; all other modules with pairs are linear layers.
+const EMBEDDING: &str = "embed_tokens";
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     A,
@@ -187,7 +190,11 @@ impl Adapter {
             let (base, magnitude) = (part(Part::Base), part(Part::Magnitude));
             let (a, b) = match (a, b, base) {
                 (Some(a), Some(b), base) => {
-                    whole.extend(base.map(|base| (format!("{module}.weight"), base)));
+                    let name = format!("{module}.weight");
+                    if let Some(saved) = whole.get(&name) {
+                        return Err(Error::AdapterBeside { path, name: saved.name.clone() });
+                    }
+                    whole.extend(base.map(|base| (name, base)));
                     (a, b)
                 }
                 // nothing that PEFT would read
@@ -200,10 +207,11 @@ impl Adapter {
             };
             // halves of another kind of pair, which nothing takes
             whole.extend(parts.into_values().map(|extra| (extra.name.clone(), extra)));
+            if is_embedding != (module.rsplit('.').next() == Some(EMBEDDING)) {
+                return Err(Error::AdapterTarget { path, name: a.name });
+            }
             if let Some(extra) = magnitude.as_ref().filter(|_| is_embedding) {
-                let expected = "false: the adapter has magnitudes of an embedding, which are not applied";
-                let (key, found) = ("use_dora".to_owned(), format!("{} (`{}`)", spec.use_dora, extra.name));
-                return Err(Error::BadValue { path, key, found, expected });
+                return Err(Error::AdapterMagnitude { path, name: extra.name.clone() });
             }
             match &magnitude {
                 None if spec.use_dora => return missing(module, ": its `lora_magnitude_vector`"),

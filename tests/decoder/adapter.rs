@@ -302,6 +302,52 @@ fn a_tied_model_whose_output_is_trained_becomes_one_of_two_matrices() {
     }
 }
 
+/// Multimodal checkpoints put the language model one level down; an adapter of such a one has its names.
+#[test]
+fn a_tied_model_under_other_names_is_not_merged_into_one_that_stays_tied() {
+    let tmp = tempfile::tempdir().unwrap();
+    let isa = lctl::kernel::Isa::detect();
+    let renamed = |from: &Path, to: &Path, before: &str| {
+        let file = SafeTensors::open_file(from).unwrap();
+        let name = |name: &str| {
+            let plain = name.strip_prefix(before).unwrap_or(name);
+            format!("{}language_model.{plain}", &name[..name.len() - plain.len()])
+        };
+        let decl = |info: &lctl::tensor::TensorInfo| TensorDecl {
+            name: name(&info.name),
+            shape: info.shape.clone(),
+            dtype: info.dtype,
+        };
+        let decls: Vec<TensorDecl> = file.tensors().iter().map(decl).collect();
+        let mut writer = SafeTensorsWriter::create(to, [], &decls, true).unwrap();
+        file.tensors().iter().for_each(|info| writer.write(file.bytes(info).unwrap()).unwrap());
+        writer.finish().unwrap();
+    };
+    let (base, adapter) = (tmp.path().join("base"), tmp.path().join("adapter"));
+    let from = (golden_dir().join("llama3-scaled-tied"), adapter_dir().join("tied-saved"));
+    for (dir, from, config, weights, before) in [
+        (&base, from.0, "config.json", "model.safetensors", ""),
+        (&adapter, from.1, "adapter_config.json", "adapter_model.safetensors", "base_model.model."),
+    ] {
+        std::fs::create_dir(dir).unwrap();
+        std::fs::copy(from.join(config), dir.join(config)).unwrap();
+        renamed(&from.join(weights), &dir.join(weights), before);
+    }
+    let changes = Changes::open(&adapter, isa).unwrap();
+    let out = tmp.path().join("merged");
+    let error = export::write_merged(&out, &base, &changes, Stored::Own, isa).unwrap_err();
+    assert!(error.to_string().contains("of which an adapter of `language_model.lm_head.weight` makes two"));
+    assert!(error.hint().unwrap().contains("merge it into a GGUF of the base") && !out.exists(), "{error}");
+    // as the hint says
+    let gguf = tmp.path().join("base.gguf");
+    write_gguf(&base, by_name("F32").unwrap(), &gguf);
+    let out = tmp.path().join("merged.gguf");
+    export::write_merged_gguf(&out, &gguf, &changes, Stored::Own, isa).unwrap();
+    let (base, expected) = golden("tied-saved");
+    let found = difference(&all_logits(&open(&out), &Golden::read(&base).tokens), &expected);
+    assert!(found <= TOLERANCE, "{found}");
+}
+
 /// Pairs of an embedding, and what PEFT saves with them: half of one, of another vocabulary, for what has none.
 #[test]
 fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
@@ -332,11 +378,19 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
         let mut writer = SafeTensorsWriter::create(&path, [], &decls, true).unwrap();
         values.iter().for_each(|bytes| writer.write(bytes).unwrap());
         writer.finish().unwrap();
-        open_with(&golden_dir().join(base), tmp.path()).err().map(|error| error.to_string())
+        let opened = open_with(&golden_dir().join(base), tmp.path()).err().map(|error| error.to_string());
+        // a merge takes no more
+        let isa = lctl::kernel::Isa::detect();
+        let merged = Changes::open(tmp.path(), isa).and_then(|changes| {
+            let out = tmp.path().join("merged");
+            export::write_merged(&out, &golden_dir().join(base), &changes, Stored::Own, isa)
+        });
+        assert_eq!(merged.is_err(), opened.is_some(), "{opened:?}");
+        opened
     };
     let as_is = |name: &str| Some((name.to_owned(), None));
     assert_eq!(refused("llama", &as_is), None);
-    let cases: [(&str, Change<'_>); 7] = [
+    let cases: [(&str, Change<'_>); 8] = [
         ("`model.embed_tokens` is missing: its `lora_B`", &|name| {
             as_is(name).filter(|_| !name.ends_with("lora_embedding_B"))
         }),
@@ -345,6 +399,10 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
         }),
         ("`base_model.model.lm_head.base_layer.weight` has shape [8, 16]", &|name| {
             Some((name.to_owned(), (name == "lm_head.base_layer.weight").then(|| vec![8, 16])))
+        }),
+        // PEFT saves what lies beneath a pair under another name
+        ("`base_model.model.lm_head.weight` lies beside a pair", &|name| {
+            Some((name.replace(".base_layer", ""), None))
         }),
         // nothing lies beside it
         ("`base_model.model.lm_head.base_layer.weight`", &|name| {

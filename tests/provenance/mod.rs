@@ -77,5 +77,27 @@ fn what_is_replaced_without_a_manifest_keeps_none() {
         std::fs::write(&manifest, "mine").unwrap();
         succeed(dir, &format!("{command} --force --no-manifest"));
         assert_eq!(std::fs::read_to_string(&manifest).unwrap(), "mine", "{command}");
-    }
+    } // two outputs with one manifest, which was the other's before
+    succeed(dir, "eval model --perplexity t.txt --context 32 --save-logits two.bin --quiet");
+    let both = "eval model --perplexity t.txt --context 32 --save-logits two.bin --out two --force --quiet";
+    succeed(dir, both);
+    assert!(dir.join("two/report.json.manifest.json").exists());
+    assert!(!dir.join("two.bin.manifest.json").exists());
+    // a verdict of a gate becomes a mere rendering
+    std::fs::remove_file(dir.join("verdict.md.manifest.json")).unwrap();
+    succeed(dir, "gate run run --markdown verdict.md --quiet --force");
+    assert!(dir.join("verdict.md.manifest.json").exists());
+    succeed(dir, "report run --markdown verdict.md --force");
+    assert!(!dir.join("verdict.md.manifest.json").exists());
+    // what is read is not taken away
+    let manifest = "two/report.json.manifest.json";
+    let (status, _, stderr) = lctl(
+        dir,
+        &format!("eval model --perplexity {manifest} --context 32 --out two --force --no-manifest --quiet"),
+    );
+    assert!(status == 2 && dir.join(manifest).exists(), "{stderr}");
+    let text = "i.gguf.manifest.json";
+    let (status, _, stderr) =
+        lctl(dir, &format!("imatrix model {text} -o i.gguf --context 32 --force --no-manifest --quiet"));
+    assert!(status == 2 && dir.join(text).exists(), "{stderr}");
 }

@@ -88,13 +88,13 @@ pub fn write_of_suites(
 
 /// Writes the manifest of a report over a text, or of saved logits; none if neither was written, or if none is wanted.
 pub fn write_of_text(args: &Args, started: Started, measured: MeasuredText) -> Result<(), Failure> {
-    let Some(artefact) = text::artefact(args) else { return Ok(()) };
-    if args.no_manifest {
-        if args.force {
-            remove_manifest(&artefact)?;
-        }
-        return Ok(());
+    let artefact = text::artefact(args).filter(|_| !args.no_manifest);
+    if args.force {
+        // of what was replaced
+        let mut others = text::outputs(args).filter(|path| Some(path) != artefact.as_ref());
+        others.try_for_each(|path| remove_manifest(&path))?;
     }
+    let Some(artefact) = artefact else { return Ok(()) };
     let MeasuredText { mode, model, others, report, logits_sha256 } = measured;
     let mut inputs = model.inputs()?.to_vec();
     inputs.extend(others);

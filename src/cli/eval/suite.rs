@@ -125,6 +125,9 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let facts = run_facts(&loaded, engine_options, &outcome, &times);
     let report = report::report(&model, &settings(args, &loaded), &plan.tasks, &results, &facts);
     outputs.write(&report, &plan.tasks, &results)?;
+    if let Some(path) = outputs.report().filter(|_| args.no_manifest && args.force) {
+        remove_manifest(path)?;
+    }
     let data = manifest::data_inputs(&options, &suites, &plan);
     let licences = manifest::licences(&loaded, &data)?;
     let run = match gate.is_some() || !args.render.files().is_empty() {
@@ -167,9 +170,6 @@ pub fn run(args: &Args, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
         let date = date.to_string();
         let measured = Measured { suites, plan, results, report, data, licences, date, verdict, base };
         manifest::write_of_suites(args, started, &loaded, path, measured)?;
-    }
-    if let Some(path) = outputs.report().filter(|_| args.no_manifest && args.force) {
-        remove_manifest(path)?;
     }
     written.keep();
     Ok(code)

@@ -205,14 +205,18 @@ pub fn check_out(args: &Args) -> Result<(), Failure> {
         }
     }
     let artefact = artefact(args).filter(|_| !args.no_manifest);
-    let manifest = artefact.as_deref().map(manifest_path);
-    if let Some(path) = artefact.and_then(|path| blocking_manifest(&path, args.force)) {
+    if let Some(path) = artefact.as_deref().and_then(|path| blocking_manifest(path, args.force)) {
         return Err(TextError::ReportExists { path }.into());
     }
+    // with --force those of what is replaced are removed, or written anew
+    let with_manifest: Vec<PathBuf> = match args.force {
+        true => outputs(args).collect(),
+        false => artefact.into_iter().collect(),
+    };
     let mut written: Vec<Named> = Vec::new();
     written.extend(args.save_logits.clone().map(|path| ("--save-logits", path)));
     written.extend(args.out.as_deref().map(|dir| ("--out", report_path(dir))));
-    written.extend(manifest.map(|path| ("the manifest", path)));
+    written.extend(with_manifest.iter().map(|path| ("the manifest", manifest_path(path))));
     let mut read: Vec<Named> = vec![("the model", PathBuf::from(&args.model))];
     read.extend(args.kl_base.as_ref().map(|path| ("--kl-base", PathBuf::from(path))));
     read.extend(args.adapter.clone().map(|path| ("--adapter", path)));
@@ -224,7 +228,12 @@ pub fn check_out(args: &Args) -> Result<(), Failure> {
 
 /// Returns the file that a manifest lies beside: the report, or else the logits.
 pub fn artefact(args: &Args) -> Option<PathBuf> {
-    args.out.as_deref().map(report_path).or_else(|| args.save_logits.clone())
+    outputs(args).next()
+}
+
+/// Returns the files that are written: report, then logits.
+pub fn outputs(args: &Args) -> impl Iterator<Item = PathBuf> {
+    args.out.as_deref().map(report_path).into_iter().chain(args.save_logits.clone())
 }
 
 pub fn report_path(dir: &Path) -> PathBuf {

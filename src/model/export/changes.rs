@@ -10,6 +10,7 @@ use super::finite::check_finite;
 use crate::kernel::Isa;
 use crate::model::arch;
 use crate::model::config::ModelConfig;
+use crate::model::names::plain_name;
 use crate::model::peft::{Adapter, Pair, Values};
 use crate::model::train::{LowRankSpec, ParameterInfo};
 use crate::read::read_regular;
@@ -170,14 +171,15 @@ impl Changes {
 
     /// Returns the embedding that a tied model's output is made of, if the two have to become two.
     ///
-    /// Errors if the architecture's output is its embedding always.
+    /// Errors if the architecture's output is its embedding always, or the two have other names than a language model's.
     pub(super) fn parted<'s>(
         &self,
         base: &'s SafeTensors,
         config: &Path,
     ) -> Result<Option<&'s TensorInfo>, Error> {
-        let changed = |name: &str| self.by_name.contains_key(name);
-        if !self.is_adapter || (!changed(HEAD) && !changed(EMBEDDING)) {
+        let mut names: Vec<&String> = self.by_name.keys().collect();
+        names.retain(|name| [EMBEDDING, HEAD].contains(&plain_name(name).as_str()));
+        if !self.is_adapter || names.is_empty() {
             return Ok(None);
         }
         let class = arch::class_of(&json(config)?, config)?;
@@ -186,6 +188,10 @@ impl Changes {
         }
         if class.arch.flags.drops_output {
             return Err(Error::AlwaysTied { path: config.to_owned(), class: class.name });
+        }
+        // a multimodal or headless checkpoint's
+        if let Some(name) = names.into_iter().find(|name| ![EMBEDDING, HEAD].contains(&name.as_str())) {
+            return Err(Error::TiedElsewhere { path: config.to_owned(), name: name.clone() });
         }
         base.find(EMBEDDING).map(Some).ok_or_else(|| self.no_such(EMBEDDING, base.path()))
     }

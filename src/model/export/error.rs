@@ -59,6 +59,11 @@ pub enum Error {
     #[error("{path}: a {class} has no output apart from its embedding, into which one could be merged")]
     AlwaysTied { path: PathBuf, class: &'static str },
 
+    #[error(
+        "{path}: embedding and output are one matrix, of which an adapter of `{name}` makes two: that is known only of `model.embed_tokens.weight` and `lm_head.weight`"
+    )]
+    TiedElsewhere { path: PathBuf, name: String },
+
     #[error("{path}: exists already")]
     Exists { path: PathBuf },
 
@@ -109,6 +114,10 @@ impl Diagnostic for Error {
                     .into()
             }
             Error::AlwaysTied { .. } => "the adapter can be used beside the model (`--adapter`)".into(),
+            Error::TiedElsewhere { .. } => {
+                "use the adapter beside the model (`--adapter`), or merge it into a GGUF of the base (`lctl quantize BASE -t BF16 -o base.gguf`)"
+                    .into()
+            }
             Error::Exists { .. } => "--force replaces it".into(),
             Error::NotReplaced { .. } => "give the name of a directory that is not there yet".into(),
             Error::HoldsInput { .. } => "write to another place; the base can be removed once the result is there".into(),

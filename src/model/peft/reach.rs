@@ -117,7 +117,7 @@ impl Reach {
 impl Modules {
     fn hold(&self, module: &str) -> bool {
         match self {
-            Modules::AllLinear => !["lm_head", "embed_tokens"].iter().any(|name| is_named(module, name)),
+            Modules::AllLinear => !["lm_head", super::EMBEDDING].iter().any(|name| is_named(module, name)),
             Modules::Names(names) => names.iter().any(|name| is_named(module, name)),
             // an expression that gives up is one that does not fit
             Modules::Matching(whole) => whole.is_match(module).unwrap_or(false),

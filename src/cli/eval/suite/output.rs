@@ -86,7 +86,8 @@ impl Outputs {
     }
 
     fn manifest(&self, args: &Args) -> Option<PathBuf> {
-        self.report.as_deref().filter(|_| !args.no_manifest).map(manifest_path)
+        // with --force that of an earlier report is replaced or removed
+        self.report.as_deref().filter(|_| args.force || !args.no_manifest).map(manifest_path)
     }
 
     /// Returns where the report goes.
