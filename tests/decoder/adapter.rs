@@ -381,11 +381,9 @@ fn pairs_of_an_embedding_that_do_not_fit_are_refused() {
         let opened = open_with(&golden_dir().join(base), tmp.path()).err().map(|error| error.to_string());
         // a merge takes no more
         let isa = lctl::kernel::Isa::detect();
-        let merged = Changes::open(tmp.path(), isa).and_then(|changes| {
-            let out = tmp.path().join("merged");
-            export::write_merged(&out, &golden_dir().join(base), &changes, Stored::Own, isa)
-        });
-        assert_eq!(merged.is_err(), opened.is_some(), "{opened:?}");
+        let (base, out) = (golden_dir().join(base), tmp.path().join("merged"));
+        let merge = |changes| export::write_merged(&out, &base, &changes, Stored::Own, isa).is_ok();
+        assert_eq!(Changes::open(tmp.path(), isa).is_ok_and(merge), opened.is_none(), "{opened:?}");
         opened
     };
     let as_is = |name: &str| Some((name.to_owned(), None));
