@@ -13,6 +13,19 @@ use serde_json::{Value, json};
 
 use super::{Golden, TOLERANCE, all_logits, difference, golden_dir, open, options, write_gguf};
 
+/// Pairs, scaled by rank or patterns, DoRA on biases, modules saved whole, fused and tied ones, embeddings.
+pub(super) const ADAPTERS: [&str; 9] = [
+    "llama",
+    "llama-patterns",
+    "qwen3-rslora",
+    "phi3",
+    "qwen2-dora",
+    "tied-saved",
+    "gemma2-saved",
+    "llama-vocabulary",
+    "gemma2-embedding",
+];
+
 pub(super) fn adapter_dir() -> PathBuf {
     crate::common::root().join("tests/golden/adapter")
 }
@@ -33,17 +46,7 @@ pub(super) fn golden(name: &str) -> (String, Vec<f32>) {
 #[test]
 fn adapters_compute_what_peft_computes() {
     let tmp = tempfile::tempdir().unwrap();
-    for name in [
-        "llama",
-        "llama-patterns",
-        "qwen3-rslora",
-        "phi3",
-        "qwen2-dora",
-        "tied-saved",
-        "gemma2-saved",
-        "llama-vocabulary",
-        "gemma2-embedding",
-    ] {
+    for name in ADAPTERS {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let dir = golden_dir().join(&base);

@@ -10,7 +10,7 @@ use lctl::model::device::{DeviceDecoder, Precision, TOGETHER, memory};
 use lctl::model::{Decoder, Error, LoadOptions, Residence, Scored, Segment, Wanted};
 use lctl::tensor::format::by_name;
 
-use super::adapter::{adapter_dir, golden};
+use super::adapter::{ADAPTERS, adapter_dir, golden};
 use super::{BUDGET, Golden, TOLERANCE, difference, golden_dir, models, options, write_gguf};
 
 /// Opens a model as a device takes it: its weights stay mapped.
@@ -112,21 +112,10 @@ fn blocks_are_what_they_stand_for_on_a_device() {
     }
 }
 
-/// Pairs, scaled by rank, DoRA on biases, modules saved whole, fused and tied ones.
 #[test]
 fn adapters_compute_on_a_device_what_peft_computes() {
     let device = under_test::device();
-    for name in [
-        "llama",
-        "llama-patterns",
-        "qwen3-rslora",
-        "phi3",
-        "qwen2-dora",
-        "tied-saved",
-        "gemma2-saved",
-        "llama-vocabulary",
-        "gemma2-embedding",
-    ] {
+    for name in ADAPTERS {
         let (base, expected) = golden(name);
         let tokens = Golden::read(&base).tokens;
         let of = |mode| {

@@ -143,8 +143,9 @@ fn share(fields: &Fields, key: &'static str, default: f64, end: f64) -> f64 {
 }
 
 fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
-    let (mut tasks, mut entries) = (IndexMap::new(), Vec::new());
-    for (name, node) in node.entries() {
+    let entries = node.entries();
+    let mut tasks = IndexMap::new();
+    for (name, node) in &entries {
         if name.matches('/').count() != 1 {
             node.note(format!("`{name}` is not SUITE/TASK, nor SUITE/* for all tasks of a suite"));
         }
@@ -170,18 +171,17 @@ fn tasks(node: &Node) -> IndexMap<String, TaskPolicy> {
                     .note(format!("`{key}` means nothing with `gating: false`, which decides nothing"));
             }
         }
-        entries.push((node, tasks.len()));
-        tasks.insert(name, policy);
+        tasks.insert(name.clone(), policy);
     }
-    for (node, index) in entries {
-        check_suites_gating(&node, &tasks, index);
+    for (name, node) in &entries {
+        check_suites_gating(node, name, &tasks);
     }
     tasks
 }
 
 /// Notes what an entry demands of a task whose suite's entry takes every decision from it.
-fn check_suites_gating(node: &Node, tasks: &IndexMap<String, TaskPolicy>, index: usize) {
-    let Some((name, own)) = tasks.get_index(index) else { return };
+fn check_suites_gating(node: &Node, name: &str, tasks: &IndexMap<String, TaskPolicy>) {
+    let Some(own) = tasks.get(name) else { return };
     let suite = format!("{}/*", name.split('/').next().unwrap_or_default());
     let is_out = tasks.get(&suite).is_some_and(|suite| suite.gating == Some(false));
     if own.gating.is_some() || !is_out {
